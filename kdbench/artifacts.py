@@ -1,0 +1,164 @@
+"""Files that stages hand to each other: where they lie, how they are written, what travels beside them.
+
+Every artifact (a checkpoint, an ONNX file, an engine, a comparison) has a JSON sidecar with the same stem. Writes are
+atomic: a temporary file in the same folder, fsync, then replace, so that a killed process leaves the old file or the
+new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import BadInput, Missing
+
+SCHEMA_VERSION = 1
+STUDENT_METHODS = ("baseline", "response", "feature", "combined")
+METHODS = (*STUDENT_METHODS, "teacher")
+
+
+@dataclass(frozen=True)
+class RunTree:
+    """Paths below ``runs/<dataset>/``, the tree that train, export and compare share."""
+
+    runs: Path
+    dataset: str
+
+    @property
+    def root(self) -> Path:
+        return self.runs / self.dataset
+
+    def method_dir(self, method: str) -> Path:
+        return self.root / method
+
+    def checkpoint(self, method: str) -> Path:
+        """``student.safetensors`` of a method (``teacher.safetensors`` for the teacher); its sidecar is ``.json``."""
+        return self.method_dir(method) / ("teacher.safetensors" if method == "teacher" else "student.safetensors")
+
+    def seed_checkpoints(self, method: str) -> list[Path]:
+        """The method's checkpoint, then those of further seeds (``seed-<n>/student.safetensors``), existing ones only."""
+        first = self.checkpoint(method)
+        further = sorted(self.method_dir(method).glob(f"seed-*/{first.name}"), key=lambda p: int(p.parent.name[5:]))
+        return [path for path in (first, *further) if path.exists()]
+
+    def export(self, method: str, export_format: str, precision: str, output: str) -> Path:
+        """``<method>/exports/<format>-<precision>/<output>.<onnx|engine>``; its sidecar is ``.json``."""
+        suffix = "engine" if export_format == "trt" else export_format
+        return self.method_dir(method) / "exports" / f"{export_format}-{precision}" / f"{output}.{suffix}"
+
+    @staticmethod
+    def find(runs: Path, dataset: str | None) -> RunTree:
+        """The tree of ``dataset``, or of the one trained last when none is named.
+
+        Raises:
+            Missing: nothing was trained there yet.
+        """
+        if dataset is not None:
+            return RunTree(runs, dataset)
+        sidecars = [p for m in METHODS for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")]
+        if not sidecars:
+            raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
+        newest = max(sidecars, key=lambda p: p.stat().st_mtime)
+        return RunTree(runs, newest.parent.parent.name)
+
+
+def sidecar_path(artifact: Path) -> Path:
+    return artifact.with_suffix(".json")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is synced and replaces ``path``, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide artifacts from the rest of a team
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> dict[str, Any]:
+    """Read a sidecar or results file.
+
+    Args:
+        path: the file.
+        made_by: the command that makes it, for the error.
+
+    Raises:
+        Missing: there is no such file.
+        BadInput: it is not a JSON object, or was written by a newer schema.
+    """
+    if not path.exists():
+        raise Missing(f"'{path}' does not exist: make it with `{made_by}`")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"'{path}' is not readable as JSON ({error}): make it again with `{made_by}`") from error
+    if not isinstance(document, dict):
+        raise BadInput(f"'{path}' holds a JSON {type(document).__name__}, expected an object: make it again with `{made_by}`")
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BadInput(
+            f"'{path}' has schema_version {version}, this kdbench reads {SCHEMA_VERSION}: make it again with `{made_by}`"
+        )
+    return document
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], sidecar: dict[str, Any]) -> None:
+    """Write ``state`` (name → tensor) as safetensors, then its sidecar with the hash of what was written."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+    write_json(sidecar_path(path), {"schema_version": SCHEMA_VERSION, **sidecar, "sha256": sha256(path)})
+
+
+def load_checkpoint(path: Path, made_by: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a checkpoint and its sidecar: (state dict, sidecar).
+
+    Raises:
+        Missing: no checkpoint. BadInput: cut short, not safetensors, or not the file that the sidecar describes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise Missing(f"no checkpoint '{path}': make it with `{made_by}`")
+    sidecar = read_json(sidecar_path(path), made_by)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"checkpoint '{path}' is corrupt ({error}): make it again with `{made_by}`") from error
+    if sha256(path) != sidecar.get("sha256"):
+        raise BadInput(
+            f"checkpoint '{path}' is not the file that its sidecar describes (sha256 differs): "
+            f"make both again with `{made_by}`"
+        )
+    return state, sidecar

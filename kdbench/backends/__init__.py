@@ -1,0 +1,5 @@
+"""Backends: one file per engine, each a class with ``load``, ``infer`` and ``close``; heavy imports are inside ``load``."""
+
+from kdbench.backends.base import BACKENDS, Backend, artifact_of, load_backend
+
+__all__ = ["BACKENDS", "Backend", "artifact_of", "load_backend"]

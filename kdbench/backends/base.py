@@ -1,0 +1,101 @@
+"""What every backend does, and how one is chosen by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.artifacts import RunTree
+from kdbench.data.preprocessing import Size, normalise
+from kdbench.errors import BadInput
+
+BACKENDS = ("torch", "onnx", "trt")
+
+
+class Backend(ABC):
+    """A loaded engine with a fixed input size and a batch of one.
+
+    ``mask`` engines take 1 x H x W x 3 uint8 RGB and return 1 x H x W uint8 class ids; ``logits`` engines take
+    1 x 3 x H x W float32, normalised, and return 1 x C x H x W float32.
+
+    Attributes:
+        output: "logits" or "mask".
+        size: (H, W) of the input.
+        details: what runs: device, provider, threads. For the results file.
+    """
+
+    output: str
+    size: Size
+    details: dict[str, Any]
+
+    @classmethod
+    @abstractmethod
+    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> Backend:
+        """Open an artifact.
+
+        Args:
+            artifact: a checkpoint, an .onnx file or an engine, with its sidecar beside it.
+            output: "logits" or "mask"; an export has one, a checkpoint can give both.
+            size: (H, W) for a checkpoint; None = what the sidecar says.
+            device: "cpu" or "cuda".
+            threads: CPU threads inside the engine.
+
+        Raises:
+            Missing, BadInput: no such artifact, or a broken one.
+            BackendUnavailable: this machine cannot run it; the message says why.
+        """
+
+    @abstractmethod
+    def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Run one batch and return host memory; shapes as in the class's description."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the engine."""
+
+    def expected_input(self) -> tuple[tuple[int, ...], type]:
+        """Shape and dtype of ``infer``'s argument."""
+        height, width = self.size
+        return ((1, height, width, 3), np.uint8) if self.output == "mask" else ((1, 3, height, width), np.float32)
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        """From a resized H x W x 3 image to ``infer``'s argument.
+
+        Raises:
+            BadInput: the image does not have the engine's size.
+        """
+        if image.shape != (*self.size, 3):
+            raise BadInput(
+                f"input 'image': got {'x'.join(map(str, image.shape))}, the engine was built for "
+                f"{self.size[0]}x{self.size[1]}x3: resize the image, or export again with "
+                f"--size {image.shape[0]}x{image.shape[1]}"
+            )
+        return image[None] if self.output == "mask" else normalise(image[None])
+
+
+def artifact_of(tree: RunTree, method: str, backend: str, precision: str, output: str) -> Path:
+    """The file that a backend loads for a method: the checkpoint itself for torch, an export for the others."""
+    return tree.checkpoint(method) if backend == "torch" else tree.export(method, backend, precision, output)
+
+
+def load_backend(
+    name: str, artifact: Path, *, output: str, size: Size | None = None, device: str = "cpu", threads: int = 0
+) -> Backend:
+    """Load ``artifact`` into the backend ``name``; ``threads=0`` means one per core. See ``Backend.load``."""
+    import os
+
+    threads = threads or os.cpu_count() or 1
+    kind: type[Backend]
+    if name == "torch":
+        from kdbench.backends.torch_eager import TorchBackend as kind  # noqa: N813
+    elif name == "onnx":
+        from kdbench.backends.onnx_runtime import OnnxBackend as kind  # noqa: N813
+    elif name == "trt":
+        from kdbench.backends.tensorrt_engine import TensorRTBackend as kind  # noqa: N813
+    else:
+        raise BadInput(f"--backend: got '{name}', expected one of {', '.join(BACKENDS)}")
+    return kind.load(artifact, output=output, size=size, device=device, threads=threads)

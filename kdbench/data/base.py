@@ -1,0 +1,172 @@
+"""What a dataset is, and the one that most are: pairs of image and mask files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from kdbench.errors import BadInput
+from kdbench.metrics import IGNORE
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image at its own resolution.
+
+    Attributes:
+        name: unique in its dataset, for messages and file names.
+        image: H x W x 3 uint8, RGB.
+        label: H x W uint8, class ids 0 … C-1, or 255 where the pixel counts nowhere.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+
+
+class SegmentationDataset(ABC):
+    """A split of a dataset; indexable from several threads at once."""
+
+    def __init__(self, name: str, split: str, classes: Sequence[str], palette: Sequence[Color]) -> None:
+        self.name = name
+        self.split = split
+        self.classes = tuple(classes)
+        self.palette = tuple(palette)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to H x W x 3 RGB uint8.
+
+    Raises:
+        BadInput: the file is missing, cut short, or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:  # PIL raises SyntaxError on broken PNG chunks
+        raise BadInput(f"image '{path}' cannot be decoded ({error}): replace or remove it") from error
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Decode a mask file to H x W class ids as stored (palette indices, not colours).
+
+    Raises:
+        BadInput: the file is missing, cut short, no image, or an RGB image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise BadInput(
+                    f"mask '{path}' has mode {image.mode}, expected one 8-bit channel of class ids: "
+                    "convert the colours to class ids"
+                )
+            return np.asarray(image, dtype=np.uint8)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise BadInput(f"mask '{path}' cannot be decoded ({error}): replace or remove it") from error
+
+
+class ImageMaskPairs(SegmentationDataset):
+    """Image and mask files side by side.
+
+    Args:
+        pairs: (image file, mask file), in the order of the split.
+        ignore_values: mask values that mean "counts nowhere" (255 always does).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        classes: Sequence[str],
+        palette: Sequence[Color],
+        pairs: Sequence[tuple[Path, Path]],
+        ignore_values: Sequence[int] = (),
+    ) -> None:
+        super().__init__(name, split, classes, palette)
+        self.pairs = list(pairs)
+        self._train_id = np.full(256, -1, dtype=np.int16)
+        self._train_id[: len(self.classes)] = np.arange(len(self.classes))
+        self._train_id[[IGNORE, *ignore_values]] = IGNORE
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read_mask(self, path: Path) -> NDArray[np.uint8]:
+        """Class ids as stored; a dataset with another mask format overrides this."""
+        return read_mask(path)
+
+    def __getitem__(self, index: int) -> Sample:
+        image_path, mask_path = self.pairs[index]
+        image, raw = read_image(image_path), self.read_mask(mask_path)
+        if image.shape[:2] != raw.shape:
+            raise BadInput(
+                f"'{image_path}' is {image.shape[0]}x{image.shape[1]} but its mask '{mask_path}' is "
+                f"{raw.shape[0]}x{raw.shape[1]}: both must have the same size"
+            )
+        label = self._train_id[raw]
+        if label.min() < 0:
+            unknown = np.unique(raw[label < 0]).tolist()
+            raise BadInput(
+                f"mask '{mask_path}' holds the values {unknown}, expected 0 to {len(self.classes) - 1} "
+                f"({len(self.classes)} classes) or 255 for ignore: mend the mask or list its classes"
+            )
+        return Sample(image_path.stem, image, label.astype(np.uint8))
+
+
+def pair_by_stem(images: Path, masks: Path, fix: str) -> list[tuple[Path, Path]]:
+    """Match the image files of two folders by file name without suffix, in sorted order.
+
+    Args:
+        fix: how to mend a wrong folder, the end of the error message.
+
+    Raises:
+        BadInput: a folder is missing or empty, or a file has no partner.
+    """
+
+    def files(folder: Path) -> dict[str, Path]:
+        if not folder.is_dir():
+            raise BadInput(f"dataset folder '{folder}' does not exist: {fix}")
+        suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+        found = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
+        if not found:
+            raise BadInput(f"dataset folder '{folder}' holds no image files: {fix}")
+        return found
+
+    by_image, by_mask = files(images), files(masks)
+    for these, others, folder in ((by_image, by_mask, masks), (by_mask, by_image, images)):
+        alone = sorted(these.keys() - others.keys())
+        if alone:
+            raise BadInput(
+                f"'{these[alone[0]]}' has no partner in '{folder}' ({len(alone)} such files): "
+                "every image needs a mask of the same name"
+            )
+    return [(by_image[stem], by_mask[stem]) for stem in sorted(by_image)]
+
+
+def voc_palette(count: int) -> list[Color]:
+    """The bit-interleaved colour map of the PASCAL VOC development kit (VOClabelcolormap), ``count`` colours."""
+    colors = []
+    for index in range(count):
+        red = green = blue = 0
+        rest = index
+        for shift in range(7, -1, -1):
+            red |= (rest & 1) << shift
+            green |= (rest >> 1 & 1) << shift
+            blue |= (rest >> 2 & 1) << shift
+            rest >>= 3
+        colors.append((red, green, blue))
+    return colors

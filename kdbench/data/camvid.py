@@ -1,0 +1,23 @@
+"""CamVid, 11 classes at 360 x 480, in the SegNet layout: train/ trainannot/ val/ valannot/ (Brostow et al. 2009;
+Badrinarayanan et al. 2017). Mask value 11 is "unlabelled" and ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdbench.data.base import ImageMaskPairs, pair_by_stem
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+PALETTE = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+)  # fmt: skip
+
+
+def open_camvid(root: Path, split: str) -> ImageMaskPairs:
+    """Open ``root``/<split>/ with ``root``/<split>annot/."""
+    fix = "point --data-root at the CamVid folder that holds train/, trainannot/, val/ and valannot/"
+    pairs = pair_by_stem(root / split, root / f"{split}annot", fix)
+    return ImageMaskPairs("camvid", split, CLASSES, PALETTE, pairs, ignore_values=(11,))

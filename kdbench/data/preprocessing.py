@@ -1,0 +1,54 @@
+"""The one preprocessing of training, evaluation and every backend.
+
+An image is resized once, by ``resize_image``, to the size that the model takes; after that it is normalised with the
+ImageNet statistics, inside the network for ``mask`` exports and by ``normalise`` for ``logits`` exports. Labels are
+never resized for evaluation: predictions are brought to the label's own resolution.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdbench.errors import BadInput
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet channel statistics of RGB in [0, 1], those of torchvision's weights."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+def parse_size(text: str) -> Size:
+    """Read ``HxW``, as in ``512x512``.
+
+    Raises:
+        BadInput: not two integers of at least 32 (the encoder's stride).
+    """
+    parts = text.lower().split("x")
+    if len(parts) == 2 and all(p.isdigit() and int(p) >= 32 for p in parts):
+        return int(parts[0]), int(parts[1])
+    raise BadInput(f"--size: got '{text}', expected HEIGHTxWIDTH of at least 32 each, for example 512x512")
+
+
+def resize_image(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize H x W x 3 uint8 to ``size``, bilinear with antialiasing (Pillow's; it releases the interpreter lock)."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_label(label: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize an H x W class map to ``size`` by nearest neighbour."""
+    if label.shape == size:
+        return label
+    return np.asarray(Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """N x H x W x 3 uint8 → N x 3 x H x W float32, ImageNet-normalised: the input of a ``logits`` model."""
+    scale = 1.0 / (255.0 * np.array(STD, dtype=np.float32))
+    shift = np.array(MEAN, dtype=np.float32) / np.array(STD, dtype=np.float32)
+    return np.ascontiguousarray((images * scale - shift).transpose(0, 3, 1, 2), dtype=np.float32)

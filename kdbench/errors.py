@@ -1,0 +1,39 @@
+"""What can go wrong for a user, as exceptions.
+
+KdbenchError            one line for the person; the command line prints it without a traceback
+├── BadInput            a flag, file or folder is wrong                      exit code 2
+├── Missing             something that another command makes is not there    exit code 2
+├── BackendUnavailable  this machine cannot run that engine                  a row's reason
+└── RunFailed           the work itself failed (NaN loss, out of memory)     exit code 1
+
+Every message names the item, what was received, what was expected, and the fix. Anything that
+is not a KdbenchError is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class KdbenchError(Exception):
+    """A problem that the user can mend; ``str(error)`` is one line."""
+
+    exit_code = 1
+
+
+class BadInput(KdbenchError):
+    """A flag, a file or a folder is not what the command expects."""
+
+    exit_code = 2
+
+
+class Missing(KdbenchError):
+    """An input that another kdbench command makes does not exist; the message names that command."""
+
+    exit_code = 2
+
+
+class BackendUnavailable(KdbenchError):
+    """The artifact may be fine, but this machine cannot run it (no GPU, package not installed)."""
+
+
+class RunFailed(KdbenchError):
+    """The work started and could not go on; what was written before is kept."""

@@ -1,0 +1,1 @@
+"""The student, the teachers, and the form in which they are deployed."""

@@ -1,0 +1,85 @@
+"""From a checkpoint to the module that is deployed: build, load, and wrap with the output that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.artifacts import load_checkpoint
+from kdbench.data.preprocessing import MEAN, STD
+from kdbench.errors import BadInput
+from kdbench.models.segmentation import SegmentationModel
+from kdbench.models.student import Student
+from kdbench.models.teachers import FcnResNet50, FpnResNet18
+
+OUTPUTS = ("logits", "mask")
+ARCHITECTURES: dict[str, type[SegmentationModel]] = {
+    "student": Student,
+    "fcn_resnet50": FcnResNet50,
+    "fpn_resnet18": FpnResNet18,
+}
+
+
+def build_model(arch: str, classes: int) -> SegmentationModel:
+    """A freshly initialised model; its weights depend on torch's global seed."""
+    if arch not in ARCHITECTURES:
+        raise BadInput(f"architecture: got '{arch}', expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[arch](classes)  # type: ignore[call-arg]
+
+
+def load_model(checkpoint: Path, made_by: str) -> tuple[SegmentationModel, dict[str, Any]]:
+    """Read a trained model, in eval mode on the CPU, and its sidecar.
+
+    Args:
+        checkpoint: a .safetensors file that ``kdbench train`` wrote.
+        made_by: the command that makes it, for errors.
+    """
+    state, sidecar = load_checkpoint(checkpoint, made_by)
+    model = build_model(sidecar["arch"], len(sidecar["classes"]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise BadInput(
+            f"checkpoint '{checkpoint}' does not fit the architecture {sidecar['arch']} of this kdbench: "
+            f"make it again with `{made_by}`"
+        ) from error
+    return model.eval(), sidecar
+
+
+class LogitsModel(nn.Module):
+    """N x 3 x H x W float32, normalised → N x C x H x W float32 logits."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image)
+
+
+class MaskModel(nn.Module):
+    """N x H x W x 3 uint8 RGB → N x H x W uint8 class ids: normalisation and argmax are part of the network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", 255.0 * torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", 255.0 * torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        # TensorRT refuses a Transpose of uint8, so the cast comes first.
+        x = (image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std
+        return self.model(x).argmax(1).to(torch.uint8)
+
+
+def deployable(model: SegmentationModel, output: str) -> nn.Module:
+    """Wrap ``model`` so that it returns ``output`` ("logits" or "mask")."""
+    if output not in OUTPUTS:
+        raise BadInput(f"--output: got '{output}', expected one of {', '.join(OUTPUTS)}")
+    return (MaskModel(model) if output == "mask" else LogitsModel(model)).eval()

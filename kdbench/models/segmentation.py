@@ -1,0 +1,47 @@
+"""What student and teachers have in common: logits at the input's size, and taps for distillation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEVELS = ("low", "mid", "high")
+"""The taps of feature distillation: stride 4, 8 and 16 in the student."""
+
+
+class Taps(NamedTuple):
+    """What distillation reads from a model.
+
+    Attributes:
+        logits: N x C x h x w float, before the final upsampling.
+        features: level → N x K x h x w float, for each of ``LEVELS``.
+    """
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+class SegmentationModel(nn.Module, ABC):
+    """A network from N x 3 x H x W normalised images to N x C x H x W logits."""
+
+    tap_channels: dict[str, int]
+    """Channels of each of ``LEVELS``."""
+
+    @abstractmethod
+    def taps(self, images: Tensor) -> Taps:
+        """One pass that keeps the taps; costs no more than ``forward`` without the upsampling."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return upsample(self.taps(images).logits, images)
+
+
+def upsample(maps: Tensor, like: Tensor) -> Tensor:
+    """Resize bilinearly (half-pixel centres, no antialiasing: what exporters lower faithfully) to ``like``'s H x W."""
+    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,59 @@
+"""The student: MobileNetV3-Small (Howard et al. 2019) with a light decoder, 2.81 M parameters.
+
+The parameters sit where they are cheap. The encoder is not dilated; the dense convolutions work at stride 64, where a
+512 x 512 image has 8 x 8 positions, and give the context; two narrow fusions at stride 16 and 8 bring back detail.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdbench.models.segmentation import SegmentationModel, Taps, upsample
+from kdbench.torchvision_compat import torchvision
+
+CONTEXT, FUSE16, FUSE8 = 280, 128, 64
+"""Widths of the decoder at stride 64 and 32, at stride 16, and at stride 8."""
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Student(SegmentationModel):
+    """MobileNetV3-Small encoder, context at stride 64, fusion at 16 and 8, logits at stride 8.
+
+    Args:
+        classes: number of classes C.
+    """
+
+    tap_channels = {"low": 16, "mid": 24, "high": 48}  # noqa: RUF012
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.encoder = torchvision.models.mobilenet_v3_small(weights=None).features
+        self.project = conv_bn(576, CONTEXT)
+        self.context = nn.Sequential(conv_bn(CONTEXT, CONTEXT, 3, stride=2), conv_bn(CONTEXT, CONTEXT, 3))
+        self.merge = conv_bn(CONTEXT, CONTEXT)
+        self.lateral16, self.reduce16 = conv_bn(48, FUSE16), conv_bn(CONTEXT, FUSE16)
+        self.fuse16 = conv_bn(FUSE16, FUSE16, 3)
+        self.lateral8, self.reduce8 = conv_bn(24, FUSE8), conv_bn(FUSE16, FUSE8)
+        self.fuse8 = conv_bn(FUSE8, FUSE8, 3)
+        self.classifier = nn.Conv2d(FUSE8, classes, 1)
+        # torchvision's MobileNetV3 sets 0.01: statistics that lag by hundreds of steps make short runs score near chance.
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1
+
+    def taps(self, images: Tensor) -> Taps:
+        stride4 = self.encoder[:2](images)
+        stride8 = self.encoder[2:4](stride4)
+        stride16 = self.encoder[4:9](stride8)
+        stride32 = self.project(self.encoder[9:](stride16))
+        context = self.merge(stride32 + upsample(self.context(stride32), stride32))
+        fused16 = self.fuse16(self.lateral16(stride16) + upsample(self.reduce16(context), stride16))
+        fused8 = self.fuse8(self.lateral8(stride8) + upsample(self.reduce8(fused16), stride8))
+        return Taps(self.classifier(fused8), {"low": stride4, "mid": stride8, "high": stride16})

@@ -1,0 +1,63 @@
+"""Teachers: torchvision's FCN-ResNet50 for machines with a GPU, and smaller ones for those without.
+
+All are built without auxiliary heads: distillation does not read them. ``load_weights`` fills them from a file, or from
+a torchvision weight name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdbench.errors import BadInput
+from kdbench.models.segmentation import SegmentationModel, Taps, upsample
+from kdbench.models.student import conv_bn
+from kdbench.torchvision_compat import torchvision
+
+
+class FcnResNet50(SegmentationModel):
+    """torchvision's ``fcn_resnet50``: layer3 and layer4 are dilated, so the ``high`` tap sits at stride 8."""
+
+    tap_channels = {"low": 256, "mid": 512, "high": 1024}  # noqa: RUF012
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        net = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes)
+        self.backbone, self.classifier = net.backbone, net.classifier
+
+    def taps(self, images: Tensor) -> Taps:
+        net = self.backbone
+        low = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))
+        mid = net.layer2(low)
+        high = net.layer3(mid)
+        return Taps(self.classifier(net.layer4(high)), {"low": low, "mid": mid, "high": high})
+
+
+class FpnResNet18(SegmentationModel):
+    """ResNet-18 with a feature pyramid (Kirillov et al. 2019) merged at stride 8: a teacher that two cores can train."""
+
+    tap_channels = {"low": 64, "mid": 128, "high": 256}  # noqa: RUF012
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        net = torchvision.models.resnet18(weights=None)
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        width = 128
+        self.lateral8, self.lateral16, self.lateral32 = (conv_bn(c, width) for c in (128, 256, 512))
+        self.lateral4 = conv_bn(64, 32)
+        self.reduce8 = conv_bn(width, 32)
+        self.fuse16, self.fuse8, self.fuse4 = conv_bn(width, width, 3), conv_bn(width, width, 3), conv_bn(32, 32, 3)
+        self.classifier = nn.Conv2d(32, classes, 1)
+
+    def taps(self, images: Tensor) -> Taps:
+        low = self.layer1(self.stem(images))
+        mid = self.layer2(low)
+        high = self.layer3(mid)
+        top = self.lateral32(self.layer4(high))
+        fused16 = self.fuse16(self.lateral16(high) + upsample(top, high))
+        fused8 = self.fuse8(self.lateral8(mid) + upsample(fused16, mid))
+        fused4 = self.fuse4(self.lateral4(low) + upsample(self.reduce8(fused8), low))
+        return Taps(self.classifier(fused4), {"low": low, "mid": mid, "high": high})

@@ -1,0 +1,51 @@
+"""Progress of long work: a bar with ETA on a terminal, plain lines in a log. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class Bar:
+    """One task; ``advance`` may be called as often as one likes."""
+
+    def __init__(self, title: str, total: int, progress: Progress | None) -> None:
+        self.title, self.total, self.done, self.text = title, total, 0, ""
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, text="") if progress else None
+        self._started = self._printed = time.monotonic()
+
+    def advance(self, steps: int = 1, text: str = "") -> None:
+        """Count ``steps`` more of the total, and show ``text`` (running loss, current ratio) beside the bar."""
+        self.done += steps
+        self.text = text or self.text
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=steps, text=self.text)
+            return
+        now = time.monotonic()
+        if now - self._printed >= LINE_EVERY_SECONDS:
+            self._printed = now
+            left = (now - self._started) / self.done * (self.total - self.done)
+            print(f"{self.title}: {self.done}/{self.total}, {left:.0f} s left  {self.text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Bar]:
+    """Show progress of ``total`` steps while the block runs."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Bar(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        yield Bar(title, total, progress)

@@ -1,0 +1,144 @@
+"""Training batches: every image is decoded and resized once, augmentation runs on whole batches of tensors.
+
+Which images a batch holds and how they are augmented depends on (seed, epoch) alone, so every method sees the same
+pixels in the same order, and a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdbench.data import SegmentationDataset
+from kdbench.data.preprocessing import MEAN, STD, resize_image, resize_label
+from kdbench.errors import BadInput
+from kdbench.metrics import IGNORE
+from kdbench.progress import progress_bar
+from trainers.recipe import Recipe
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+class TrainingBatches:
+    """A training split at the recipe's size.
+
+    Decoded images stay in memory when they take less than half of what is free, else they are decoded when needed.
+
+    Args:
+        dataset: the training split.
+        recipe: size, batch size, seed and augmentation are read from it.
+        device: where batches are made and returned.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device, self._dataset = recipe, device, dataset
+        self.images = min(len(dataset), recipe.images or len(dataset))
+        if self.images < 2:
+            raise BadInput(f"dataset '{dataset.name}': {self.images} training images, expected at least 2")
+        self.steps_per_epoch = max(1, self.images // recipe.batch_size)
+        height, width = recipe.size
+        self._cache: list[Arrays] | None = None
+        if self.images * height * width * 4 < psutil.virtual_memory().available / 2:
+            with ThreadPoolExecutor() as pool, progress_bar(f"decode {dataset.name}", self.images) as bar:
+                self._cache = []
+                for arrays in pool.map(self._decode, range(self.images)):
+                    self._cache.append(arrays)
+                    bar.advance()
+
+    def _decode(self, index: int) -> Arrays:
+        sample = self._dataset[index]
+        return resize_image(sample.image, self.recipe.size), resize_label(sample.label, self.recipe.size)
+
+    def class_frequencies(self) -> Tensor:
+        """Median-frequency weights, capped at 5 and 0 for a class without pixels: C float (Eigen & Fergus 2015)."""
+        classes = len(self._dataset.classes)
+        counts = np.zeros((2, classes))  # pixels of the class; valid pixels of the images that have the class
+        for index in range(self.images):
+            _, label = self._cache[index] if self._cache else self._decode(index)
+            pixels = np.bincount(label[label != IGNORE], minlength=classes)
+            counts[0] += pixels
+            counts[1] += np.where(pixels > 0, pixels.sum(), 0)
+        frequency = np.divide(counts[0], counts[1], out=np.zeros(classes), where=counts[1] > 0)
+        median = np.median(frequency[frequency > 0])
+        weights = np.divide(median, frequency, out=np.zeros(classes), where=frequency > 0)
+        return torch.tensor(weights.clip(max=5.0), dtype=torch.float32)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The augmented batches of one epoch.
+
+        A last, smaller batch is left out: its BatchNorm statistics would be noise.
+
+        Yields:
+            images: N x 3 x H x W float32, normalised, channels-last.
+            labels: N x H x W int64, 255 = ignore (padding included).
+        """
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.images, generator=generator).tolist()
+        size = min(self.recipe.batch_size, self.images)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            # One batch ahead: the next one is gathered (and decoded, if need be) while the current one trains.
+            starts = range(0, self.steps_per_epoch * size, size)
+            pending = [pool.submit(self._gather, order[0:size])]
+            for start in starts:
+                images, labels = pending.pop().result()
+                if start + size < self.steps_per_epoch * size:
+                    pending.append(pool.submit(self._gather, order[start + size : start + 2 * size]))
+                yield augment(images.to(self.device), labels.to(self.device), self.recipe, generator)
+
+    def _gather(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        arrays = [self._cache[i] if self._cache else self._decode(i) for i in indices]
+        images = torch.from_numpy(np.stack([image for image, _ in arrays])).permute(0, 3, 1, 2)
+        return images, torch.from_numpy(np.stack([label for _, label in arrays]))
+
+
+def augment(images: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random zoom with crop or padding, flip, and colour jitter; one resampling for the whole batch.
+
+    Args:
+        images: N x 3 x H x W uint8.
+        labels: N x H x W uint8.
+        generator: on the CPU, whatever the device, so that a run is the same on both.
+
+    Returns:
+        images (float32, normalised, channels-last) and labels (int64); pixels outside the source are 0 and 255.
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    mean = 255.0 * torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+    std = 255.0 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    pixels = (images.float() - mean) / std
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    low, high = math.log(recipe.scale_min), math.log(recipe.scale_max)
+    zoom = torch.exp(low + (high - low) * uniform(n))
+    mirror = torch.where(uniform(n) < 0.5, -1.0, 1.0) if recipe.flip else torch.ones(n)
+    shift = (2 * uniform(n, 2) - 1) * (1 - 1 / zoom).abs()[:, None]
+    if recipe.scale_min != 1.0 or recipe.scale_max != 1.0 or recipe.flip:
+        # Output coordinates in [-1, 1] → source coordinates: x' = mirror/zoom · x + shift
+        theta = torch.zeros(n, 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1] = mirror / zoom, 1 / zoom
+        theta[:, :, 2] = shift
+        grid = F.affine_grid(theta, [n, 3, height, width], align_corners=False).to(device)
+        pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        # +1, because what lies outside is sampled as 0
+        shifted = F.grid_sample(labels[:, None].float() + 1, grid, mode="nearest", align_corners=False)
+        target = shifted[:, 0].round().long() - 1
+        target[target < 0] = IGNORE
+    else:
+        target = labels.long()
+    if recipe.jitter > 0:
+        contrast = 1 + recipe.jitter * (2 * uniform(n, 1, 1, 1) - 1)
+        brightness = recipe.jitter * (2 * uniform(n, 1, 1, 1) - 1)
+        color = 0.5 * recipe.jitter * (2 * uniform(n, 3, 1, 1) - 1)
+        pixels = pixels * contrast.to(device) + (brightness + color).to(device)
+    return pixels.contiguous(memory_format=torch.channels_last), target

@@ -1,0 +1,300 @@
+"""The training loop: one teacher pass serves every arm, and an arm is a model, its losses and its optimizer.
+
+Arms trained side by side see the same batches in the same order by construction, and share nothing else, so each ends
+with the weights that it would have had alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.artifacts import atomic_path, save_checkpoint, write_text
+from kdbench.backends.torch_eager import TorchBackend
+from kdbench.data import SegmentationDataset
+from kdbench.environment import environment
+from kdbench.errors import BadInput, RunFailed
+from kdbench.evaluate import Evaluation, evaluate
+from kdbench.models.segmentation import SegmentationModel, Taps, parameter_count
+from kdbench.progress import Bar, progress_bar
+from trainers.batches import TrainingBatches
+from trainers.methods import Objective
+from trainers.recipe import Recipe
+
+CHECK_EVERY = 10
+"""Steps between looks at the running loss: reading it waits for the device."""
+
+
+@dataclass
+class Arm:
+    """One model in training.
+
+    Attributes:
+        checkpoint: where the trained model goes; history, TensorBoard and the resume state lie beside it.
+        about: fields of its sidecar that the loop does not know.
+    """
+
+    method: str
+    objective: Objective
+    recipe: Recipe
+    checkpoint: Path
+    about: dict[str, Any]
+    steps_per_epoch: int
+    epochs_done: int = 0
+    seconds: float = 0.0
+    running: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.objective, self.recipe)
+        total = self.recipe.epochs * self.steps_per_epoch
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: lr_factor(s, total, self.recipe))
+
+    @property
+    def folder(self) -> Path:
+        return self.checkpoint.parent
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state.pt"
+
+    def save_state(self) -> None:
+        state = {
+            "recipe": self.recipe.model_dump_json(),
+            "epochs_done": self.epochs_done,
+            "seconds": self.seconds,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        with atomic_path(self.state_file) as temporary:
+            torch.save(state, temporary)
+
+    def load_state(self) -> None:
+        """Go on from ``state.pt`` when there is one.
+
+        Raises:
+            BadInput: the file is broken, or was written under another recipe.
+        """
+        if not self.state_file.exists():
+            return
+        try:
+            state = torch.load(self.state_file, weights_only=True)
+        except Exception as error:  # torch.load raises whatever the unpickler meets in a broken file
+            raise BadInput(f"--resume: '{self.state_file}' is corrupt ({error}): train without --resume") from error
+        before, now = json.loads(state["recipe"]), json.loads(self.recipe.model_dump_json())
+        changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
+        if changed:
+            raise BadInput(
+                f"--resume: {self.method} was started with another recipe ({', '.join(changed)}): "
+                "give the same flags, or train without --resume"
+            )
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.epochs_done, self.seconds = state["epochs_done"], state["seconds"]
+
+    def open_logs(self) -> None:
+        """Open history and TensorBoard, dropping what lies beyond the epoch that training starts from."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        history = self.folder / "history.jsonl"
+        lines = history.read_text(encoding="utf-8").splitlines() if history.exists() and self.epochs_done else []
+        write_text(history, "".join(line + "\n" for line in lines[: self.epochs_done]))
+        logs = self.folder / "tensorboard"
+        if not self.epochs_done:
+            shutil.rmtree(logs, ignore_errors=True)
+        self.tensorboard = SummaryWriter(str(logs), purge_step=self.epochs_done + 1)
+
+
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over every parameter, adapters included; no weight decay on BatchNorm and biases."""
+    parameters = list(module.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+    return (torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW)(groups, lr=recipe.lr)
+
+
+def lr_factor(step: int, total: int, recipe: Recipe) -> float:
+    """Learning rate at ``step`` of ``total``, as a factor of the recipe's: linear warm-up, then the schedule."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = min(1.0, (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps))
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return (1 - done) ** 0.9 if recipe.schedule == "poly" else 1.0
+
+
+def train_arms(
+    arms: list[Arm],
+    teacher: SegmentationModel | None,
+    batches: TrainingBatches,
+    validation: SegmentationDataset,
+    title: str,
+) -> None:
+    """Train every arm to its recipe's last epoch, validating, logging and saving on the way.
+
+    Args:
+        arms: with the same number of epochs; an arm that was resumed further on waits for the others.
+        teacher: in eval mode on the batches' device, or None when no arm reads it.
+
+    Raises:
+        RunFailed: a loss became NaN or infinite, or memory ran out; checkpoints of earlier epochs are kept.
+    """
+    recipe = arms[0].recipe
+    first = min(arm.epochs_done for arm in arms)
+    for arm in arms:
+        arm.open_logs()
+    with progress_bar(title, (recipe.epochs - first) * batches.steps_per_epoch) as bar:
+        for epoch in range(first, recipe.epochs):
+            active = [arm for arm in arms if arm.epochs_done == epoch]
+            train_epoch(active, teacher, batches, epoch, bar)
+            last = epoch + 1 == recipe.epochs
+            for arm in active:
+                finish_epoch(arm, validation if last or (epoch + 1) % recipe.validate_every == 0 else None)
+    for arm in arms:
+        arm.tensorboard.close()
+        arm.state_file.unlink(missing_ok=True)
+
+
+def train_epoch(
+    arms: list[Arm], teacher: SegmentationModel | None, batches: TrainingBatches, epoch: int, bar: Bar
+) -> None:
+    """One pass over the training images for every arm."""
+    for arm in arms:
+        arm.objective.train()
+        arm.running = {}
+    with out_of_memory_advice(arms[0].recipe):
+        for step, (images, labels) in enumerate(batches.epoch(epoch), start=1):
+            before = time.perf_counter()
+            taps = teacher_taps(teacher, images, arms[0].recipe) if teacher is not None else None
+            teacher_seconds = time.perf_counter() - before
+            for arm in arms:
+                before = time.perf_counter()
+                losses = arm.objective(images, labels, taps)
+                arm.optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                arm.optimizer.step()
+                arm.scheduler.step()
+                for name, value in losses.items():
+                    arm.running[name] = arm.running[name] + value.detach() if name in arm.running else value.detach()
+                # The teacher's pass is part of what a distilled arm costs, though the arms share it here.
+                arm.seconds += time.perf_counter() - before + (teacher_seconds if len(losses) > 2 else 0.0)
+            text = ""
+            if step % CHECK_EVERY == 0 or step == batches.steps_per_epoch:
+                text = "  ".join(f"{arm.method} {running_loss(arm, epoch, step):.3f}" for arm in arms)
+            bar.advance(1, f"epoch {epoch + 1}/{arms[0].recipe.epochs}  loss {text}" if text else "")
+    for arm in arms:
+        arm.running = {name: value / batches.steps_per_epoch for name, value in arm.running.items()}
+
+
+@torch.no_grad()
+def teacher_taps(teacher: SegmentationModel, images: Tensor, recipe: Recipe) -> Taps:
+    """The teacher's pass, in its own precision; float32 out."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.teacher_precision == "bf16"):
+        taps = teacher.taps(images)
+    return Taps(taps.logits.float(), {level: maps.float() for level, maps in taps.features.items()})
+
+
+def running_loss(arm: Arm, epoch: int, step: int) -> float:
+    """Mean loss of the epoch so far.
+
+    Raises:
+        RunFailed: it is not finite.
+    """
+    mean = (arm.running["loss"] / step).item()
+    if not math.isfinite(mean):
+        kept = f"the checkpoint of epoch {arm.epochs_done} is kept" if arm.epochs_done else "no epoch was finished"
+        raise RunFailed(
+            f"{arm.method}: the loss became {mean} in epoch {epoch + 1}; {kept}: "
+            f"try a lower --lr (was {arm.recipe.lr:g})" + (" or --kl-reduction pixel" if "response" in arm.running else "")
+        )
+    return mean
+
+
+def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
+    """Count the epoch, validate where due, and write checkpoint, history and resume state."""
+    arm.epochs_done += 1
+    row: dict[str, Any] = {
+        "epoch": arm.epochs_done,
+        "lr": arm.optimizer.param_groups[0]["lr"],
+        **{name: value.item() for name, value in arm.running.items()},
+        "miou": None,
+        "seconds": round(arm.seconds, 2),
+    }
+    if validation is not None:
+        result = validate(arm, validation)
+        row["miou"] = result.miou
+        save_arm(arm, result)
+    with open(arm.folder / "history.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    log_to_tensorboard(arm, row)
+    arm.save_state()
+
+
+def validate(arm: Arm, validation: SegmentationDataset) -> Evaluation:
+    """mIoU of the arm as it would be deployed with ``--output mask``."""
+    device = next(arm.objective.parameters()).device
+    return evaluate(TorchBackend(arm.objective.model, output="mask", size=arm.recipe.size, device=str(device)), validation)
+
+
+def save_arm(arm: Arm, result: Evaluation) -> None:
+    """Write the deployed checkpoint: the model alone, without adapters."""
+    sidecar = {
+        "kind": "checkpoint",
+        "method": arm.method,
+        **arm.about,
+        "size": list(arm.recipe.size),
+        "params": parameter_count(arm.objective.model),
+        "recipe": arm.recipe.model_dump(mode="json"),
+        "seed": arm.recipe.seed,
+        "epoch": arm.epochs_done,
+        "epochs": arm.recipe.epochs,
+        "steps": arm.epochs_done * arm.steps_per_epoch,
+        "miou": result.miou,
+        "iou_per_class": [None if math.isnan(v) else v for v in result.iou_per_class],
+        "train_seconds": round(arm.seconds, 1),
+        "environment": environment(),
+    }
+    save_checkpoint(arm.checkpoint, arm.objective.model.state_dict(), sidecar)
+
+
+def log_to_tensorboard(arm: Arm, row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if name not in ("epoch", "miou", "seconds"):
+            arm.tensorboard.add_scalar(f"train/{name}", value, row["epoch"])
+    if row["miou"] is not None:
+        arm.tensorboard.add_scalar("val/miou", row["miou"], row["epoch"])
+    arm.tensorboard.flush()
+
+
+@contextmanager
+def out_of_memory_advice(recipe: Recipe) -> Iterator[None]:
+    """Turn the several ways in which torch runs out of memory into one line that says what to try."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            texts = ("not enough memory", "out of memory")  # the CPU allocator, and cuDNN
+            if not any(text in str(error) for text in texts):
+                raise
+        smaller = recipe.batch_size // 2
+        advice = f"try --batch-size {smaller}" if smaller else f"try a smaller size than {recipe.size}"
+        raise RunFailed(
+            f"out of memory with --batch-size {recipe.batch_size} at {recipe.size[0]}x{recipe.size[1]}; "
+            f"finished epochs are kept: {advice}"
+        ) from error
+

@@ -1,0 +1,94 @@
+"""The losses of distillation for segmentation, each in float32 and each a mean over the valid pixels V.
+
+V is every pixel whose label is not 255. Labels are brought to a loss's grid by nearest neighbour, teacher maps by
+bilinear interpolation. A batch without a valid pixel gives 0, not NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.metrics import IGNORE
+from kdbench.models.segmentation import upsample
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over V; with class weights, the weighted mean.
+
+    Args:
+        logits: N x C x h x w, resized to the labels' grid.
+        labels: N x H x W int64, 255 = ignore.
+        class_weights: C, or None for equal weights.
+    """
+    logits = resize(logits.float(), labels)
+    valid = labels != IGNORE
+    total = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
+    if class_weights is None:
+        return total / valid.sum().clamp(min=1)
+    return total / class_weights[labels[valid]].sum().clamp(min=1e-12)
+
+
+def response_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, reduction: str) -> Tensor:
+    """KL(teacher ‖ student) of logits softened by T, times T² (Hinton et al. 2015).
+
+    ``reduction="pixel"``: T² · 1/|V| · Σ_V Σ_c p_t (log p_t − log p_s), on the student's grid before upsampling.
+    ``reduction="batchmean"``: the assignment guide's literal ``F.kl_div(..., reduction="batchmean")`` on maps at the
+    labels' size. It divides by N alone and so sums over pixels, void ones too: at 512 x 512 about 10⁵ times the
+    mean, so that cross-entropy vanishes beside it. Kept for comparison.
+
+    Args:
+        student, teacher: N x C x h x w logits; the teacher's grid may differ.
+        labels: N x H x W int64.
+    """
+    if reduction == "batchmean":
+        student, teacher = resize(student.float(), labels), resize(teacher.float(), labels)
+        log_student = F.log_softmax(student / temperature, dim=1)
+        return F.kl_div(log_student, F.softmax(teacher / temperature, dim=1), reduction="batchmean") * temperature**2
+    teacher = resize(teacher.float(), student)
+    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return masked_mean(divergence, valid_mask(labels, student)) * temperature**2
+
+
+def feature_cosine(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """1 − cosine similarity of the channel vectors, mean over V; between 0 and 2.
+
+    Args:
+        student: N x K x h x w, after the adapter.
+        teacher: N x K x h' x w', resized to the student's grid.
+        labels: N x H x W int64.
+    """
+    teacher = resize(teacher.float(), student)
+    distance = 1 - F.cosine_similarity(student.float(), teacher, dim=1)
+    return masked_mean(distance, valid_mask(labels, student))
+
+
+def feature_pearson(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """1 − Pearson r of each channel over V, mean over channels (PKD, Cao et al. 2022). Shapes as ``feature_cosine``.
+
+    Cosine of post-ReLU maps starts high because their vectors are non-negative; standardised channels do not.
+    """
+    valid = valid_mask(labels, student)
+    if not valid.any():
+        return student.sum() * 0
+    s = student.float().movedim(1, -1)[valid]  # |V| x K
+    t = resize(teacher.float(), student).movedim(1, -1)[valid]
+    return (1 - F.cosine_similarity(s - s.mean(0), t - t.mean(0), dim=0)).mean()
+
+
+def resize(maps: Tensor, like: Tensor) -> Tensor:
+    return maps if maps.shape[-2:] == like.shape[-2:] else upsample(maps, like)
+
+
+def valid_mask(labels: Tensor, like: Tensor) -> Tensor:
+    """N x h x w bool on the grid of ``like``: the nearest label is not 255."""
+    small = F.interpolate(labels[:, None].float(), size=like.shape[-2:], mode="nearest-exact")
+    return small[:, 0] != IGNORE
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    # where, not multiplication: an infinite value under the mask must not become NaN
+    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,106 @@
+"""Recipes: every number of a training run, read from a TOML file and checked before anything starts.
+
+``recipes/<name>.toml`` ship with kdbench: one per dataset, and ``guide`` with the assignment guide's numbers,
+literally. ``--recipe`` takes such a name or a path; flags of ``kdbench train`` win over the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdbench.data.preprocessing import Size
+from kdbench.errors import BadInput
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class TeacherRecipe(BaseModel):
+    """What the teacher's own training does differently; None = as the students'."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arch: Literal["fcn_resnet50", "fpn_resnet18"] = "fcn_resnet50"
+    epochs: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+
+
+class Recipe(BaseModel):
+    """A training run; the same for every student method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
+    images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(8, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="not on BatchNorm and biases")
+    schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="poly has power 0.9")
+    warmup_steps: int = Field(0, ge=0, description="linear, before the schedule")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the students' forward and backward")
+    teacher_precision: Literal["fp32", "bf16"] = Field("fp32", description="of the teacher's training and its passes")
+    class_weights: bool = Field(False, description="median-frequency cross-entropy weights, capped at 5, in every arm")
+
+    scale_min: float = Field(1.0, gt=0, description="random zoom, log-uniform")
+    scale_max: float = Field(1.0, gt=0)
+    flip: bool = Field(True, description="horizontally, half of the time")
+    jitter: float = Field(0.0, ge=0, description="brightness, contrast and colour shift, in units of ImageNet's std")
+
+    alpha: float = Field(1.0, ge=0, description="weight of cross-entropy")
+    beta: float = Field(0.7, ge=0, description="weight of the response loss, in response and combined")
+    gamma: float = Field(0.5, ge=0, description="weight of the feature loss, in feature and combined")
+    temperature: float = Field(4.0, gt=0)
+    kl_reduction: Literal["pixel", "batchmean"] = Field("pixel", description="batchmean is the guide's literal form")
+    feature_loss: Literal["cosine", "pearson"] = "cosine"
+
+    validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
+    seed: int = Field(0, ge=0)
+    teacher: TeacherRecipe = TeacherRecipe()
+
+    def for_teacher(self) -> Recipe:
+        """The recipe of the teacher's own training."""
+        changes = {k: v for k in ("epochs", "batch_size", "lr") if (v := getattr(self.teacher, k)) is not None}
+        return self.model_copy(update={**changes, "precision": self.teacher_precision})
+
+
+def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str | None = None) -> Recipe:
+    """Read a recipe and apply the command line's overrides (None = not given).
+
+    ``epochs`` among the overrides is for the teacher too: "same budget" would not be read otherwise.
+
+    Raises:
+        BadInput: no such recipe, not TOML, or a field that is unknown or out of range; all problems at once.
+    """
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise BadInput(f"--recipe: got '{name_or_path}', expected one of {known}, or the path of a .toml file")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"recipe '{path}' is not TOML ({error})") from error
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    teacher = dict(fields.get("teacher", {}))
+    if teacher_arch is not None:
+        teacher["arch"] = teacher_arch
+    if "epochs" in overrides:
+        teacher.pop("epochs", None)
+    try:
+        recipe = Recipe.model_validate({**fields, **overrides, "teacher": teacher})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, p['loc']))}: got {p['input']!r}, {p['msg'][0].lower()}{p['msg'][1:]}"
+            for p in error.errors()
+        )
+        raise BadInput(f"recipe '{path.name}' with the flags given: {problems}") from error
+    if recipe.scale_min > recipe.scale_max:
+        raise BadInput(f"recipe '{path.name}': scale_min {recipe.scale_min} is above scale_max {recipe.scale_max}")
+    if min(recipe.size) < 32:
+        raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected at least 32 x 32")
+    return recipe

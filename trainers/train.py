@@ -1,0 +1,165 @@
+"""``kdbench train``: open the data, make or read the teacher, and train the methods asked for, seed by seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdbench.artifacts import RunTree, read_json, sidecar_path
+from kdbench.data import SegmentationDataset
+from kdbench.errors import BadInput, Missing
+from kdbench.models.deploy import build_model, load_model
+from kdbench.models.segmentation import SegmentationModel
+from trainers.batches import TrainingBatches
+from trainers.loop import Arm, train_arms
+from trainers.methods import Objective, needs_teacher
+from trainers.recipe import Recipe
+from trainers.weights import load_weights
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that one call of ``kdbench train`` needs besides the data.
+
+    Attributes:
+        methods: students to train side by side, possibly none.
+        train_teacher: train it anew; when a method needs it and it is missing, that is an error without this.
+        seeds: students of the recipe's own seed lie in <method>/, those of others in <method>/seed-<n>/.
+        weights: a file or torchvision weight name that the teacher starts from, or None.
+        about: dataset fields that go into every sidecar (how to open it again).
+    """
+
+    tree: RunTree
+    recipe: Recipe
+    methods: tuple[str, ...]
+    train_teacher: bool
+    seeds: tuple[int, ...]
+    device: torch.device
+    weights: str | None
+    resume: bool
+    about: dict[str, Any]
+
+
+def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> None:
+    """Run the job; each finished model is at ``job.tree.checkpoint(method)``.
+
+    Raises:
+        Missing: a method needs a teacher and there is none. RunFailed: see ``train_arms``.
+    """
+    about = {
+        **job.about,
+        "classes": list(train_set.classes),
+        "palette": [list(color) for color in train_set.palette],
+        "train_images": min(len(train_set), job.recipe.images or len(train_set)),
+        "val_images": len(validation),
+    }
+    if job.train_teacher:
+        train_the_teacher(job, about, train_set, validation)
+    teacher, teacher_sidecar = None, None
+    if any(needs_teacher(method) for method in job.methods):
+        teacher, teacher_sidecar = open_teacher(job, len(train_set.classes))
+    for seed in job.seeds if job.methods else ():
+        recipe = job.recipe.model_copy(update={"seed": seed})
+        batches = TrainingBatches(train_set, recipe, job.device)
+        weights = batches.class_frequencies() if recipe.class_weights else None
+        arms = []
+        for method in job.methods:
+            folder = job.tree.method_dir(method) / ("" if seed == job.recipe.seed else f"seed-{seed}")
+            student_about = {**about, "arch": "student"}
+            if needs_teacher(method):
+                student_about["teacher"] = teacher_sidecar
+            torch.manual_seed(seed)  # every arm starts from the same student
+            student = build_model("student", len(train_set.classes))
+            arms.append(
+                make_arm(method, student, recipe, folder / "student.safetensors", student_about, batches, weights, teacher)
+            )
+        run(arms, job, teacher, batches, validation, f"seed {seed}: {', '.join(job.methods)}")
+
+
+def train_the_teacher(
+    job: TrainingJob, about: dict[str, Any], train_set: SegmentationDataset, validation: SegmentationDataset
+) -> None:
+    recipe = job.recipe.for_teacher().model_copy(update={"seed": job.recipe.seed})
+    torch.manual_seed(recipe.seed)
+    arch = job.recipe.teacher.arch
+    model = build_model(arch, len(train_set.classes))
+    if job.weights is not None:
+        load_weights(model, arch, job.weights)
+    batches = TrainingBatches(train_set, recipe, job.device)
+    weights = batches.class_frequencies() if recipe.class_weights else None
+    arm = make_arm("teacher", model, recipe, job.tree.checkpoint("teacher"), {**about, "arch": arch}, batches, weights)
+    run([arm], job, None, batches, validation, f"teacher {arch}")
+
+
+def make_arm(
+    method: str,
+    model: SegmentationModel,
+    recipe: Recipe,
+    checkpoint: Path,
+    about: dict[str, Any],
+    batches: TrainingBatches,
+    class_weights: Tensor | None,
+    teacher: SegmentationModel | None = None,
+) -> Arm:
+    channels = teacher.tap_channels if teacher is not None else None
+    objective = Objective(model, method, recipe, channels, class_weights)
+    objective.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    return Arm(method, objective, recipe, checkpoint, about, batches.steps_per_epoch)
+
+
+def run(
+    arms: list[Arm],
+    job: TrainingJob,
+    teacher: SegmentationModel | None,
+    batches: TrainingBatches,
+    validation: SegmentationDataset,
+    title: str,
+) -> None:
+    """Train the arms, with ``--resume`` those that are not finished."""
+    for arm in arms:
+        if job.resume:
+            arm.load_state()
+        else:
+            arm.state_file.unlink(missing_ok=True)
+    if job.resume:
+        arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm.checkpoint, arm.recipe)]
+    if arms:
+        train_arms(arms, teacher, batches, validation, title)
+
+
+def is_finished(checkpoint: Path, recipe: Recipe) -> bool:
+    """Whether a checkpoint holds the last epoch of just this recipe."""
+    if not (checkpoint.exists() and sidecar_path(checkpoint).exists()):
+        return False
+    sidecar = read_json(sidecar_path(checkpoint), "kdbench train")
+    return sidecar["epoch"] == sidecar["epochs"] and sidecar["recipe"] == recipe.model_dump(mode="json")
+
+
+def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
+    """Whether ``--method all`` can keep the teacher that is there: finished, and of the recipe's architecture."""
+    path = tree.checkpoint("teacher")
+    if not (path.exists() and sidecar_path(path).exists()):
+        return False
+    sidecar = read_json(sidecar_path(path), "kdbench train --method teacher")
+    return (sidecar["epoch"], sidecar["arch"]) == (sidecar["epochs"], recipe.teacher.arch)
+
+
+def open_teacher(job: TrainingJob, classes: int) -> tuple[SegmentationModel, dict[str, Any]]:
+    """The trained teacher, frozen, and what a student's sidecar says of it."""
+    path = job.tree.checkpoint("teacher")
+    command = f"kdbench train --method teacher --dataset {job.tree.dataset}"
+    if not path.exists():
+        raise Missing(f"no teacher '{path}', which {', '.join(job.methods)} would learn from: make it with `{command}`")
+    model, sidecar = load_model(path, command)
+    if len(sidecar["classes"]) != classes:
+        raise BadInput(
+            f"teacher '{path}' knows {len(sidecar['classes'])} classes, the dataset has {classes}: "
+            f"make it again with `{command}`"
+        )
+    model.requires_grad_(False).to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, {key: sidecar[key] for key in ("arch", "params", "miou", "sha256", "epochs")}

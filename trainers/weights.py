@@ -1,0 +1,73 @@
+"""Fill a teacher from weights that exist: a local file, or torchvision's published ones by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.errors import BadInput
+from kdbench.models.segmentation import SegmentationModel
+from kdbench.torchvision_compat import torchvision
+
+
+def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
+    """Load ``source`` into ``model``.
+
+    Args:
+        model: a teacher; a final classifier for another number of classes keeps its fresh initialisation.
+        arch: its name, for errors.
+        source: a .pth (state dict) or .safetensors file, or a weight name of torchvision's fcn_resnet50,
+            for example COCO_WITH_VOC_LABELS_V1, which is downloaded.
+
+    Returns:
+        True when every parameter was filled, so that the teacher can be used without training.
+
+    Raises:
+        BadInput: no such file or name, an unreadable file, or one made for another architecture.
+    """
+    given = {k: v for k, v in _read(arch, source).items() if not k.startswith("aux_classifier.")}
+    own = model.state_dict()
+    wrong_shape = {k for k, v in given.items() if k in own and own[k].shape != v.shape}
+    classifier = {k for k in wrong_shape if k.rpartition(".")[0] == _last_layer(model)}
+    missing, unknown = own.keys() - given.keys(), given.keys() - own.keys()
+    if missing or unknown or wrong_shape - classifier:
+        odd = sorted(missing | unknown | (wrong_shape - classifier))
+        raise BadInput(
+            f"--weights '{source}' do not fit {arch}: {len(missing)} parameters missing, {len(unknown)} unknown, "
+            f"{len(wrong_shape - classifier)} of another shape (first: '{odd[0]}'): give weights of a {arch}"
+        )
+    model.load_state_dict({**own, **{k: v for k, v in given.items() if k not in classifier}})
+    return not classifier
+
+
+def _last_layer(model: SegmentationModel) -> str:
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)][-1]
+
+
+def _read(arch: str, source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix in (".pth", ".pt", ".safetensors"):
+        if not path.is_file():
+            raise BadInput(f"--weights: '{source}' does not exist")
+        try:
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                return load_file(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # both readers raise whatever they meet in a broken file
+            raise BadInput(f"--weights '{source}' cannot be read as a state dict ({error})") from error
+    names = torchvision.models.segmentation.FCN_ResNet50_Weights
+    if arch != "fcn_resnet50" or source not in names.__members__:
+        raise BadInput(
+            f"--weights: got '{source}', expected a .pth or .safetensors file"
+            + (f", or one of {', '.join(names.__members__)}" if arch == "fcn_resnet50" else f" for {arch}")
+        )
+    try:
+        return dict(names[source].get_state_dict(progress=True))
+    except OSError as error:
+        raise BadInput(
+            f"--weights {source} cannot be downloaded ({error}): download it elsewhere and give the file's path"
+        ) from error
