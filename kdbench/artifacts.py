@@ -43,7 +43,7 @@ class RunTree:
         return self.method_dir(method) / ("teacher.safetensors" if method == "teacher" else "student.safetensors")
 
     def seed_checkpoints(self, method: str) -> list[Path]:
-        """The method's checkpoint, then those of further seeds (``seed-<n>/student.safetensors``), existing ones only."""
+        """The method's checkpoint, then those of further seeds (seed-<n>/student.safetensors): existing ones."""
         first = self.checkpoint(method)
         further = sorted(self.method_dir(method).glob(f"seed-*/{first.name}"), key=lambda p: int(p.parent.name[5:]))
         return [path for path in (first, *further) if path.exists()]
@@ -117,11 +117,14 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"'{path}' is not readable as JSON ({error}): make it again with `{made_by}`") from error
     if not isinstance(document, dict):
-        raise BadInput(f"'{path}' holds a JSON {type(document).__name__}, expected an object: make it again with `{made_by}`")
+        raise BadInput(
+            f"'{path}' holds a JSON {type(document).__name__}, expected an object: make it again with `{made_by}`"
+        )
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BadInput(
-            f"'{path}' has schema_version {version}, this kdbench reads {SCHEMA_VERSION}: make it again with `{made_by}`"
+            f"'{path}' has schema_version {version}, this kdbench reads {SCHEMA_VERSION}: "
+            f"make it again with `{made_by}`"
         )
     return document
 

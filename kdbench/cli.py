@@ -169,3 +169,164 @@ def run_training(
         about={"dataset": tree.dataset, "data_root": None if data_root is None else data_root.as_posix()},
     )
     run_job(job, train_set, validation)
+
+
+@app.command()
+def export(
+    method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
+    export_format: Annotated[str, typer.Option("--format", help="onnx, trt, several with commas, or all.")] = "all",
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    output: OutputOption = "mask",
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the engine. Default: that of training.")] = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Turn trained students into ONNX files and TensorRT engines, each compared with PyTorch before it is kept.
+
+    Examples:
+      kdbench export --method feature
+      kdbench export --method all --format onnx --output logits --size 512x512
+    """
+    tree = RunTree.find(runs, dataset)
+    trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
+    methods = choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS)
+    formats = choose("--format", export_format, ("onnx", "trt"), ("onnx", "trt"))
+    for made in run_export(tree, methods, formats, precision, output, size, data_root):
+        print(made)
+
+
+def run_export(
+    tree: RunTree,
+    methods: tuple[str, ...],
+    formats: tuple[str, ...],
+    precision: str,
+    output: str,
+    size: str | None,
+    data_root: Path | None,
+) -> list[str]:
+    """Export and return one line per artifact made; TensorRT is skipped with its reason when nothing builds it."""
+    from exporters.to_onnx import export_onnx
+    from exporters.to_tensorrt import export_tensorrt
+
+    from kdbench.data.preprocessing import parse_size
+    from kdbench.errors import BackendUnavailable
+    from kdbench.progress import progress_bar
+
+    choose("--precision", precision, ("fp32",))
+    choose("--output", output, ("mask", "logits"))
+    wanted = parse_size(size) if size else None
+    validation = open_trained_dataset(tree, data_root, methods[0])
+    images = [validation[i].image for i in range(min(8, len(validation)))]
+    lines = []
+    with progress_bar("export", len(methods) * len(formats)) as bar:
+        for method in methods:
+            for name in formats:
+                if name == "onnx":
+                    made = export_onnx(tree, method, output=output, size=wanted, images=images)
+                    lines.append(f"{method} onnx {precision}: {made}")
+                else:
+                    try:
+                        made = export_tensorrt(tree, method, output=output)
+                        lines.append(f"{method} trt {precision}: {made}")
+                    except BackendUnavailable as error:
+                        lines.append(f"{method} trt {precision}: skipped: {error}")
+                bar.advance(1, f"{method} {name}")
+    return lines
+
+
+def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str) -> Any:
+    """The validation split that a tree was trained with, from where it was then unless ``data_root`` says else."""
+    from kdbench.artifacts import read_json, sidecar_path
+    from kdbench.data import open_dataset
+
+    candidates = [tree.checkpoint(m) for m in (method, *METHODS) if sidecar_path(tree.checkpoint(m)).exists()]
+    command = f"kdbench train --method {method} --dataset {tree.dataset}"
+    sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
+    recorded = sidecar.get("data_root")
+    return open_dataset(tree.dataset, "val", data_root or (Path(recorded) if recorded else None))
+
+
+@app.command()
+def compare(
+    backend: Annotated[str, typer.Option(help="torch, onnx, trt: several with commas, or all.")] = "all",
+    method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    output: OutputOption = "mask",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Results file. Default: compare.json there.")] = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option(help="Timed calls per row.", min=10)] = 100,
+) -> None:
+    """Measure mIoU and latency of every method through every backend, and print one table.
+
+    Writes the table's JSON, and .txt, .md and .csv beside it.
+
+    Example:
+      kdbench compare --backend torch,onnx,trt
+    """
+    tree = RunTree.find(runs, dataset)
+    if method == "all":
+        # A method that nobody trained is not asked for, except those that the guide's table is about.
+        guide = ("baseline", "response", "feature")
+        method = ",".join(m for m in STUDENT_METHODS if m in guide or tree.checkpoint(m).exists())
+    run_compare(tree, method, backend, precision, output, json_file, data_root, device, threads, rounds)
+
+
+def run_compare(
+    tree: RunTree,
+    method: str,
+    backend: str,
+    precision: str,
+    output: str,
+    json_file: Path | None,
+    data_root: Path | None,
+    device: str,
+    threads: int,
+    rounds: int,
+) -> None:
+    import os
+
+    from rich.console import Console
+
+    from kdbench.backends import BACKENDS
+    from kdbench.compare import CompareOptions
+    from kdbench.compare import compare as run
+    from kdbench.errors import RunFailed
+    from kdbench.tables import print_table, write_all
+
+    options = CompareOptions(
+        methods=choose("--method", method, STUDENT_METHODS),
+        backends=choose("--backend", backend, BACKENDS, BACKENDS),
+        precisions=choose("--precision", precision, ("fp32",)),
+        output=choose("--output", output, ("mask", "logits"))[0],
+        device=choose_device(device),
+        threads=threads or os.cpu_count() or 1,
+        rounds=rounds,
+    )
+    destination = json_file or tree.root / "compare.json"
+    if destination.suffix != ".json":
+        raise BadInput(f"--json: got '{destination}', expected a file that ends in .json")
+    comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
+    write_all(comparison, destination)
+    print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))
+    print(f"written: {destination} (.txt, .md, .csv beside it)")
+    if not any(row.status == "ok" for row in comparison.rows):
+        raise RunFailed("no row could be measured: the reasons stand below the table")
+
+
+@app.command()
+def demo(runs: Runs = Path("runs"), device: Device = "auto") -> None:
+    """Train, export and compare on generated scenes: the whole pipeline in a few minutes, no download.
+
+    Leaves its comparison in runs/shapes/compare.json, .txt, .md and .csv. Too short to rank methods.
+    """
+    tree = RunTree(runs, "shapes")
+    students = ("baseline", "response", "feature")
+    run_training(tree, ("teacher", *students), "demo", {}, None, device=device)
+    for line in run_export(tree, students, ("onnx", "trt"), "fp32", "mask", None, None):
+        print(line)
+    run_compare(tree, ",".join(students), "all", "fp32", "mask", None, None, device, 0, 100)

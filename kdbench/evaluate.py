@@ -36,12 +36,14 @@ class Evaluation:
         predictions: class map of each image at the engine's size, H x W uint8; empty unless they were asked for.
         seconds: wall-clock of the pass.
         engine_seconds: of which inside ``backend.infer``.
+        engine: what ran: device, provider, threads.
     """
 
     confusions: NDArray[np.int64]
     predictions: list[NDArray[np.uint8]] = field(default_factory=list)
     seconds: float = 0.0
     engine_seconds: float = 0.0
+    engine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def miou(self) -> float:
@@ -71,7 +73,7 @@ def evaluate(
         BadInput: a file of the dataset is broken. RunFailed: the engine returned NaN or infinite logits.
     """
     classes = len(dataset.classes)
-    result = Evaluation(np.zeros((len(dataset), classes, classes), dtype=np.int64))
+    result = Evaluation(np.zeros((len(dataset), classes, classes), dtype=np.int64), engine=backend.details)
     outputs: queue.Queue[tuple[int, Sample, NDArray[Any]] | None] = queue.Queue(AHEAD)
     failures: list[BaseException] = []
 

@@ -33,7 +33,9 @@ class Bar:
         if now - self._printed >= LINE_EVERY_SECONDS:
             self._printed = now
             left = (now - self._started) / self.done * (self.total - self.done)
-            print(f"{self.title}: {self.done}/{self.total}, {left:.0f} s left  {self.text}", file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: {self.done}/{self.total}, {left:.0f} s left  {self.text}", file=sys.stderr, flush=True
+            )
 
 
 @contextmanager

@@ -220,7 +220,8 @@ def running_loss(arm: Arm, epoch: int, step: int) -> float:
         kept = f"the checkpoint of epoch {arm.epochs_done} is kept" if arm.epochs_done else "no epoch was finished"
         raise RunFailed(
             f"{arm.method}: the loss became {mean} in epoch {epoch + 1}; {kept}: "
-            f"try a lower --lr (was {arm.recipe.lr:g})" + (" or --kl-reduction pixel" if "response" in arm.running else "")
+            f"try a lower --lr (was {arm.recipe.lr:g})"
+            + (" or --kl-reduction pixel" if "response" in arm.running else "")
         )
     return mean
 
@@ -248,7 +249,9 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
 def validate(arm: Arm, validation: SegmentationDataset) -> Evaluation:
     """mIoU of the arm as it would be deployed with ``--output mask``."""
     device = next(arm.objective.parameters()).device
-    return evaluate(TorchBackend(arm.objective.model, output="mask", size=arm.recipe.size, device=str(device)), validation)
+    return evaluate(
+        TorchBackend(arm.objective.model, output="mask", size=arm.recipe.size, device=str(device)), validation
+    )
 
 
 def save_arm(arm: Arm, result: Evaluation) -> None:
@@ -297,4 +300,3 @@ def out_of_memory_advice(recipe: Recipe) -> Iterator[None]:
             f"out of memory with --batch-size {recipe.batch_size} at {recipe.size[0]}x{recipe.size[1]}; "
             f"finished epochs are kept: {advice}"
         ) from error
-

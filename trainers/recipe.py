@@ -61,7 +61,7 @@ class Recipe(BaseModel):
 
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
     seed: int = Field(0, ge=0)
-    teacher: TeacherRecipe = TeacherRecipe()
+    teacher: TeacherRecipe = Field(default_factory=lambda: TeacherRecipe.model_validate({}))
 
     def for_teacher(self) -> Recipe:
         """The recipe of the teacher's own training."""

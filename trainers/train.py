@@ -75,7 +75,9 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
             torch.manual_seed(seed)  # every arm starts from the same student
             student = build_model("student", len(train_set.classes))
             arms.append(
-                make_arm(method, student, recipe, folder / "student.safetensors", student_about, batches, weights, teacher)
+                make_arm(
+                    method, student, recipe, folder / "student.safetensors", student_about, batches, weights, teacher
+                )
             )
         run(arms, job, teacher, batches, validation, f"seed {seed}: {', '.join(job.methods)}")
 

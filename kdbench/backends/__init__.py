@@ -1,4 +1,4 @@
-"""Backends: one file per engine, each a class with ``load``, ``infer`` and ``close``; heavy imports are inside ``load``."""
+"""Backends: one file per engine, each a class with ``load``, ``infer`` and ``close``."""
 
 from kdbench.backends.base import BACKENDS, Backend, artifact_of, load_backend
 

@@ -89,13 +89,16 @@ def load_backend(
     import os
 
     threads = threads or os.cpu_count() or 1
-    kind: type[Backend]
     if name == "torch":
-        from kdbench.backends.torch_eager import TorchBackend as kind  # noqa: N813
-    elif name == "onnx":
-        from kdbench.backends.onnx_runtime import OnnxBackend as kind  # noqa: N813
-    elif name == "trt":
-        from kdbench.backends.tensorrt_engine import TensorRTBackend as kind  # noqa: N813
-    else:
-        raise BadInput(f"--backend: got '{name}', expected one of {', '.join(BACKENDS)}")
-    return kind.load(artifact, output=output, size=size, device=device, threads=threads)
+        from kdbench.backends.torch_eager import TorchBackend
+
+        return TorchBackend.load(artifact, output=output, size=size, device=device, threads=threads)
+    if name == "onnx":
+        from kdbench.backends.onnx_runtime import OnnxBackend
+
+        return OnnxBackend.load(artifact, output=output, size=size, device=device, threads=threads)
+    if name == "trt":
+        from kdbench.backends.tensorrt_engine import TensorRTBackend
+
+        return TensorRTBackend.load(artifact, output=output, size=size, device=device, threads=threads)
+    raise BadInput(f"--backend: got '{name}', expected one of {', '.join(BACKENDS)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from kdbench.errors import BadInput
 from kdbench.metrics import IGNORE
 
 Color = tuple[int, int, int]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -49,34 +53,61 @@ class SegmentationDataset(ABC):
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to H x W x 3 RGB uint8.
+    """Decode an image file to H x W x 3 RGB uint8, pixels as stored: an EXIF orientation is not applied.
+
+    Masks are drawn on stored pixels (VOC, most tools), and turning the image alone would part it from its mask.
 
     Raises:
-        BadInput: the file is missing, cut short, or no image.
+        BadInput: the file is missing, cut short, no image, over Pillow's size limit, or has 16 or 32 bits a channel.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:  # PIL raises SyntaxError on broken PNG chunks
-        raise BadInput(f"image '{path}' cannot be decoded ({error}): replace or remove it") from error
+    with _decoding("image", path), Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):  # conversion would clip everything over 255 to white
+            raise BadInput(f"image '{path}' has mode {image.mode}, expected 8 bits a channel: save it with 8 bits")
+        image.info.pop("transparency", None)  # dropped, as alpha is; Pillow would warn about it in palette files
+        return np.asarray(image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Decode a mask file to H x W class ids as stored (palette indices, not colours).
+    """Decode a mask file to H x W class ids as stored: of a palette image its indices, not its colours.
 
     Raises:
-        BadInput: the file is missing, cut short, no image, or an RGB image.
+        BadInput: the file is missing, cut short, no image, lossy, or anything but one channel of at most 8 bits.
     """
+    with _decoding("mask", path), Image.open(path) as image:
+        if image.mode not in ("L", "P", "1"):
+            deep = image.mode.startswith(("I", "F"))
+            fix = "save it with 8 bits" if deep else "convert the colours to class ids"
+            raise BadInput(f"mask '{path}' has mode {image.mode}, expected one 8-bit channel of class ids: {fix}")
+        if image.format == "JPEG":
+            raise BadInput(f"mask '{path}' is a JPEG, which alters class ids: make it again as PNG from its source")
+        # Pillow stretches 2 and 4 bit greyscale to 0 … 255, which for ids means multiples of 85 and 17.
+        stored = str(image.tile[0][3]) if image.tile else ""
+        step = 85 if "L;2" in stored else 17 if "L;4" in stored else 1
+        return np.asarray(image, dtype=np.uint8) // np.uint8(step)
+
+
+def exif_orientation(path: Path) -> int:
+    """The orientation tag of an image file, 1 to 8; 1 (upright) where there is none or it cannot be read."""
     try:
         with Image.open(path) as image:
-            if image.mode not in ("L", "P", "1"):
-                raise BadInput(
-                    f"mask '{path}' has mode {image.mode}, expected one 8-bit channel of class ids: "
-                    "convert the colours to class ids"
-                )
-            return np.asarray(image, dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise BadInput(f"mask '{path}' cannot be decoded ({error}): replace or remove it") from error
+            tag = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # damaged metadata raises anything; reading the pixels reports what matters
+        return 1
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+
+
+@contextmanager
+def _decoding(item: str, path: Path) -> Iterator[None]:
+    """Turn whatever Pillow raises on a damaged ``path`` into one line that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadInput(f"{item} '{path}' does not exist: restore it, or take its partner out too") from error
+    except UnidentifiedImageError as error:  # its text is the path again
+        raise BadInput(f"{item} '{path}' is not an image file that can be read: replace or remove it") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Broken PNG chunks are a SyntaxError, broken palettes and sizes a ValueError, a huge claimed size a bomb.
+        raise BadInput(f"{item} '{path}' cannot be decoded ({error}): replace or remove it") from error
 
 
 class ImageMaskPairs(SegmentationDataset):
@@ -113,9 +144,11 @@ class ImageMaskPairs(SegmentationDataset):
         image_path, mask_path = self.pairs[index]
         image, raw = read_image(image_path), self.read_mask(mask_path)
         if image.shape[:2] != raw.shape:
+            turned = exif_orientation(image_path)
+            fix = f"write its EXIF orientation {turned} into the pixels" if turned > 1 else "both must be the same size"
             raise BadInput(
-                f"'{image_path}' is {image.shape[0]}x{image.shape[1]} but its mask '{mask_path}' is "
-                f"{raw.shape[0]}x{raw.shape[1]}: both must have the same size"
+                f"image '{image_path}' is {image.shape[0]}x{image.shape[1]} but its mask '{mask_path}' is "
+                f"{raw.shape[0]}x{raw.shape[1]}: {fix}"
             )
         label = self._train_id[raw]
         if label.min() < 0:
@@ -134,16 +167,24 @@ def pair_by_stem(images: Path, masks: Path, fix: str) -> list[tuple[Path, Path]]
         fix: how to mend a wrong folder, the end of the error message.
 
     Raises:
-        BadInput: a folder is missing or empty, or a file has no partner.
+        BadInput: a folder is missing or empty, two files differ in suffix only, or a file has no partner.
     """
 
     def files(folder: Path) -> dict[str, Path]:
         if not folder.is_dir():
             raise BadInput(f"dataset folder '{folder}' does not exist: {fix}")
-        suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-        found = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
+        found: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):  # "._a.png" comes from macOS
+                continue
+            if path.stem in found:
+                raise BadInput(
+                    f"'{path}' and '{found[path.stem].name}' have the same name but for the suffix, expected one file "
+                    "each: remove one of the two"
+                )
+            found[path.stem] = path
         if not found:
-            raise BadInput(f"dataset folder '{folder}' holds no image files: {fix}")
+            raise BadInput(f"dataset folder '{folder}' holds no image files ({', '.join(IMAGE_SUFFIXES)}): {fix}")
         return found
 
     by_image, by_mask = files(images), files(masks)

@@ -17,7 +17,14 @@ PALETTE = (
 
 
 def open_camvid(root: Path, split: str) -> ImageMaskPairs:
-    """Open ``root``/<split>/ with ``root``/<split>annot/."""
+    """Open ``root``/<split>/ with ``root``/<split>annot/.
+
+    Raises:
+        BadInput: the folders are not there (the message says where they are when one level is off), or do not pair up.
+    """
     fix = "point --data-root at the CamVid folder that holds train/, trainannot/, val/ and valannot/"
+    near = [folder for folder in (root.parent, *sorted(root.glob("*/"))) if (folder / f"{split}annot").is_dir()]
+    if near:
+        fix += f", which '{near[0]}' does"
     pairs = pair_by_stem(root / split, root / f"{split}annot", fix)
     return ImageMaskPairs("camvid", split, CLASSES, PALETTE, pairs, ignore_values=(11,))

@@ -4,24 +4,48 @@ Masks are 8-bit single-channel images of class ids (line number in classes.txt, 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from kdbench.data.base import ImageMaskPairs, pair_by_stem, voc_palette
 from kdbench.errors import BadInput
+
+_LAYOUT = "--data-root must hold images/train, images/val, masks/train, masks/val and classes.txt (one class a line)"
 
 
 def open_folder(root: Path, split: str) -> ImageMaskPairs:
     """Open ``root``/images/<split>/ with ``root``/masks/<split>/.
 
     Raises:
-        BadInput: the layout is not this one, classes.txt is empty, repeats a name, or lists more than 255 classes.
+        BadInput: the layout is not this one, or ``read_classes`` refuses classes.txt.
     """
-    listing = root / "classes.txt"
-    fix = "--data-root must hold images/train, images/val, masks/train, masks/val and classes.txt (one class a line)"
-    if not listing.is_file():
-        raise BadInput(f"'{listing}' does not exist: {fix}")
-    classes = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not 2 <= len(classes) <= 255 or len(set(classes)) != len(classes):
-        raise BadInput(f"'{listing}' lists {len(classes)} classes, expected 2 to 255 different names, one a line")
-    pairs = pair_by_stem(root / "images" / split, root / "masks" / split, fix)
+    classes = read_classes(root / "classes.txt")
+    pairs = pair_by_stem(root / "images" / split, root / "masks" / split, _LAYOUT)
     return ImageMaskPairs("folder", split, classes, voc_palette(len(classes)), pairs)
+
+
+def read_classes(listing: Path) -> list[str]:
+    """Class names, one a line; empty lines may follow the last one.
+
+    Raises:
+        BadInput: the file is missing, not UTF-8, has an empty line between names, repeats a name, or has not 2 to 255.
+    """
+    if not listing.is_file():
+        raise BadInput(f"'{listing}' does not exist: {_LAYOUT}")
+    try:
+        text = listing.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the first name
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"'{listing}' cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
+    classes = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in classes:  # skipping it would shift every later id against the masks
+        number = classes.index("") + 1
+        raise BadInput(f"'{listing}' line {number} is empty, but line numbers are the class ids: name it or remove it")
+    name, count = Counter(classes).most_common(1)[0] if classes else ("", 0)
+    if count > 1:
+        raise BadInput(f"'{listing}' lists '{name}' {count} times, expected once: rename or merge")
+    if not 2 <= len(classes) <= 255:
+        raise BadInput(
+            f"'{listing}' lists {len(classes)} classes, expected 2 to 255, one a line: add the missing names "
+            "(background counts as one) or merge classes"
+        )
+    return classes

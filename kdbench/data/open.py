@@ -21,10 +21,11 @@ def open_dataset(
         split: "train" or "val".
         root: the dataset's folder; ``shapes`` needs none.
         sbd: ``voc2012`` only: train on the 10,582 images that the Semantic Boundaries Dataset adds to.
-        download: ``voc2012`` only: fetch it into ``root`` first.
+        download: ``voc2012`` only: fetch into ``root`` what is not there yet.
 
     Raises:
         BadInput: an unknown name or split, no root, or a root that does not hold the dataset.
+        RunFailed: a failed download.
     """
     if name not in DATASETS:
         raise BadInput(f"--dataset: got '{name}', expected one of {', '.join(DATASETS)}")

@@ -28,7 +28,7 @@ def parse_size(text: str) -> Size:
         BadInput: not two integers of at least 32 (the encoder's stride).
     """
     parts = text.lower().split("x")
-    if len(parts) == 2 and all(p.isdigit() and int(p) >= 32 for p in parts):
+    if len(parts) == 2 and all(p.isascii() and p.isdigit() and int(p) >= 32 for p in parts):
         return int(parts[0]), int(parts[1])
     raise BadInput(f"--size: got '{text}', expected HEIGHTxWIDTH of at least 32 each, for example 512x512")
 

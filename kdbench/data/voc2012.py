@@ -6,13 +6,15 @@ every SBD image that is not among VOC's 1,449 validation images; VOC's own label
 
 from __future__ import annotations
 
+import http.client
+import tarfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.base import ImageMaskPairs, voc_palette
-from kdbench.errors import BadInput
+from kdbench.errors import BadInput, RunFailed
 from kdbench.torchvision_compat import torchvision
 
 CLASSES = (
@@ -20,9 +22,18 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+Pairs = list[tuple[Path, Path]]
+
+_NAME = {"VOCSegmentation": "VOC 2012", "SBDataset": "SBD"}
+_LAYOUT = {
+    "VOCSegmentation": "VOCdevkit/VOC2012/ with ImageSets/Segmentation/, JPEGImages/ and SegmentationClass/",
+    "SBDataset": "img/, cls/, train.txt and val.txt (benchmark_RELEASE/dataset/ in its archive)",
+}
+_SBD_PARTS = ("cls", "img", "inst", "train.txt", "val.txt")
+
 
 class VocPairs(ImageMaskPairs):
-    """VOC's PNG masks, and SBD's MATLAB files beside them."""
+    """VOC's palette PNG masks (index = class, 255 = void), and SBD's MATLAB files beside them."""
 
     def read_mask(self, path: Path) -> NDArray[np.uint8]:
         if path.suffix != ".mat":
@@ -30,43 +41,93 @@ class VocPairs(ImageMaskPairs):
         from scipy.io import loadmat
 
         try:
-            return loadmat(path)["GTcls"][0]["Segmentation"][0].astype(np.uint8)
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            label = np.asarray(loadmat(path)["GTcls"][0]["Segmentation"][0])
+        except Exception as error:  # on damaged files scipy raises its own types, zlib's and six of Python's
             raise BadInput(f"SBD label '{path}' cannot be read ({error}): extract it again") from error
+        if label.ndim != 2 or label.dtype != np.uint8:
+            raise BadInput(
+                f"SBD label '{path}' has shape {label.shape} and type {label.dtype}, expected height x width of uint8: "
+                "extract it again"
+            )
+        return label
 
 
 def open_voc2012(root: Path, split: str, *, sbd: bool = False, download: bool = False) -> VocPairs:
     """Open VOC 2012 under ``root`` (VOCdevkit/VOC2012/), and SBD under ``root``/sbd/ when asked for.
 
+    Args:
+        sbd: only the train split has more images with it.
+        download: fetch what is missing or incomplete; what is complete is left alone.
+
     Raises:
-        BadInput: the data is not there and ``download`` is off, or the download failed.
+        BadInput: the data is missing or incomplete and ``download`` is off, or an incomplete SBD is in the way.
+        RunFailed: the download failed.
     """
-    voc = _torchvision_dataset("VOCSegmentation", root, image_set=split, year="2012", download=download)
-    pairs = [(Path(image), Path(mask)) for image, mask in zip(voc.images, voc.masks, strict=True)]
+    pairs = _pairs("VOCSegmentation", root, download, image_set=split, year="2012")
     if sbd and split == "train":
-        pairs += _sbd_pairs(root, known={image.stem for image, _ in pairs}, download=download)
+        validation = _pairs("VOCSegmentation", root, download, image_set="val", year="2012")
+        excluded = {image.stem for image, _ in pairs + validation}
+        # SBD's own train and val parts cut across VOC's splits, so take both and leave out what VOC has.
+        sbd_root = root / "sbd"
+        both = [_pairs("SBDataset", sbd_root, download, image_set=p, mode="segmentation") for p in ("train", "val")]
+        pairs += sorted(pair for pair in both[0] + both[1] if pair[0].stem not in excluded)
     return VocPairs("voc2012", split, CLASSES, voc_palette(len(CLASSES)), pairs)
 
 
-def _sbd_pairs(root: Path, known: set[str], download: bool) -> list[tuple[Path, Path]]:
-    """SBD's train and val images that are neither in ``known`` nor in VOC 2012's validation set."""
-    validation = _torchvision_dataset("VOCSegmentation", root, image_set="val", year="2012", download=False)
-    excluded = known | {Path(image).stem for image in validation.images}
-    pairs = []
-    for part in ("train", "val"):
-        # SBDataset refuses to extract into a folder that exists, so only the first part may download.
-        fetch = download and part == "train" and not (root / "sbd" / "img").exists()
-        sbd = _torchvision_dataset("SBDataset", root / "sbd", image_set=part, mode="segmentation", download=fetch)
-        pairs += [(Path(image), Path(mask)) for image, mask in zip(sbd.images, sbd.masks, strict=True)]
-    return sorted(pair for pair in pairs if pair[0].stem not in excluded)
+def _pairs(kind: str, root: Path, download: bool, **options: str) -> Pairs:
+    """Image and label files of one split of a torchvision dataset, downloaded first if that is wanted and needed.
 
-
-def _torchvision_dataset(kind: str, root: Path, **options: object):  # type: ignore[no-untyped-def]
+    torchvision's own ``download=True`` extracts 2 GB anew at every call, hence "needed".
+    """
     try:
-        return getattr(torchvision.datasets, kind)(str(root), **options)
-    except (RuntimeError, OSError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(
-            f"--data-root '{root}' does not hold {kind} ({first_line}): add --download, "
-            "or extract the archives there by hand"
+        return _listed(kind, root, **options)
+    except BadInput:
+        if not download:
+            raise
+    dataset = getattr(torchvision.datasets, kind)
+    if kind == "SBDataset":
+        # It moves these out of the extracted archive, and fails half-way when one of them is there already.
+        present = [part for part in _SBD_PARTS if (root / part).exists()]
+        if present:
+            raise BadInput(
+                f"--download: '{root}' holds an incomplete SBD ({', '.join(present)}), expected none of "
+                f"{', '.join(_SBD_PARTS)}: remove these (benchmark.tgz may stay) and run again"
+            )
+    try:
+        dataset(str(root), download=True, **options)
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
+        raise RunFailed(
+            f"--download: fetching {_NAME[kind]} into '{root}' failed ({_first_line(error)}): try again, or fetch "
+            f"{_archive_url(kind)} by hand and extract it so that the folder holds {_LAYOUT[kind]}"
         ) from error
+    return _listed(kind, root, **options)
+
+
+def _listed(kind: str, root: Path, **options: str) -> Pairs:
+    """Image and label files of one split, all of them present."""
+    try:
+        dataset = getattr(torchvision.datasets, kind)(str(root), download=False, **options)
+    except (OSError, RuntimeError) as error:  # the list of the split is missing; the whole folder is
+        raise BadInput(
+            f"--data-root: '{root}' does not hold {_NAME[kind]}'s {options['image_set']} split, expected "
+            f"{_LAYOUT[kind]}: add --download, or extract {_archive_url(kind)} so"
+        ) from error
+    pairs = [(Path(image), Path(mask)) for image, mask in zip(dataset.images, dataset.masks, strict=True)]
+    missing = [path for pair in pairs for path in pair if not path.is_file()]
+    if missing or not pairs:
+        lacks = f"'{missing[0]}' ({len(missing)} such files)" if missing else "any image in its list"
+        raise BadInput(
+            f"--data-root: {_NAME[kind]}'s {options['image_set']} split in '{root}' lacks {lacks}: "
+            f"add --download, or extract {_archive_url(kind)} again"
+        )
+    return pairs
+
+
+def _archive_url(kind: str) -> str:
+    if kind == "SBDataset":
+        return str(torchvision.datasets.SBDataset.url)
+    return str(torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]["url"])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -27,7 +27,7 @@ def build_model(arch: str, classes: int) -> SegmentationModel:
     """A freshly initialised model; its weights depend on torch's global seed."""
     if arch not in ARCHITECTURES:
         raise BadInput(f"architecture: got '{arch}', expected one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[arch](classes)  # type: ignore[call-arg]
+    return ARCHITECTURES[arch](classes)
 
 
 def load_model(checkpoint: Path, made_by: str) -> tuple[SegmentationModel, dict[str, Any]]:
@@ -47,6 +47,15 @@ def load_model(checkpoint: Path, made_by: str) -> tuple[SegmentationModel, dict[
             f"make it again with `{made_by}`"
         ) from error
     return model.eval(), sidecar
+
+
+def count_gflops(arch: str, classes: int, size: tuple[int, int]) -> float:
+    """Floating-point operations of one image in 10⁹, counted by torch's FlopCounterMode (a multiply-add counts two)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_model(arch, classes).eval()(torch.empty(1, 3, *size))
+    return counter.get_total_flops() / 1e9
 
 
 class LogitsModel(nn.Module):

@@ -43,7 +43,7 @@ class Student(SegmentationModel):
         self.lateral8, self.reduce8 = conv_bn(24, FUSE8), conv_bn(FUSE16, FUSE8)
         self.fuse8 = conv_bn(FUSE8, FUSE8, 3)
         self.classifier = nn.Conv2d(FUSE8, classes, 1)
-        # torchvision's MobileNetV3 sets 0.01: statistics that lag by hundreds of steps make short runs score near chance.
+        # torchvision's MobileNetV3 sets 0.01: statistics lag by hundreds of steps and short runs score near chance.
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.1

@@ -1,17 +1,13 @@
 """Teachers: torchvision's FCN-ResNet50 for machines with a GPU, and smaller ones for those without.
 
-All are built without auxiliary heads: distillation does not read them. ``load_weights`` fills them from a file, or from
-a torchvision weight name.
+All are built without auxiliary heads: distillation does not read them. ``trainers.weights`` fills them
+from a file or from a torchvision weight name.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from torch import Tensor, nn
 
-from kdbench.errors import BadInput
 from kdbench.models.segmentation import SegmentationModel, Taps, upsample
 from kdbench.models.student import conv_bn
 from kdbench.torchvision_compat import torchvision
@@ -36,7 +32,7 @@ class FcnResNet50(SegmentationModel):
 
 
 class FpnResNet18(SegmentationModel):
-    """ResNet-18 with a feature pyramid (Kirillov et al. 2019) merged at stride 8: a teacher that two cores can train."""
+    """ResNet-18 with a feature pyramid (Kirillov et al. 2019) merged at stride 4, trainable on two cores."""
 
     tap_channels = {"low": 64, "mid": 128, "high": 256}  # noqa: RUF012
 

@@ -1,0 +1,63 @@
+# Set-up and shortcuts: whatever a target does beyond installing is a kdbench command, for those without make.
+# `make demo` is the whole pipeline on generated scenes; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+# Windows' make (Git Bash, MSYS2) has the environment's programs elsewhere.
+BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
+# cpu or gpu: what this machine has. `make EXTRA=cpu demo` overrules it.
+EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+
+DATASET ?= shapes
+DATA_ROOT ?=
+SEEDS ?= 0
+METHOD ?= all
+BACKEND ?= torch,onnx,trt
+data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo train-all export-all compare test check bench readme clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/installed  ## create the environment .venv (cpu or gpu, by what the machine has)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'kdbench needs Python 3.11 or newer, got ' + sys.version.split()[0] + ': make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	@echo $(EXTRA) > $@
+
+demo: install  ## teacher, three students, exports and the comparison on generated scenes: runs/shapes/compare.*
+	$(BIN)/kdbench demo
+
+train-all: install  ## teacher where needed, every method under one budget, exports, the table (DATASET= DATA_ROOT= SEEDS=)
+	$(BIN)/kdbench train --method all $(data_flags) --seeds $(SEEDS) --resume
+	$(BIN)/kdbench export --method all $(data_flags)
+	$(BIN)/kdbench compare --backend $(BACKEND) $(data_flags)
+
+export-all: install  ## ONNX files and TensorRT engines of what was trained last
+	$(BIN)/kdbench export --method $(METHOD)
+
+compare: install  ## the table of what was trained last
+	$(BIN)/kdbench compare --backend $(BACKEND)
+
+test: install  ## the test suite
+	$(BIN)/python -m pytest
+
+check: install  ## lint, format, types, the README's table
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m benchmarks.readme_table --check
+
+bench: install  ## share of `evaluate` that the engine takes, and start-up times
+	$(BIN)/python -m benchmarks.evaluate_overlap
+	$(BIN)/python -m benchmarks.startup_time
+
+readme: install  ## write the README's table from the committed results
+	$(BIN)/python -m benchmarks.readme_table
+
+clean:  ## remove the environment and caches, keep runs/ and results/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

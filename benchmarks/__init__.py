@@ -1,0 +1,1 @@
+"""The pytest-benchmark suite, and the scripts behind every published figure."""

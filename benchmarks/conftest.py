@@ -1,0 +1,7 @@
+"""``--spec FILE``: what to time, written by ``kdbench.latency``."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--spec", help="JSON file with cases, images, device, threads and rounds")

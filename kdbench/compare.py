@@ -1,0 +1,316 @@
+"""The comparison: every method through every backend, accuracy and latency of the same bytes.
+
+A row that cannot run keeps its place and says why. Nothing is claimed of a method that its seeds do not show.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.artifacts import RunTree, read_json, sha256, sidecar_path
+from kdbench.backends import artifact_of, load_backend
+from kdbench.data import SegmentationDataset
+from kdbench.data.preprocessing import Size, resize_image
+from kdbench.environment import environment
+from kdbench.errors import BackendUnavailable, KdbenchError, Missing, RunFailed
+from kdbench.evaluate import Evaluation, evaluate
+from kdbench.latency import LatencyCase, measure
+from kdbench.metrics import mean_iou
+from kdbench.models.deploy import count_gflops
+from kdbench.progress import progress_bar
+from kdbench.results import Artifact, Comparison, Improvement, Row, Status, Teacher
+
+TIMED_IMAGES = 8
+KD_LEAD = 0.03
+"""A teacher that leads the baseline by less is not expected to help."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to compare; see ``kdbench compare --help``."""
+
+    methods: tuple[str, ...]
+    backends: tuple[str, ...]
+    precisions: tuple[str, ...]
+    output: str
+    device: str
+    threads: int
+    rounds: int
+
+
+@dataclass
+class _Reference:
+    """A method's checkpoints through PyTorch: seed → evaluation; the first is what exports are held against."""
+
+    by_seed: dict[int, Evaluation] = field(default_factory=dict)
+    sidecars: list[dict[str, Any]] = field(default_factory=list)
+    error: KdbenchError | None = None
+
+
+def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions) -> Comparison:
+    """Evaluate and time all rows.
+
+    Args:
+        tree: where checkpoints and exports lie.
+        dataset: the split to score on.
+    """
+    references = {method: _evaluate_checkpoints(tree, method, dataset, options) for method in options.methods}
+    size = _common_size(references)
+    rows = [
+        _row(tree, method, backend, precision, dataset, options, references[method])
+        for method in options.methods
+        for backend in options.backends
+        for precision in (options.precisions if backend != "torch" else ("fp32",))
+    ]
+    if size is not None:
+        _add_latency(tree, rows, dataset, size, options)
+    baseline = references.get("baseline")
+    improvements = [
+        improvement
+        for method, reference in references.items()
+        if method != "baseline" and baseline is not None
+        if (improvement := improvement_over(baseline.by_seed, reference.by_seed, method)) is not None
+    ]
+    teacher = _teacher(tree, improvements)
+    return Comparison(
+        environment=environment(),
+        dataset={
+            "name": dataset.name, "split": dataset.split, "images": len(dataset), "classes": list(dataset.classes),
+            "size": list(size) if size else None,
+        },
+        timing={
+            "call": "uint8 image → uint8 class map" if options.output == "mask" else "normalised image → logits",
+            "batch": 1, "threads": options.threads, "rounds": options.rounds, "device": options.device,
+            "tool": "pytest-benchmark, one process per backend",
+        },
+        rows=rows,
+        improvements=improvements,
+        teacher=teacher,
+        training={method: _training(reference) for method, reference in references.items() if reference.sidecars},
+        notes=_notes(references, improvements, teacher),
+    )  # fmt: skip
+
+
+def _evaluate_checkpoints(
+    tree: RunTree, method: str, dataset: SegmentationDataset, options: CompareOptions
+) -> _Reference:
+    reference = _Reference()
+    try:
+        paths = tree.seed_checkpoints(method)
+        if not tree.checkpoint(method).exists():
+            raise Missing(
+                f"no checkpoint '{tree.checkpoint(method)}': make it with "
+                f"`kdbench train --method {method} --dataset {tree.dataset}`"
+            )
+        for path in paths:
+            sidecar = read_json(sidecar_path(path), f"kdbench train --method {method} --dataset {tree.dataset}")
+            title = f"{method} seed {sidecar['seed']}, torch"
+            reference.by_seed[sidecar["seed"]] = _evaluate("torch", path, dataset, options, title)
+            reference.sidecars.append(sidecar)
+    except KdbenchError as error:
+        reference.error = error
+    return reference
+
+
+def _evaluate(
+    backend_name: str, artifact: Path, dataset: SegmentationDataset, options: CompareOptions, title: str
+) -> Evaluation:
+    backend = load_backend(
+        backend_name, artifact, output=options.output, device=options.device, threads=options.threads
+    )
+    try:
+        with progress_bar(f"evaluate {title}", len(dataset)) as bar:
+            return evaluate(backend, dataset, keep_predictions=True, on_image=bar.advance)
+    finally:
+        backend.close()
+
+
+def _common_size(references: dict[str, _Reference]) -> Size | None:
+    sizes = {tuple(sidecar["size"]) for reference in references.values() for sidecar in reference.sidecars}
+    if len(sizes) > 1:
+        raise RunFailed(f"methods were trained at different sizes {sorted(sizes)}: train them with the same --size")
+    return next(iter(sizes)) if sizes else None
+
+
+def _row(
+    tree: RunTree,
+    method: str,
+    backend: str,
+    precision: str,
+    dataset: SegmentationDataset,
+    options: CompareOptions,
+    reference: _Reference,
+) -> Row:
+    row = Row(method=method, backend=backend, precision=precision, output=options.output, status="ok")
+    path = artifact_of(tree, method, backend, precision, options.output)
+    if reference.sidecars:
+        first = reference.sidecars[0]
+        row.params = first["params"]
+        row.gflops = count_gflops(first["arch"], len(first["classes"]), (first["size"][0], first["size"][1]))
+    try:
+        if reference.error is not None:
+            raise reference.error
+        expected = next(iter(reference.by_seed.values()))
+        if backend == "torch":
+            result = expected
+        else:
+            result = _evaluate(backend, path, dataset, options, f"{method}, {backend} {precision}")
+        row.miou = result.miou
+        row.iou_per_class = [None if math.isnan(v) else float(v) for v in result.iou_per_class]
+        row.agreement_with_torch = pixel_agreement(expected.predictions, result.predictions)
+        row.engine = result.engine
+    except KdbenchError as error:
+        row.status, row.reason = _status(error, path), " ".join(str(error).split())
+    if path.exists():
+        row.artifact = Artifact(
+            path=path.relative_to(tree.root).as_posix(), sha256=sha256(path), bytes=path.stat().st_size
+        )
+    return row
+
+
+def _status(error: KdbenchError, artifact: Path) -> Status:
+    if isinstance(error, BackendUnavailable):
+        return "built" if artifact.exists() else "unavailable"
+    return "unavailable" if isinstance(error, Missing) else "failed"
+
+
+def pixel_agreement(expected: list[NDArray[np.uint8]], got: list[NDArray[np.uint8]]) -> float:
+    """Share of pixels with the same class over all images."""
+    same = sum(int((a == b).sum()) for a, b in zip(expected, got, strict=True))
+    return same / sum(a.size for a in expected)
+
+
+def _add_latency(
+    tree: RunTree, rows: list[Row], dataset: SegmentationDataset, size: Size, options: CompareOptions
+) -> None:
+    images = [resize_image(dataset[i].image, size) for i in range(min(TIMED_IMAGES, len(dataset)))]
+    runnable = [row for row in rows if row.status == "ok"]
+    backends = list(dict.fromkeys(row.backend for row in runnable))
+    with progress_bar("latency", len(runnable)) as bar:
+        for backend in backends:
+            group = {f"{row.method}-{row.precision}": row for row in runnable if row.backend == backend}
+            cases = [
+                LatencyCase(name, backend, str(artifact_of(tree, row.method, backend, row.precision, row.output)),
+                            row.output, size if backend == "torch" else None)
+                for name, row in group.items()
+            ]  # fmt: skip
+            try:
+                measured = measure(
+                    cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
+                    keep_json=tree.root / "latency" / f"{backend}.json",
+                )  # fmt: skip
+                for name, row in group.items():
+                    row.latency = measured[name]
+            except RunFailed as error:
+                for row in group.values():
+                    row.status, row.reason = "failed", str(error)
+            bar.advance(len(group), backend)
+
+
+def improvement_over(baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str) -> Improvement | None:
+    """Paired difference of mIoU by seed; None when the two share no seed.
+
+    Over at least 3 seeds the standard error is that of the paired differences, and a gain (or loss) is claimed when
+    the difference exceeds 2 of them. With fewer, the spread over seeds is unknown: the standard error is then a paired
+    bootstrap over validation images of the first seed, and nothing is claimed.
+    """
+    seeds = sorted(baseline.keys() & method.keys())
+    if not seeds:
+        return None
+    deltas = np.array([method[seed].miou - baseline[seed].miou for seed in seeds])
+    over_seeds = len(seeds) >= 3
+    if over_seeds:
+        error = float(deltas.std(ddof=1) / math.sqrt(len(deltas)))
+    else:
+        error = bootstrap_standard_error(baseline[seeds[0]].confusions, method[seeds[0]].confusions)
+    delta = float(deltas.mean())
+    shown = over_seeds and abs(delta) > 2 * error
+    return Improvement(
+        method=name,
+        delta_miou=delta,
+        standard_error=error,
+        standard_error_over="seeds" if over_seeds else "images",
+        seeds=len(seeds),
+        baseline_miou=float(np.mean([baseline[seed].miou for seed in seeds])),
+        verdict=("gain" if delta > 0 else "loss") if shown else "no gain shown",
+    )
+
+
+def bootstrap_standard_error(baseline: NDArray[np.int64], method: NDArray[np.int64], resamples: int = 1000) -> float:
+    """Standard error of a difference of mIoU when the same images are drawn again for both (paired bootstrap).
+
+    Args:
+        baseline, method: images x C x C confusion matrices of the same images.
+    """
+    rng = np.random.default_rng(0)
+    images = len(baseline)
+    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    classes = baseline.shape[-1]
+
+    def resampled(confusions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return (draws @ confusions.reshape(images, -1)).reshape(resamples, classes, classes)
+
+    pairs = zip(resampled(method), resampled(baseline), strict=True)
+    return float(np.std([mean_iou(m) - mean_iou(b) for m, b in pairs], ddof=1))
+
+
+def _teacher(tree: RunTree, improvements: list[Improvement]) -> Teacher | None:
+    path = sidecar_path(tree.checkpoint("teacher"))
+    if not path.exists():
+        return None
+    sidecar = read_json(path, f"kdbench train --method teacher --dataset {tree.dataset}")
+    baseline = improvements[0].baseline_miou if improvements else None
+    miou = sidecar["miou"]
+    return Teacher(
+        arch=sidecar["arch"], params=sidecar["params"], miou=miou, lead=None if baseline is None else miou - baseline
+    )
+
+
+def _training(reference: _Reference) -> dict[str, Any]:
+    first = reference.sidecars[0]
+    return {
+        "seeds": [s["seed"] for s in reference.sidecars],
+        "miou_by_seed": [e.miou for e in reference.by_seed.values()],
+        "epochs": first["epoch"],
+        "steps": first["steps"],
+        "train_images": first["train_images"],
+        "train_seconds": [s["train_seconds"] for s in reference.sidecars],
+        "revision": first["environment"]["git"]["revision"],
+        "command": first["environment"]["command"],
+    }
+
+
+def _notes(references: dict[str, _Reference], improvements: list[Improvement], teacher: Teacher | None) -> list[str]:
+    """What a reader must know before believing the table."""
+    notes = []
+    trained = {m: r.sidecars[0] for m, r in references.items() if r.sidecars}
+    for method, sidecar in trained.items():
+        if sidecar["epoch"] < sidecar["epochs"]:
+            notes.append(
+                f"{method}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
+                f"finish it with `kdbench train --method {method} --resume`"
+            )
+    base = trained.get("baseline")
+    for method, sidecar in trained.items():
+        if base is not None and (sidecar["recipe"], sidecar["train_images"]) != (base["recipe"], base["train_images"]):
+            keys = [k for k in base["recipe"] if sidecar["recipe"].get(k) != base["recipe"][k]] or ["train_images"]
+            notes.append(
+                f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
+            )
+    if improvements and improvements[0].seeds < 3:
+        notes.append(
+            f"{improvements[0].seeds} seed(s) per method, so the spread between trainings is unknown and no gain is "
+            "claimed: train with --seeds 0,1,2"
+        )
+    if teacher is not None and teacher.lead is not None and teacher.lead < KD_LEAD:
+        notes.append(
+            f"the teacher leads the baseline by {100 * teacher.lead:.1f} points of mIoU, under 3: "
+            "distillation is not expected to help"
+        )
+    return notes

@@ -1,0 +1,114 @@
+"""The comparison as data: what ``compare --json`` writes, schema version 1."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdbench.artifacts import SCHEMA_VERSION, read_json, write_text
+from kdbench.errors import BadInput
+
+Status = Literal["ok", "built", "unavailable", "failed"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Latency(Strict):
+    """Milliseconds per call; percentiles are None when fewer than 5 rounds lie beyond them."""
+
+    median_ms: float
+    mean_ms: float
+    std_ms: float
+    p95_ms: float | None
+    p99_ms: float | None
+    ci95_ms: tuple[float, float]
+    """Bootstrap interval of the median."""
+    rounds: int
+
+
+class Artifact(Strict):
+    """The very bytes whose accuracy and latency the row gives; the path is relative to the dataset's run tree."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Row(Strict):
+    """One method through one backend; ``reason`` says why the status is not ok."""
+
+    method: str
+    backend: str
+    precision: str
+    output: str
+    status: Status
+    reason: str | None = None
+    miou: float | None = None
+    iou_per_class: list[float | None] | None = None
+    agreement_with_torch: float | None = None
+    params: int | None = None
+    gflops: float | None = None
+    latency: Latency | None = None
+    artifact: Artifact | None = None
+    engine: dict[str, Any] | None = None
+    """What ran: device, provider, threads."""
+
+
+class Improvement(Strict):
+    """A method's mIoU minus the baseline's, paired by seed (or, with one seed, its spread over images)."""
+
+    method: str
+    delta_miou: float
+    standard_error: float
+    standard_error_over: Literal["seeds", "images"]
+    seeds: int
+    baseline_miou: float
+    verdict: Literal["gain", "loss", "no gain shown"]
+
+
+class Teacher(Strict):
+    arch: str
+    params: int
+    miou: float
+    lead: float | None
+    """Over the baseline's mIoU."""
+
+
+class Comparison(Strict):
+    schema_version: Literal[1] = SCHEMA_VERSION  # type: ignore[assignment]
+    environment: dict[str, Any]
+    dataset: dict[str, Any]
+    """name, split, images, classes, size."""
+    timing: dict[str, Any]
+    """What one timed call does, threads, rounds, batch."""
+    rows: list[Row]
+    improvements: list[Improvement]
+    teacher: Teacher | None
+    training: dict[str, Any]
+    """Per method: seeds, epochs, steps, wall-clock, revision."""
+    notes: list[str]
+
+    def write(self, path: Path) -> None:
+        write_text(path, json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
+
+    @staticmethod
+    def read(path: Path) -> Comparison:
+        """Read what ``write`` wrote.
+
+        Raises:
+            Missing: no such file. BadInput: it is no comparison.
+        """
+        document = read_json(path, "kdbench compare --json FILE")
+        try:
+            return Comparison.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadInput(
+                f"'{path}' is no comparison ({where}: {first['msg']}): make it with `kdbench compare`"
+            ) from error

@@ -1,0 +1,82 @@
+"""Fixtures: the command line as a person uses it, and small real inputs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdbench.data.shapes import Shapes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+TINY_RECIPE = """
+size = [64, 64]
+epochs = 2
+batch_size = 4
+lr = 1e-3
+validate_every = 1
+jitter = 0.2
+scale_min = 0.8
+scale_max = 1.3
+
+[teacher]
+arch = "fpn_resnet18"
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture()
+def kdbench(monkeypatch, capsys):
+    """Run ``kdbench ARGUMENTS`` in this process: exit code, stdout, stderr. A traceback fails the test."""
+    from kdbench.cli import main
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def folder_dataset(tmp_path_factory):
+    """A --dataset folder of real files: 8 training and 4 validation scenes of 64 x 96 with 10 classes."""
+    root = tmp_path_factory.mktemp("folder")
+    for split, count in (("train", 8), ("val", 4)):
+        scenes = Shapes(split)
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            scene = scenes[index]
+            Image.fromarray(np.ascontiguousarray(scene.image[:64, :96])).save(
+                root / "images" / split / f"{split}{index}.png"
+            )
+            Image.fromarray(np.ascontiguousarray(scene.label[:64, :96])).save(
+                root / "masks" / split / f"{split}{index}.png"
+            )
+    (root / "classes.txt").write_text("\n".join(Shapes("val").classes) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE, encoding="utf-8")
+    return path
