@@ -1,0 +1,41 @@
+"""What every exported artifact is checked for before an engine opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdbench.artifacts import read_json, sha256, sidecar_path
+from kdbench.data.preprocessing import Size
+from kdbench.errors import BadInput, Missing
+
+
+def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[str, Any]:
+    """The sidecar of an export that is whole, is the file that it describes, and is not older than its checkpoint.
+
+    Args:
+        artifact: ``<method>/exports/<format>-<precision>/<output>.<suffix>``.
+        size: (H, W) that the caller needs, or None.
+
+    Raises:
+        Missing: no such export. BadInput: it does not fit its sidecar, its checkpoint, or ``size``.
+    """
+    method = artifact.parents[2].name
+    command = f"kdbench export --method {method} --format {export_format}"
+    if not artifact.exists():
+        raise Missing(f"no {export_format} export '{artifact}': make it with `{command} --output {artifact.stem}`")
+    sidecar = read_json(sidecar_path(artifact), command)
+    if sha256(artifact) != sidecar["sha256"]:
+        raise BadInput(
+            f"'{artifact}' is not the file that its sidecar describes (sha256 differs): make it again with `{command}`"
+        )
+    checkpoint = artifact.parents[2] / "student.safetensors"
+    if checkpoint.exists() and read_json(sidecar_path(checkpoint), command)["sha256"] != sidecar["checkpoint_sha256"]:
+        raise BadInput(f"'{artifact}' was exported before its checkpoint was trained again: export it with `{command}`")
+    built = tuple(sidecar["size"])
+    if size is not None and built != size:
+        raise BadInput(
+            f"'{artifact}' takes images of {built[0]}x{built[1]}, {size[0]}x{size[1]} was asked for: "
+            f"export again with `{command} --size {size[0]}x{size[1]}`"
+        )
+    return sidecar

@@ -1,0 +1,96 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from kdbench.backends.base import Backend
+from kdbench.backends.exported import read_export
+from kdbench.data.preprocessing import Size
+from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INPUTS = {"mask": ("tensor(uint8)", 4), "logits": ("tensor(float)", 4)}
+
+
+class OnnxBackend(Backend):
+    """An ``.onnx`` file in one session."""
+
+    def __init__(self, session: Any, output: str, size: Size, details: dict[str, Any]) -> None:
+        self._session, self.output, self.size, self.details = session, output, size, details
+        self._input = session.get_inputs()[0].name
+
+    @classmethod
+    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxBackend:
+        read_export(artifact, "onnx", size)
+        return cls.open(artifact, output=output, device=device, threads=threads)
+
+    @classmethod
+    def open(cls, path: Path, *, output: str, device: str = "cpu", threads: int = 0) -> OnnxBackend:
+        """Open a file without asking for a sidecar; otherwise as ``load``."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendUnavailable(
+                "onnx: ONNX Runtime is not installed: `pip install onnxruntime` (onnxruntime-gpu beside an NVIDIA GPU)"
+            ) from error
+        provider = PROVIDERS[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise BackendUnavailable(
+                f"onnx: this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}, --device {device} "
+                f"needs {provider}: `pip install onnxruntime-gpu` in place of onnxruntime, or use --device cpu"
+            )
+        if device == "cuda":
+            onnxruntime.preload_dlls()  # the CUDA and cuDNN that torch brought along
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; its warnings are about its own optimisers
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # its exception classes are not exported under stable names
+            first_line = str(error).splitlines()[0]
+            raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
+        # A session falls back to the CPU without an exception: that is a failure, not a slow row.
+        if session.get_providers()[0] != provider:
+            raise RunFailed(f"onnx: asked for {provider}, the session runs on {session.get_providers()[0]}: see its log")
+        details = {
+            "device": device,
+            "provider": provider,
+            "threads": threads,
+            "onnxruntime": onnxruntime.__version__,
+            "precision": "fp32",
+        }
+        return cls(session, output, _image_size(session, path, output), details)
+
+    def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        return self._session.run(None, {self._input: batch})[0]
+
+    def close(self) -> None:
+        del self._session
+
+
+def _image_size(session: Any, path: Path, output: str) -> Size:
+    """(H, W) of a model with one static image input.
+
+    Raises:
+        BadInput: several inputs, or another type or shape than ``output`` implies.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise BadInput(f"'{path}' has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}), expected one image")
+    kind, rank = INPUTS[output]
+    shape = inputs[0].shape
+    height, width, channels = ("?", "?", "?")
+    if len(shape) == rank:
+        height, width, channels = shape[1:] if output == "mask" else (shape[2], shape[3], shape[1])
+    if inputs[0].type != kind or channels != 3 or not isinstance(height, int) or not isinstance(width, int):
+        wanted = "1 x H x W x 3 uint8" if output == "mask" else "1 x 3 x H x W float32"
+        raise BadInput(
+            f"'{path}': input '{inputs[0].name}' is {inputs[0].type} {shape}, expected {wanted} for output {output}: "
+            f"export it with `kdbench export --output {output}`"
+        )
+    return height, width

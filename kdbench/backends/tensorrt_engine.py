@@ -1,0 +1,111 @@
+"""TensorRT and TensorRT for RTX: one engine file, run by the provider that built it. Needs an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.backends.base import Backend
+from kdbench.backends.exported import read_export
+from kdbench.data.preprocessing import Size
+from kdbench.errors import BackendUnavailable, BadInput
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+"""Provider (also its module) → package."""
+
+
+def import_provider(name: str) -> Any:
+    """The ``tensorrt`` or ``tensorrt_rtx`` module; both have the same API.
+
+    Raises:
+        BackendUnavailable: not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(f"trt: {name} cannot be imported ({error}): `pip install {PACKAGES[name]}`") from error
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps the last error for our own message instead of printing it."""
+
+    class Quiet(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.last_error = message
+
+    return Quiet()
+
+
+class TensorRTBackend(Backend):
+    """An engine in one execution context; ``infer`` includes the copies to and from the GPU."""
+
+    def __init__(self, trt: Any, engine: Any, output: str, size: Size, details: dict[str, Any]) -> None:
+        import torch
+
+        self.output, self.size, self.details = output, size, details
+        self._engine, self._context = engine, engine.create_execution_context()
+        self._stream = torch.cuda.Stream()
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        is_input = [engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
+        self._buffers = {}
+        for name in names:
+            dtype = getattr(torch, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name)
+            self._buffers[name] = torch.empty(tuple(engine.get_tensor_shape(name)), dtype=dtype, device="cuda")
+            self._context.set_tensor_address(name, self._buffers[name].data_ptr())
+        self._input = self._buffers[names[is_input.index(True)]]
+        self._output = self._buffers[names[is_input.index(False)]]
+        self._result = torch.empty(self._output.shape, dtype=self._output.dtype, pin_memory=True)
+
+    @classmethod
+    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> TensorRTBackend:
+        import torch
+
+        sidecar = read_export(artifact, "trt", size)
+        provider = sidecar["provider"]
+        if not torch.cuda.is_available():
+            raise BackendUnavailable(
+                f"engine built with {provider} {sidecar['provider_version']} for {', '.join(sidecar['built_for'])}: "
+                "running it needs an NVIDIA GPU and its driver, which this machine does not have"
+            )
+        trt = import_provider(provider)
+        command = f"kdbench export --method {sidecar['method']} --format trt"
+        if trt.__version__ != sidecar["provider_version"]:
+            raise BadInput(
+                f"'{artifact}' was built by {provider} {sidecar['provider_version']}, this is {trt.__version__}: "
+                f"build it again with `{command}`"
+            )
+        gpu = torch.cuda.get_device_name()
+        if provider == "tensorrt" and sidecar["built_for"] != [gpu]:
+            raise BadInput(
+                f"'{artifact}' was built for {sidecar['built_for'][0]}, this is {gpu}: build it again with `{command}`"
+            )
+        logger = make_logger(trt)
+        engine = trt.Runtime(logger).deserialize_cuda_engine(artifact.read_bytes())
+        if engine is None:
+            raise BackendUnavailable(f"{provider} {trt.__version__} refused the engine on {gpu}: {logger.last_error}")
+        details = {"device": gpu, "provider": provider, "version": trt.__version__, "tf32": sidecar["tf32"]}
+        height, width = sidecar["size"]
+        return cls(trt, engine, output, (height, width), details)
+
+    def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        import torch
+
+        source = torch.from_numpy(batch if batch.flags.writeable else np.array(batch))
+        with torch.cuda.stream(self._stream):
+            self._input.copy_(source, non_blocking=True)
+            self._context.execute_async_v3(self._stream.cuda_stream)
+            self._result.copy_(self._output, non_blocking=True)
+        self._stream.synchronize()
+        return self._result.numpy().copy()
+
+    def close(self) -> None:
+        del self._context, self._engine, self._buffers, self._input, self._output
