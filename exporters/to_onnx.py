@@ -112,8 +112,8 @@ def _check_resizes(graph: Any) -> None:
             coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
             if mode != "linear" or coordinates not in ("half_pixel", "pytorch_half_pixel"):
                 raise RunFailed(
-                    f"ONNX node '{node.name}': got a {mode} Resize with {coordinates} coordinates, expected linear with "
-                    "half_pixel: this torch.onnx lowers interpolate differently; use the pinned version"
+                    f"ONNX node '{node.name}': got a {mode} Resize with {coordinates} coordinates, expected linear "
+                    "with half_pixel: this torch.onnx lowers interpolate differently; use the pinned version"
                 )
 
 

@@ -36,7 +36,7 @@ class Done:
     err: str
 
 
-@pytest.fixture()
+@pytest.fixture
 def kdbench(monkeypatch, capsys):
     """Run ``kdbench ARGUMENTS`` in this process: exit code, stdout, stderr. A traceback fails the test."""
     from kdbench.cli import main

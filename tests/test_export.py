@@ -57,7 +57,7 @@ def exported(tmp_path_factory, images):
     return tree
 
 
-@pytest.fixture()
+@pytest.fixture
 def tree(exported, tmp_path):
     """A copy that a test may break."""
     shutil.copytree(exported.runs, tmp_path / "runs")
@@ -90,7 +90,10 @@ def test_sidecar_says_what_the_file_is(exported, output):
     assert sidecar["size"] == list(SIZE)
     assert sidecar["parity"]["pixel_agreement"] >= 0.999
     assert sidecar["bytes"] == path.stat().st_size
-    assert sidecar["checkpoint_sha256"] == json.loads((exported.method_dir("baseline") / "student.json").read_text())["sha256"]
+    assert (
+        sidecar["checkpoint_sha256"]
+        == json.loads((exported.method_dir("baseline") / "student.json").read_text())["sha256"]
+    )
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -116,11 +119,13 @@ def test_engine_is_built_here_and_says_for_what(exported, output):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_engine_without_a_gpu_says_why_it_does_not_run(exported):
-    with pytest.raises(BackendUnavailable, match="needs an NVIDIA GPU and its driver, which this machine does not have"):
+    with pytest.raises(
+        BackendUnavailable, match="needs an NVIDIA GPU and its driver, which this machine does not have"
+    ):
         load_backend("trt", exported.export("baseline", "trt", "fp32", "mask"), output="mask")
 
 
-@pytest.mark.gpu()
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_engine_on_a_gpu_agrees_with_torch(exported, images, output):
@@ -149,14 +154,18 @@ def test_a_drifted_export_is_not_kept_and_the_old_file_stays(tree, images, monke
     def tampered(module, output, size, destination):
         write(module, output, size, destination)
         graph = onnx.load(destination)
-        bias = max((i for i in graph.graph.initializer if "bias" in i.name and list(i.dims) == [10]), key=lambda i: i.name)
+        bias = max(
+            (i for i in graph.graph.initializer if "bias" in i.name and list(i.dims) == [10]), key=lambda i: i.name
+        )
         changed = onnx.numpy_helper.to_array(bias).copy()
         changed[3] += 0.5
         bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
         onnx.save(graph, destination)
 
     monkeypatch.setattr(to_onnx, "_write_graph", tampered)
-    with pytest.raises(RunFailed, match=r"baseline onnx fp32 mask: \d+\.\d+% of pixels have PyTorch's class on 4 images"):
+    with pytest.raises(
+        RunFailed, match=r"baseline onnx fp32 mask: \d+\.\d+% of pixels have PyTorch's class on 4 images"
+    ):
         export_onnx(tree, "baseline", output="mask", size=None, images=images)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
@@ -197,13 +206,17 @@ def test_a_file_that_is_no_onnx(tmp_path):
 def test_an_onnx_of_another_output(exported):
     from kdbench.backends.onnx_runtime import OnnxBackend
 
-    with pytest.raises(BadInput, match=r"input 'image' is tensor\(float\) \[1, 3, 96, 128\], expected 1 x H x W x 3 uint8"):
+    with pytest.raises(
+        BadInput, match=r"input 'image' is tensor\(float\) \[1, 3, 96, 128\], expected 1 x H x W x 3 uint8"
+    ):
         OnnxBackend.open(exported.export("baseline", "onnx", "fp32", "logits"), output="mask")
 
 
 def test_an_export_older_than_its_checkpoint(tree):
     make_student(tree, "baseline", 7)
-    with pytest.raises(BadInput, match="exported before its checkpoint was trained again: export it with `kdbench export"):
+    with pytest.raises(
+        BadInput, match="exported before its checkpoint was trained again: export it with `kdbench export"
+    ):
         load_backend("onnx", tree.export("baseline", "onnx", "fp32", "mask"), output="mask")
 
 
@@ -219,7 +232,9 @@ def test_another_size_says_how_to_export_it(exported):
 def test_a_corrupt_checkpoint_is_named(tree, images):
     path = tree.checkpoint("baseline")
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(BadInput, match=r"student.safetensors' is corrupt .*make it again with `kdbench train --method baseline"):
+    with pytest.raises(
+        BadInput, match=r"student.safetensors' is corrupt .*make it again with `kdbench train --method baseline"
+    ):
         export_onnx(tree, "baseline", output="mask", size=None, images=images)
 
 
@@ -234,7 +249,10 @@ def test_export_command_after_training(tree, kdbench):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "nothing"], "--method: got 'nothing', expected all or a comma-separated list of baseline, response"),
+        (
+            ["--method", "nothing"],
+            "--method: got 'nothing', expected all or a comma-separated list of baseline, response",
+        ),
         (["--method", "feature", "--format", "tflite"], "--format: got 'tflite'"),
         (["--method", "feature", "--precision", "int2"], "--precision: got 'int2'"),
         (["--method", "feature", "--output", "boxes"], "--output: got 'boxes'"),

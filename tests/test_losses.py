@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from trainers.losses import cross_entropy, feature_cosine, feature_pearson, response_kl
 
 
-@pytest.fixture()
+@pytest.fixture
 def maps():
     """Student and teacher maps, 2 x 5 x 6 x 8, and labels on the same grid with some ignored pixels."""
     generator = torch.Generator().manual_seed(0)

@@ -76,7 +76,9 @@ def test_gflops_count_a_known_convolution(monkeypatch):
 def voc_weights(tmp_path_factory):
     """A state dict as torchvision publishes it: fcn_resnet50, 21 classes, with the auxiliary head."""
     torch.manual_seed(3)
-    net = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    net = torchvision.models.segmentation.fcn_resnet50(
+        weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    )
     path = tmp_path_factory.mktemp("weights") / "fcn.pth"
     torch.save(net.state_dict(), path)
     return path, net.state_dict()
@@ -108,7 +110,9 @@ def test_safetensors_weights(tmp_path):
 
 def test_bad_weights_are_named(tmp_path, voc_weights):
     model = build_model("fpn_resnet18", 21)
-    with pytest.raises(BadInput, match=r"do not fit fpn_resnet18: \d+ parameters missing.*give weights of a fpn_resnet18"):
+    with pytest.raises(
+        BadInput, match=r"do not fit fpn_resnet18: \d+ parameters missing.*give weights of a fpn_resnet18"
+    ):
         load_weights(model, "fpn_resnet18", str(voc_weights[0]))
     with pytest.raises(BadInput, match="'nowhere.pth' does not exist"):
         load_weights(model, "fpn_resnet18", "nowhere.pth")

@@ -163,7 +163,9 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(kdbench, arguments, t
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried to allocate"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried to allocate"
+        ),
         MemoryError(),
     ],
 )
@@ -297,7 +299,9 @@ def test_without_augmentation_pixels_are_the_backends_preprocessing(train_set):
     images, labels = next(iter(batches(train_set, flip=False).epoch(0)))
     for image, label in zip(images, labels, strict=True):
         index = known[image.numpy().sum().round(0)]
-        torch.testing.assert_close(image, torch.from_numpy(normalise(train_set[index].image[None])[0]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            image, torch.from_numpy(normalise(train_set[index].image[None])[0]), atol=1e-4, rtol=0
+        )
         assert (label.numpy() == train_set[index].label).all()
 
 

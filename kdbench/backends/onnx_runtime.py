@@ -56,7 +56,10 @@ class OnnxBackend(Backend):
             raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
         # A session falls back to the CPU without an exception: that is a failure, not a slow row.
         if session.get_providers()[0] != provider:
-            raise RunFailed(f"onnx: asked for {provider}, the session runs on {session.get_providers()[0]}: see its log")
+            raise RunFailed(
+                f"onnx: asked for {provider}, but the session runs on {session.get_providers()[0]}: "
+                "check that CUDA and cuDNN fit this onnxruntime-gpu"
+            )
         details = {
             "device": device,
             "provider": provider,

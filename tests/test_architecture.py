@@ -1,0 +1,60 @@
+"""The arrows: trainers → kdbench ← exporters, never between the two; the command line alone knows all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGES = ("kdbench", "trainers", "exporters", "benchmarks", "tests")
+ALLOWED = {
+    "kdbench": {"kdbench"},
+    "trainers": {"kdbench", "trainers"},
+    "exporters": {"kdbench", "exporters"},
+    "benchmarks": {"kdbench", "trainers", "exporters", "benchmarks"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of our own packages that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found & set(PACKAGES)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_arrows(package):
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files
+    for path in files:
+        allowed = ALLOWED[package]
+        if path.relative_to(REPOSITORY).as_posix() == "kdbench/cli.py":
+            allowed = allowed | {"trainers", "exporters"}
+        assert imports(path) <= allowed, f"{path.name} imports {imports(path) - allowed}"
+
+
+def test_the_bottom_floor_imports_no_floor_above():
+    bottom = ["metrics.py", "artifacts.py", "errors.py", *(f"data/{p.name}" for p in (REPOSITORY / "kdbench/data").glob("*.py"))]
+    upper = {"backends", "evaluate", "latency", "compare", "results", "tables", "cli"}
+    for name in bottom:
+        tree = ast.parse((REPOSITORY / "kdbench" / name).read_text(encoding="utf-8"))
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        second = {module.split(".")[1] for module in modules if module.startswith("kdbench.")}
+        assert not second & upper, f"{name} imports {second & upper}"
+
+
+@pytest.mark.parametrize("statement", ["import kdbench", "import kdbench.cli", "import kdbench.errors, kdbench.artifacts"])
+def test_heavy_packages_are_not_imported_at_start(statement):
+    heavy = "('torch', 'torchvision', 'numpy', 'onnx', 'onnxruntime', 'tensorrt', 'pydantic', 'scipy', 'PIL')"
+    code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]"
