@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.errors import BadInput
+
 IGNORE = 255
 """Label of pixels that count nowhere: void, unlabelled, padding."""
 
@@ -19,7 +21,15 @@ def confusion_matrix(label: NDArray[np.uint8], prediction: NDArray[np.uint8], cl
 
     Returns:
         C x C counts, row = label, column = prediction.
+
+    Raises:
+        BadInput: a prediction outside the classes, which would be counted in a wrong cell.
     """
+    if prediction.max(initial=0) >= classes:
+        raise BadInput(
+            f"prediction: got class {prediction.max()}, expected 0 to {classes - 1}: "
+            "the model was trained for another set of classes than the dataset's"
+        )
     valid = label != IGNORE
     pairs = label[valid].astype(np.int32) * classes + prediction[valid]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

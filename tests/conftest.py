@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,18 @@ def tiny_recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY_RECIPE, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(folder_dataset, tiny_recipe):
+    """Flags of ``kdbench train`` for a training of seconds."""
+    return ["--dataset", "folder", "--data-root", folder_dataset, "--recipe", tiny_recipe, "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory, tiny_arguments):
+    """`kdbench train --method all` in a process of its own: a runs folder. Copy it before changing it."""
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    return runs

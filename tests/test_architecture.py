@@ -43,7 +43,12 @@ def test_arrows(package):
 
 
 def test_the_bottom_floor_imports_no_floor_above():
-    bottom = ["metrics.py", "artifacts.py", "errors.py", *(f"data/{p.name}" for p in (REPOSITORY / "kdbench/data").glob("*.py"))]
+    bottom = [
+        "metrics.py",
+        "artifacts.py",
+        "errors.py",
+        *(f"data/{p.name}" for p in (REPOSITORY / "kdbench/data").glob("*.py")),
+    ]
     upper = {"backends", "evaluate", "latency", "compare", "results", "tables", "cli"}
     for name in bottom:
         tree = ast.parse((REPOSITORY / "kdbench" / name).read_text(encoding="utf-8"))
@@ -52,7 +57,9 @@ def test_the_bottom_floor_imports_no_floor_above():
         assert not second & upper, f"{name} imports {second & upper}"
 
 
-@pytest.mark.parametrize("statement", ["import kdbench", "import kdbench.cli", "import kdbench.errors, kdbench.artifacts"])
+@pytest.mark.parametrize(
+    "statement", ["import kdbench", "import kdbench.cli", "import kdbench.errors, kdbench.artifacts"]
+)
 def test_heavy_packages_are_not_imported_at_start(statement):
     heavy = "('torch', 'torchvision', 'numpy', 'onnx', 'onnxruntime', 'tensorrt', 'pydantic', 'scipy', 'PIL')"
     code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"

@@ -97,3 +97,8 @@ def test_against_torchmetrics(classes):
     np.testing.assert_allclose(np.nan_to_num(iou_per_class(confusion)), per_class, atol=1e-6)
     macro = functional.multiclass_jaccard_index(*inputs, average="macro", **options).item()
     assert mean_iou(confusion) == pytest.approx(macro, abs=1e-6)
+
+
+def test_a_prediction_outside_the_classes_is_refused():
+    with pytest.raises(BadInput, match=r"prediction: got class 7, expected 0 to 2: the model was trained for another set"):
+        confusion_matrix(np.zeros((2, 2), np.uint8), np.array([[0, 1], [2, 7]], np.uint8), 3)

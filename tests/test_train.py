@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,18 +25,15 @@ from trainers.recipe import RECIPES, Recipe, load_recipe
 
 
 @pytest.fixture(scope="module")
-def arguments(folder_dataset, tiny_recipe):
-    return ["--dataset", "folder", "--data-root", folder_dataset, "--recipe", tiny_recipe, "--device", "cpu"]
+def arguments(tiny_arguments):
+    return tiny_arguments
 
 
 @pytest.fixture(scope="module")
-def trained_all(tmp_path_factory, arguments):
-    """`kdbench train --method all` in a process of its own: a run tree."""
-    runs = tmp_path_factory.mktemp("runs")
-    subprocess.run(
-        [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *arguments],
-        cwd=REPOSITORY, check=True, capture_output=True,
-    )  # fmt: skip
+def trained_all(trained_runs, tmp_path_factory):
+    """A copy of the trained tree that this module's tests train on in."""
+    runs = tmp_path_factory.mktemp("train") / "runs"
+    shutil.copytree(trained_runs, runs)
     return runs / "folder"
 
 

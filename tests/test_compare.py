@@ -1,0 +1,231 @@
+"""``kdbench compare`` after training and exporting, as a person runs it: rows, reasons, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+from kdbench.artifacts import RunTree
+from kdbench.results import Comparison
+from kdbench.tables import as_csv, as_markdown, as_text
+
+STUDENTS = ("baseline", "response", "feature", "combined")
+
+
+@pytest.fixture(scope="module")
+def runs(trained_runs, tmp_path_factory):
+    """The trained tree with exports, and a comparison made by the commands that follow `make train-all`."""
+    from kdbench.cli import run_compare, run_export
+
+    runs = tmp_path_factory.mktemp("compare") / "runs"
+    shutil.copytree(trained_runs, runs)
+    tree = RunTree.find(runs, None)
+    run_export(tree, STUDENTS, ("onnx", "trt"), "fp32", "mask", None, None)
+    run_compare(tree, ",".join(STUDENTS), "torch,onnx,trt", "fp32", "mask", None, None, "cpu", 1, 100)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def comparison(runs):
+    return Comparison.read(runs / "folder" / "compare.json")
+
+
+@pytest.fixture
+def broken_runs(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def rows(comparison, backend):
+    return {row.method: row for row in comparison.rows if row.backend == backend}
+
+
+def test_torch_and_onnx_rows_are_ok_with_every_column(comparison):
+    for backend in ("torch", "onnx"):
+        assert tuple(rows(comparison, backend)) == STUDENTS
+        for row in rows(comparison, backend).values():
+            assert (row.status, row.reason) == ("ok", None)
+            assert 0 <= row.miou <= 1
+            assert row.latency.rounds == 100
+            assert 0 < row.latency.ci95_ms[0] <= row.latency.median_ms <= row.latency.ci95_ms[1]
+            assert row.params == pytest.approx(2.81e6, rel=0.01)
+            assert row.gflops > 0
+            assert row.artifact.path.startswith(row.method)
+
+
+def test_onnx_is_the_same_model(comparison):
+    for method, row in rows(comparison, "onnx").items():
+        assert row.agreement_with_torch >= 0.999
+        assert row.miou == pytest.approx(rows(comparison, "torch")[method].miou, abs=0.001)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_an_engine_that_cannot_run_here_is_built_with_its_reason(comparison):
+    for row in rows(comparison, "trt").values():
+        assert row.status == "built"
+        assert "needs an NVIDIA GPU" in row.reason
+        assert row.artifact.bytes > 5e6
+        assert row.latency is None
+
+
+def test_hash_and_size_are_of_the_bytes_that_ran(comparison, runs):
+    from kdbench.artifacts import sha256
+
+    for row in comparison.rows:
+        path = runs / "folder" / row.artifact.path
+        assert (row.artifact.sha256, row.artifact.bytes) == (sha256(path), path.stat().st_size)
+
+
+def test_raw_rounds_are_kept_in_pytest_benchmarks_own_format(comparison, runs):
+    report = json.loads((runs / "folder" / "latency" / "onnx.json").read_text())
+    names = {benchmark["extra_info"]["case"] for benchmark in report["benchmarks"]}
+    assert names == {f"{method}-fp32" for method in STUDENTS}
+    data = next(b for b in report["benchmarks"] if b["extra_info"]["case"] == "feature-fp32")["stats"]["data"]
+    assert len(data) == 100
+    assert sorted(data)[49] * 1e3 <= rows(comparison, "onnx")["feature"].latency.median_ms <= sorted(data)[50] * 1e3
+
+
+def test_one_seed_claims_nothing_and_a_weak_teacher_is_noted(comparison):
+    assert {i.method: i.verdict for i in comparison.improvements} == dict.fromkeys(STUDENTS[1:], "no gain shown")
+    assert any("1 seed(s) per method" in note for note in comparison.notes)
+    if comparison.teacher.lead < 0.03:
+        assert any("distillation is not expected to help" in note for note in comparison.notes)
+
+
+def test_json_is_the_contract(comparison, runs):
+    document = json.loads((runs / "folder" / "compare.json").read_text())
+    assert document["schema_version"] == 1
+    contract = {
+        "method", "backend", "precision", "output", "status", "reason", "miou", "iou_per_class",
+        "agreement_with_torch", "params", "gflops", "latency", "artifact",
+    }  # fmt: skip
+    for row in document["rows"]:
+        assert contract <= set(row)
+    ok = document["rows"][0]
+    assert set(ok["latency"]) == {"median_ms", "mean_ms", "std_ms", "p95_ms", "p99_ms", "ci95_ms", "rounds"}
+    assert set(ok["artifact"]) == {"path", "sha256", "bytes"}
+    assert len(ok["iou_per_class"]) == 10
+    assert {"hardware", "versions", "git", "command"} <= set(document["environment"])
+
+
+def test_text_markdown_and_csv_are_written_beside_it(comparison, runs):
+    folder = runs / "folder"
+    for suffix, render in ((".txt", as_text), (".md", as_markdown), (".csv", as_csv)):
+        assert (folder / f"compare{suffix}").read_text(encoding="utf-8") == render(comparison)
+    lines = list(csv.DictReader((folder / "compare.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(lines) == len(comparison.rows)
+    assert float(lines[0]["median_ms"]) == comparison.rows[0].latency.median_ms
+
+
+def test_the_table_has_the_guides_columns_per_backend(comparison):
+    text = as_text(comparison)
+    header = text.splitlines()[0]
+    for column in (
+        "Knowledge Distillation",
+        "# Parameters",
+        "torch mIoU",
+        "torch ms",
+        "onnx mIoU",
+        "onnx ms",
+        "onnx = torch",
+    ):
+        assert column in header
+    assert "Without KD (Baseline)" in text
+    assert "IMPROVEMENTS OVER BASELINE" in text
+    assert "no gain shown" in text
+    if not torch.cuda.is_available():
+        assert "built [1]" in text
+        assert "[1] trt built: engine built with tensorrt_rtx" in text
+
+
+def test_compare_command_after_a_broken_and_a_missing_export(broken_runs, kdbench):
+    tree = RunTree(broken_runs, "folder")
+    onnx = tree.export("response", "onnx", "fp32", "mask")
+    onnx.write_bytes(onnx.read_bytes()[:-10])
+    tree.export("feature", "onnx", "fp32", "mask").unlink()
+    tree.checkpoint("combined").unlink()
+    done = kdbench(
+        "compare", "--backend", "onnx", "--runs", broken_runs, "--rounds", "10", "--method", ",".join(STUDENTS)
+    )
+    assert done.code == 0, done.err
+    got = rows(Comparison.read(tree.root / "compare.json"), "onnx")
+    assert got["baseline"].status == "ok"
+    assert got["response"].status == "failed"
+    assert "sha256 differs" in got["response"].reason
+    assert got["feature"].status == "unavailable"
+    assert "kdbench export --method feature --format onnx" in got["feature"].reason
+    assert got["combined"].status == "unavailable"
+    assert "kdbench train --method combined --dataset folder" in got["combined"].reason
+
+
+def test_logits_without_an_export_and_torch_beside(broken_runs, kdbench):
+    done = kdbench(
+        "compare",
+        "--backend",
+        "torch,onnx",
+        "--method",
+        "baseline",
+        "--output",
+        "logits",
+        "--rounds",
+        "10",
+        "--runs",
+        broken_runs,
+    )
+    assert done.code == 0, done.err
+    got = Comparison.read(broken_runs / "folder" / "compare.json")
+    assert [row.status for row in got.rows] == ["ok", "unavailable"]
+    assert got.timing["call"] == "normalised image → logits"
+
+
+def test_three_seeds_are_paired_and_a_gain_may_be_claimed(broken_runs, kdbench, tiny_arguments):
+    done = kdbench("train", "--method", "baseline,response", "--seeds", "0,1,2", "--runs", broken_runs, *tiny_arguments)
+    assert done.code == 0, done.err
+    done = kdbench(
+        "compare", "--backend", "torch", "--method", "baseline,response", "--rounds", "10", "--runs", broken_runs
+    )
+    assert done.code == 0, done.err
+    got = Comparison.read(broken_runs / "folder" / "compare.json")
+    assert got.training["response"]["seeds"] == [0, 1, 2]
+    by_seed = [got.training[method]["miou_by_seed"] for method in ("baseline", "response")]
+    expected = sum(b - a for a, b in zip(*by_seed, strict=True)) / 3
+    assert got.improvements[0].delta_miou == pytest.approx(expected)
+    assert got.improvements[0].standard_error_over == "seeds"
+    assert "standard error over 3 seeds" in done.out
+
+
+def test_an_unfair_comparison_is_noted(broken_runs, kdbench, tiny_arguments):
+    kdbench("train", "--method", "feature", "--epochs", "1", "--runs", broken_runs, *tiny_arguments)
+    kdbench("compare", "--backend", "torch", "--method", "baseline,feature", "--rounds", "10", "--runs", broken_runs)
+    notes = Comparison.read(broken_runs / "folder" / "compare.json").notes
+    assert "feature: trained with another recipe than the baseline (epochs): not a fair comparison" in notes
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--backend", "tflite"],
+            "--backend: got 'tflite', expected all or a comma-separated list of torch, onnx, trt",
+        ),
+        (["--precision", "fp8"], "--precision: got 'fp8'"),
+        (["--output", "boxes"], "--output: got 'boxes'"),
+        (["--json", "table.txt"], "--json: got 'table.txt', expected a file that ends in .json"),
+        (["--method", "teacher"], "--method: got 'teacher'"),
+    ],
+)
+def test_bad_compare_flags_are_one_line(runs, kdbench, flags, message):
+    done = kdbench("compare", "--runs", runs, *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_dataset_that_moved_says_so(broken_runs, kdbench, tmp_path):
+    done = kdbench("compare", "--runs", broken_runs, "--data-root", tmp_path / "nowhere")
+    assert done.code == 2
+    assert "nowhere" in done.err

@@ -1,0 +1,121 @@
+"""What is claimed of a method: checked by simulation with fixed seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdbench.compare import bootstrap_standard_error, improvement_over, pixel_agreement
+from kdbench.evaluate import Evaluation
+from kdbench.latency import summarise
+from kdbench.metrics import mean_iou
+
+
+def evaluation(rng, accuracy, images=40, classes=4, pixels=500):
+    """Confusions of a classifier that is right with ``accuracy``, image by image."""
+    confusions = np.zeros((images, classes, classes), dtype=np.int64)
+    for image in range(images):
+        labels = rng.integers(0, classes, pixels)
+        wrong = rng.uniform(size=pixels) > np.clip(accuracy + rng.normal(0, 0.05), 0, 1)
+        predictions = np.where(wrong, rng.integers(0, classes, pixels), labels)
+        np.add.at(confusions[image], (labels, predictions), 1)
+    return Evaluation(confusions)
+
+
+def arms(rng, gain, seeds, spread=0.01):
+    """Baseline and method: mIoU varies by training with ``spread``, and the method is better by ``gain``."""
+    base = {s: evaluation(rng, 0.7 + rng.normal(0, spread), images=10) for s in range(seeds)}
+    other = {s: evaluation(rng, 0.7 + gain + rng.normal(0, spread), images=10) for s in range(seeds)}
+    return base, other
+
+
+def test_difference_and_standard_error_are_those_of_the_paired_seeds():
+    rng = np.random.default_rng(0)
+    base, other = arms(rng, 0.05, 5)
+    result = improvement_over(base, other, "response")
+    deltas = [other[s].miou - base[s].miou for s in range(5)]
+    assert result.delta_miou == pytest.approx(np.mean(deltas))
+    assert result.standard_error == pytest.approx(np.std(deltas, ddof=1) / np.sqrt(5))
+    assert (result.seeds, result.standard_error_over) == (5, "seeds")
+
+
+def test_only_common_seeds_are_paired():
+    rng = np.random.default_rng(0)
+    base, other = arms(rng, 0.05, 5)
+    del base[1], other[3]
+    assert improvement_over(base, other, "feature").seeds == 3
+    assert improvement_over({0: base[0]}, {4: other[4]}, "feature") is None
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_nothing_is_claimed_of_fewer_than_three_seeds(seeds):
+    rng = np.random.default_rng(0)
+    result = improvement_over(*arms(rng, 0.2, seeds), "response")
+    assert result.delta_miou > 0.1
+    assert (result.verdict, result.standard_error_over) == ("no gain shown", "images")
+
+
+def test_a_real_gain_is_shown_and_a_loss_is_called_one():
+    rng = np.random.default_rng(1)
+    assert improvement_over(*arms(rng, 0.1, 3), "response").verdict == "gain"
+    assert improvement_over(*arms(rng, -0.1, 3), "response").verdict == "loss"
+
+
+def test_without_a_gain_ten_seeds_claim_one_about_as_often_as_two_standard_errors_should():
+    """|t| > 2 with 9 degrees of freedom happens in 7.7% of the cases without any effect."""
+    rng = np.random.default_rng(2)
+    trials = 150
+    shown = sum(improvement_over(*arms(rng, 0.0, 10), "x").verdict != "no gain shown" for _ in range(trials))
+    assert 0.02 < shown / trials < 0.15
+
+
+def test_bootstrap_over_images_has_the_spread_of_new_images():
+    """The standard error from one set of images against the spread over 150 fresh sets of them."""
+    rng = np.random.default_rng(3)
+    fresh = [evaluation(rng, 0.75).miou - evaluation(rng, 0.7).miou for _ in range(150)]
+    estimates = []
+    for _ in range(10):
+        base, other = evaluation(rng, 0.7), evaluation(rng, 0.75)
+        estimates.append(bootstrap_standard_error(base.confusions, other.confusions, resamples=300))
+    assert np.mean(estimates) == pytest.approx(np.std(fresh), rel=0.25)
+
+
+def test_bootstrap_is_zero_for_equal_models():
+    one = evaluation(np.random.default_rng(4), 0.7)
+    assert bootstrap_standard_error(one.confusions, one.confusions, resamples=50) == 0
+    assert improvement_over({0: one}, {0: one}, "x").delta_miou == 0
+
+
+def test_miou_is_of_the_whole_split_not_a_mean_over_images():
+    one = evaluation(np.random.default_rng(5), 0.7)
+    assert one.miou == mean_iou(one.confusions.sum(0))
+    assert one.miou != pytest.approx(np.mean([mean_iou(c) for c in one.confusions]))
+
+
+def test_pixel_agreement_weighs_pixels_not_images():
+    a = [np.zeros((10, 10), np.uint8), np.zeros((1, 10), np.uint8)]
+    b = [np.zeros((10, 10), np.uint8), np.ones((1, 10), np.uint8)]
+    assert pixel_agreement(a, b) == pytest.approx(100 / 110)
+
+
+def test_latency_statistics_by_value():
+    milliseconds = np.arange(1.0, 101.0)
+    latency = summarise(milliseconds)
+    assert (latency.median_ms, latency.mean_ms, latency.rounds) == (50.5, 50.5, 100)
+    assert latency.std_ms == pytest.approx(np.std(milliseconds, ddof=1))
+    assert latency.p95_ms == pytest.approx(np.percentile(milliseconds, 95))
+    assert latency.p99_ms is None  # one round of 100 lies beyond: no basis
+    assert summarise(np.arange(500.0)).p99_ms is not None
+
+
+def test_the_medians_interval_covers_it():
+    rng = np.random.default_rng(6)
+    inside = 0
+    for _ in range(200):
+        low, high = summarise(rng.lognormal(0, 0.3, 60)).ci95_ms
+        inside += low <= 1.0 <= high
+    assert 0.90 <= inside / 200 <= 0.99
+
+
+def test_a_constant_latency_has_a_point_interval():
+    assert summarise(np.full(10, 2.5)).ci95_ms == (2.5, 2.5)

@@ -1,0 +1,120 @@
+"""Evaluation through a backend: exact counts, order, overlap, and errors that do not hang."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from kdbench.backends.base import Backend
+from kdbench.data import Sample, SegmentationDataset
+from kdbench.errors import BadInput, RunFailed
+from kdbench.evaluate import class_maps, evaluate
+from kdbench.metrics import confusion_matrix, mean_iou
+
+CLASSES = 4
+
+
+class Noise(SegmentationDataset):
+    """Images whose red channel is a class map; labels are another one, with void pixels."""
+
+    def __init__(self, count=20, size=(48, 64), broken=None, decode_seconds=0.0):
+        super().__init__("noise", "val", [f"class {i}" for i in range(CLASSES)], [(0, 0, 0)] * CLASSES)
+        self.count, self.shape, self.broken, self.decode_seconds = count, size, broken, decode_seconds
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        time.sleep(self.decode_seconds)
+        if index == self.broken:
+            raise BadInput(f"image 'noise{index}.png' cannot be decoded")
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, CLASSES, (*self.shape, 3), dtype=np.uint8)
+        label = rng.integers(0, CLASSES, self.shape, dtype=np.uint8)
+        label[0] = 255
+        return Sample(f"noise{index}", image, label)
+
+
+class RedChannel(Backend):
+    """An engine that returns the red channel, as a mask or as one-hot logits."""
+
+    def __init__(self, output="mask", size=(48, 64), seconds=0.0, value=0.0):
+        self.output, self.size, self.details = output, size, {"device": "test"}
+        self.seconds, self.value = seconds, value
+
+    @classmethod
+    def load(cls, artifact, **_):
+        raise NotImplementedError
+
+    def prepare(self, image):
+        return image[None]
+
+    def infer(self, batch):
+        time.sleep(self.seconds)
+        red = batch[..., 0]
+        if self.output == "mask":
+            return red
+        return np.where(red[:, None] == np.arange(CLASSES)[None, :, None, None], 1.0, self.value).astype(np.float32)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("output", ["mask", "logits"])
+def test_counts_are_those_of_a_plain_loop(output):
+    dataset = Noise()
+    result = evaluate(RedChannel(output), dataset, keep_predictions=True)
+    expected = [confusion_matrix(s.label, s.image[..., 0], CLASSES) for s in (dataset[i] for i in range(20))]
+    assert (result.confusions == expected).all()
+    assert result.miou == pytest.approx(mean_iou(sum(expected)))
+    assert all((result.predictions[i] == dataset[i].image[..., 0]).all() for i in range(20))
+    assert result.engine == {"device": "test"}
+
+
+def test_predictions_are_scored_at_the_labels_resolution():
+    dataset = Noise(count=2, size=(96, 128))
+    result = evaluate(RedChannel(size=(48, 64)), dataset)
+    assert result.confusions[0].sum() == 95 * 128  # every labelled pixel of the label's own size
+
+
+def test_logits_are_resized_before_the_argmax():
+    logits = np.zeros((1, 2, 2, 2), dtype=np.float32)
+    logits[0, 1, 0, 0] = 4.0
+    logits[0, 0] = 1.0
+    prediction, mask = class_maps(logits, (4, 4), "x")
+    assert mask.tolist() == [[1, 0], [0, 0]]
+    # Half-pixel bilinear weights of the corner: 1, 3/4, 1/4, 0 along each axis; class 1 wins above 1/4.
+    weights = np.outer([1, 0.75, 0.25, 0], [1, 0.75, 0.25, 0])
+    assert (prediction == (4 * weights > 1)).all()
+
+
+def test_nan_logits_name_the_image():
+    with pytest.raises(RunFailed, match="noise image 'noise0': the engine returned NaN or infinite logits"):
+        evaluate(RedChannel("logits", value=float("nan")), Noise())
+
+
+def test_a_broken_image_stops_with_its_name_and_leaves_no_thread():
+    before = threading.active_count()
+    with pytest.raises(BadInput, match="noise13.png"):
+        evaluate(RedChannel(), Noise(broken=13))
+    assert threading.active_count() == before
+
+
+def test_an_engine_that_fails_leaves_no_thread():
+    class Failing(RedChannel):
+        def infer(self, batch):
+            raise RuntimeError("engine died")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="engine died"):
+        evaluate(Failing(), Noise())
+    assert threading.active_count() == before
+
+
+def test_decoding_hides_behind_the_engine():
+    """Decoding takes 60% of the engine's time: one after the other the engine's share would be 62%."""
+    result = evaluate(RedChannel(seconds=0.02), Noise(count=40, decode_seconds=0.012))
+    assert result.engine_seconds / result.seconds > 0.8
