@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kdbench import __version__
-from kdbench.artifacts import METHODS, STUDENT_METHODS, RunTree
+from kdbench.artifacts import METHODS, STUDENT_METHODS, RunTree, read_json, sidecar_path
 from kdbench.errors import BadInput, KdbenchError
 
 app = typer.Typer(
@@ -168,7 +168,9 @@ def run_training(
         resume=resume,
         about={"dataset": tree.dataset, "data_root": None if data_root is None else data_root.as_posix()},
     )
-    run_job(job, train_set, validation)
+    for path in run_job(job, train_set, validation):
+        sidecar = read_json(sidecar_path(path), "kdbench train")
+        print(f"{sidecar['method']} seed {sidecar['seed']}: mIoU {sidecar['miou']:.4f}, {path}")
 
 
 @app.command()
@@ -236,7 +238,6 @@ def run_export(
 
 def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str) -> Any:
     """The validation split that a tree was trained with, from where it was then unless ``data_root`` says else."""
-    from kdbench.artifacts import read_json, sidecar_path
     from kdbench.data import open_dataset
 
     candidates = [tree.checkpoint(m) for m in (method, *METHODS) if sidecar_path(tree.checkpoint(m)).exists()]

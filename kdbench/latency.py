@@ -76,11 +76,13 @@ def measure(
         }
         spec_file = Path(folder) / "spec.json"
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
-        # A person's own pytest settings (plugins, addopts, warnings as errors) must not change what is timed.
+        # A person's own pytest settings (addopts, warnings as errors) must not change what is timed.
+        settings = Path(folder) / "pytest.ini"
+        settings.write_text("[pytest]\n", encoding="utf-8")
         command = [
             sys.executable, "-m", "pytest", suite.origin, f"--spec={spec_file}", "-q", "--benchmark-only",
             f"--benchmark-json={keep_json}", "--benchmark-columns=median", "-p", "no:cacheprovider",
-            "-c", os.devnull, f"--rootdir={Path(suite.origin).parent}", "--override-ini=addopts=",
+            "-c", str(settings), f"--rootdir={folder}",
         ]  # fmt: skip
         environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, errors="replace")

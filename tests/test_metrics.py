@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdbench.errors import BadInput
 from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
 
 RNG = np.random.default_rng(0)
@@ -100,5 +101,7 @@ def test_against_torchmetrics(classes):
 
 
 def test_a_prediction_outside_the_classes_is_refused():
-    with pytest.raises(BadInput, match=r"prediction: got class 7, expected 0 to 2: the model was trained for another set"):
+    with pytest.raises(
+        BadInput, match=r"prediction: got class 7, expected 0 to 2: the model was trained for another set"
+    ):
         confusion_matrix(np.zeros((2, 2), np.uint8), np.array([[0, 1], [2, 7]], np.uint8), 3)

@@ -15,7 +15,7 @@ from kdbench.errors import BadInput, Missing
 from kdbench.models.deploy import build_model, load_model
 from kdbench.models.segmentation import SegmentationModel
 from trainers.batches import TrainingBatches
-from trainers.loop import Arm, train_arms
+from trainers.loop import Arm, save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.recipe import Recipe
 from trainers.weights import load_weights
@@ -44,8 +44,8 @@ class TrainingJob:
     about: dict[str, Any]
 
 
-def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> None:
-    """Run the job; each finished model is at ``job.tree.checkpoint(method)``.
+def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> list[Path]:
+    """Run the job and return the checkpoints, those that ``--resume`` found finished included.
 
     Raises:
         Missing: a method needs a teacher and there is none. RunFailed: see ``train_arms``.
@@ -57,8 +57,10 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         "train_images": min(len(train_set), job.recipe.images or len(train_set)),
         "val_images": len(validation),
     }
+    made = []
     if job.train_teacher:
         train_the_teacher(job, about, train_set, validation)
+        made.append(job.tree.checkpoint("teacher"))
     teacher, teacher_sidecar = None, None
     if any(needs_teacher(method) for method in job.methods):
         teacher, teacher_sidecar = open_teacher(job, len(train_set.classes))
@@ -80,6 +82,8 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
                 )
             )
         run(arms, job, teacher, batches, validation, f"seed {seed}: {', '.join(job.methods)}")
+        made += [arm.checkpoint for arm in arms]
+    return made
 
 
 def train_the_teacher(
@@ -89,12 +93,17 @@ def train_the_teacher(
     torch.manual_seed(recipe.seed)
     arch = job.recipe.teacher.arch
     model = build_model(arch, len(train_set.classes))
-    if job.weights is not None:
-        load_weights(model, arch, job.weights)
+    complete = job.weights is not None and load_weights(model, arch, job.weights)
+    if complete:
+        # Nothing is left to learn: weights for just these classes are the teacher.
+        recipe = recipe.model_copy(update={"epochs": 0})
     batches = TrainingBatches(train_set, recipe, job.device)
     weights = batches.class_frequencies() if recipe.class_weights else None
     arm = make_arm("teacher", model, recipe, job.tree.checkpoint("teacher"), {**about, "arch": arch}, batches, weights)
-    run([arm], job, None, batches, validation, f"teacher {arch}")
+    if complete:
+        save_arm(arm, validate(arm, validation))
+    else:
+        run([arm], job, None, batches, validation, f"teacher {arch}")
 
 
 def make_arm(
