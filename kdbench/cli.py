@@ -168,7 +168,14 @@ def run_training(
         resume=resume,
         about={"dataset": tree.dataset, "data_root": None if data_root is None else data_root.as_posix()},
     )
-    for path in run_job(job, train_set, validation):
+    try:
+        made = run_job(job, train_set, validation)
+    except KeyboardInterrupt:
+        print(
+            "kdbench: interrupted; finished epochs are kept: go on with the same command and --resume", file=sys.stderr
+        )
+        raise typer.Exit(130) from None
+    for path in made:
         sidecar = read_json(sidecar_path(path), "kdbench train")
         print(f"{sidecar['method']} seed {sidecar['seed']}: mIoU {sidecar['miou']:.4f}, {path}")
 

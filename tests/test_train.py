@@ -126,8 +126,9 @@ def test_resume_under_another_recipe_is_refused(kdbench, arguments, tmp_path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Arm, "save_state", save_and_interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        kdbench("train", "--method", "baseline", "--runs", tmp_path, *arguments)
+    done = kdbench("train", "--method", "baseline", "--runs", tmp_path, *arguments)
+    assert done.code == 130
+    assert done.err.strip().splitlines()[-1].endswith("go on with the same command and --resume")
     monkeypatch.undo()
     done = kdbench("train", "--method", "baseline", "--lr", "0.5", "--resume", "--runs", tmp_path, *arguments)
     assert done.code == 2
@@ -217,6 +218,20 @@ def test_bad_flags_are_one_line(kdbench, arguments, tmp_path, flags, message):
     assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_complete_weights_are_the_teacher_without_training(kdbench, arguments, trained_runs, tmp_path):
+    source = trained_runs / "folder" / "teacher" / "teacher.safetensors"
+    done = kdbench("train", "--method", "teacher", "--weights", source, "--runs", tmp_path, *arguments)
+    assert done.code == 0, done.err
+    made = tmp_path / "folder" / "teacher"
+    assert equal(weights(source), weights(made / "teacher.safetensors"))
+    about = json.loads((made / "teacher.json").read_text())
+    assert (about["epoch"], about["weights"]) == (0, str(source))
+    assert about["miou"] == json.loads(source.with_suffix(".json").read_text())["miou"]
+    done = kdbench("train", "--method", "all", "--runs", tmp_path, *arguments, "--epochs", "1")
+    assert done.code == 0, done.err
+    assert equal(weights(source), weights(made / "teacher.safetensors"))
 
 
 # Recipes

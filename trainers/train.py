@@ -99,7 +99,8 @@ def train_the_teacher(
         recipe = recipe.model_copy(update={"epochs": 0})
     batches = TrainingBatches(train_set, recipe, job.device)
     weights = batches.class_frequencies() if recipe.class_weights else None
-    arm = make_arm("teacher", model, recipe, job.tree.checkpoint("teacher"), {**about, "arch": arch}, batches, weights)
+    about = {**about, "arch": arch, "weights": job.weights}
+    arm = make_arm("teacher", model, recipe, job.tree.checkpoint("teacher"), about, batches, weights)
     if complete:
         save_arm(arm, validate(arm, validation))
     else:
