@@ -25,7 +25,7 @@ class Parity:
         images: how many were compared.
         pixel_agreement: share of pixels with the same class, 0 to 1.
         max_logit_difference: largest absolute difference of a logit; None for a mask.
-        finite: whether every output was finite.
+        finite: whether every output of both was finite.
     """
 
     images: int
@@ -52,13 +52,14 @@ def compare_outputs(reference: Backend, candidate: Backend, images: Sequence[NDA
         batch = reference.prepare(resize_image(image, reference.size))
         expected, got = reference.infer(batch), candidate.infer(batch)
         if expected.dtype != np.uint8:
-            finite = finite and bool(np.isfinite(got).all())
-            difference = max(difference, float(np.abs(expected - got).max()))
+            finite = finite and bool(np.isfinite(expected).all() and np.isfinite(got).all())
+            if finite:
+                difference = max(difference, float(np.abs(expected - got).max()))
             expected, got = expected.argmax(1), got.argmax(1)
         same += int((expected == got).sum())
         pixels += expected.size
     is_mask = reference.output == "mask"
-    # A NaN difference would not be JSON; ``finite`` tells of it.
+    # A difference that is NaN or infinite would not be JSON; ``finite`` tells of it.
     return Parity(len(images), same / pixels, None if is_mask or not finite else difference, finite)
 
 

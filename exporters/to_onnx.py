@@ -88,6 +88,9 @@ def _write_graph(module: Any, output: str, size: Size, path: Path) -> None:
 
     shape = (1, *size, 3) if output == "mask" else (1, 3, *size)
     example = torch.zeros(shape, dtype=torch.uint8 if output == "mask" else torch.float32)
+    # The permute in a mask model leaves channels-last strides, and torch.export writes each global pooling under them
+    # with an as_strided (Reshape and Gather in ONNX). Eager PyTorch runs faster that way, so only the export changes.
+    hook = module.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     with warnings.catch_warnings():
         # torch.export's own use of a deprecated pytree call (torch 2.13); nothing that a user could mend.
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
@@ -95,6 +98,7 @@ def _write_graph(module: Any, output: str, size: Size, path: Path) -> None:
             module, (example,), path, dynamo=True, input_names=["image"], output_names=[output],
             external_data=False, verbose=False,
         )  # fmt: skip
+    hook.remove()
 
 
 def _check_resizes(graph: Any) -> None:

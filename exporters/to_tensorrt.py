@@ -43,7 +43,8 @@ def export_tensorrt(tree: RunTree, method: str, *, output: str) -> Path:
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_file)):
-        raise RunFailed(f"{trt.__name__} cannot parse '{onnx_file}': {parser.get_error(0)}")
+        reason = " ".join(str(parser.get_error(0)).split())  # it spreads over lines; a message is one
+        raise RunFailed(f"{trt.__name__} cannot parse '{onnx_file}': {reason}")
     config = builder.create_builder_config()
     if trt.__name__ == "tensorrt_rtx":
         config.num_compute_capabilities = len(AHEAD_OF_TIME)

@@ -9,6 +9,9 @@ from kdbench.artifacts import read_json, sha256, sidecar_path
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
 
+NEEDED = ("format", "method", "output", "size", "sha256", "checkpoint_sha256")
+"""Fields of every export's sidecar that a load relies on."""
+
 
 def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[str, Any]:
     """The sidecar of an export that is whole, is the file that it describes, and is not older than its checkpoint.
@@ -20,17 +23,28 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
     Raises:
         Missing: no such export. BadInput: it does not fit its sidecar, its checkpoint, or ``size``.
     """
-    method = artifact.parents[2].name
+    parents = artifact.absolute().parents  # a path typed inside the export's folder has none of its own
+    if len(parents) < 4:
+        raise BadInput(f"'{artifact}': expected an export inside <method>/exports/<format>-<precision>/")
+    method = parents[2].name
     command = f"kdbench export --method {method} --format {export_format}"
-    if not artifact.exists():
+    if not artifact.is_file():
         raise Missing(f"no {export_format} export '{artifact}': make it with `{command} --output {artifact.stem}`")
     sidecar = read_json(sidecar_path(artifact), command)
+    lacking = [key for key in NEEDED if key not in sidecar]
+    if lacking or sidecar["format"] != export_format:
+        found = f"lacks {', '.join(lacking)}" if lacking else f"describes a file of format {sidecar['format']}"
+        raise BadInput(
+            f"'{sidecar_path(artifact)}' {found}, expected the sidecar of an {export_format} export: "
+            f"make it again with `{command}`"
+        )
     if sha256(artifact) != sidecar["sha256"]:
         raise BadInput(
             f"'{artifact}' is not the file that its sidecar describes (sha256 differs): make it again with `{command}`"
         )
-    checkpoint = artifact.parents[2] / "student.safetensors"
-    if checkpoint.exists() and read_json(sidecar_path(checkpoint), command)["sha256"] != sidecar["checkpoint_sha256"]:
+    checkpoint = parents[2] / "student.safetensors"
+    # The file itself is hashed: its own sidecar may be missing, or not fit it, on the machine that only runs exports.
+    if checkpoint.exists() and sha256(checkpoint) != sidecar["checkpoint_sha256"]:
         raise BadInput(f"'{artifact}' was exported before its checkpoint was trained again: export it with `{command}`")
     built = tuple(sidecar["size"])
     if size is not None and built != size:

@@ -48,6 +48,8 @@ class OnnxBackend(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # allow_spinning stays on: alone on the machine a session is faster with it. Beside a busy process it is the
+        # reverse, hence one process per backend when timing.
         options.log_severity_level = 3  # errors; its warnings are about its own optimisers
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
@@ -88,7 +90,7 @@ def _image_size(session: Any, path: Path, output: str) -> Size:
     kind, rank = INPUTS[output]
     shape = inputs[0].shape
     height, width, channels = ("?", "?", "?")
-    if len(shape) == rank:
+    if len(shape) == rank and shape[0] == 1:
         height, width, channels = shape[1:] if output == "mask" else (shape[2], shape[3], shape[1])
     if inputs[0].type != kind or channels != 3 or not isinstance(height, int) or not isinstance(width, int):
         wanted = "1 x H x W x 3 uint8" if output == "mask" else "1 x 3 x H x W float32"

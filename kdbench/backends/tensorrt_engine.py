@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
 from kdbench.data.preprocessing import Size
-from kdbench.errors import BackendUnavailable, BadInput
+from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Provider (also its module) → package."""
@@ -53,6 +53,8 @@ class TensorRTBackend(Backend):
 
         self.output, self.size, self.details = output, size, details
         self._engine, self._context = engine, engine.create_execution_context()
+        if self._context is None:
+            raise RunFailed(f"trt: no execution context on {details['device']}: free GPU memory and run it again")
         self._stream = torch.cuda.Stream()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         is_input = [engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
@@ -70,14 +72,24 @@ class TensorRTBackend(Backend):
         import torch
 
         sidecar = read_export(artifact, "trt", size)
-        provider = sidecar["provider"]
+        command = f"kdbench export --method {sidecar['method']} --format trt"
+        if sidecar["output"] != output:
+            raise BadInput(
+                f"'{artifact}' returns {sidecar['output']}, --output {output} was asked for: "
+                f"build it with `{command} --output {output}`"
+            )
+        provider = sidecar.get("provider")
+        if provider not in PACKAGES:
+            raise BadInput(
+                f"'{artifact}': its sidecar names the provider {provider}, expected {' or '.join(PACKAGES)}: "
+                f"build it again with `{command}`"
+            )
         if not torch.cuda.is_available():
             raise BackendUnavailable(
                 f"engine built with {provider} {sidecar['provider_version']} for {', '.join(sidecar['built_for'])}: "
                 "running it needs an NVIDIA GPU and its driver, which this machine does not have"
             )
         trt = import_provider(provider)
-        command = f"kdbench export --method {sidecar['method']} --format trt"
         if trt.__version__ != sidecar["provider_version"]:
             raise BadInput(
                 f"'{artifact}' was built by {provider} {sidecar['provider_version']}, this is {trt.__version__}: "
@@ -102,7 +114,9 @@ class TensorRTBackend(Backend):
         source = torch.from_numpy(batch if batch.flags.writeable else np.array(batch))
         with torch.cuda.stream(self._stream):
             self._input.copy_(source, non_blocking=True)
-            self._context.execute_async_v3(self._stream.cuda_stream)
+            if not self._context.execute_async_v3(self._stream.cuda_stream):
+                # Without this, the output of the image before would be returned as this one's.
+                raise RunFailed(f"trt: the engine did not run on {self.details['device']}: build it again")
             self._result.copy_(self._output, non_blocking=True)
         self._stream.synchronize()
         return self._result.numpy().copy()
