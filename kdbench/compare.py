@@ -20,8 +20,8 @@ from kdbench.data.preprocessing import Size, resize_image
 from kdbench.environment import environment
 from kdbench.errors import BackendUnavailable, KdbenchError, Missing, RunFailed
 from kdbench.evaluate import Evaluation, evaluate
+from kdbench.improvement import improvement_over
 from kdbench.latency import LatencyCase, measure
-from kdbench.metrics import mean_iou
 from kdbench.models.deploy import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.results import Artifact, Comparison, Improvement, Row, Status, Teacher
@@ -211,53 +211,6 @@ def _add_latency(
                 for row in group.values():
                     row.status, row.reason = "failed", str(error)
             bar.advance(len(group), backend)
-
-
-def improvement_over(baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str) -> Improvement | None:
-    """Paired difference of mIoU by seed; None when the two share no seed.
-
-    Over at least 3 seeds the standard error is that of the paired differences, and a gain (or loss) is claimed when
-    the difference exceeds 2 of them. With fewer, the spread over seeds is unknown: the standard error is then a paired
-    bootstrap over validation images of the first seed, and nothing is claimed.
-    """
-    seeds = sorted(baseline.keys() & method.keys())
-    if not seeds:
-        return None
-    deltas = np.array([method[seed].miou - baseline[seed].miou for seed in seeds])
-    over_seeds = len(seeds) >= 3
-    if over_seeds:
-        error = float(deltas.std(ddof=1) / math.sqrt(len(deltas)))
-    else:
-        error = bootstrap_standard_error(baseline[seeds[0]].confusions, method[seeds[0]].confusions)
-    delta = float(deltas.mean())
-    shown = over_seeds and abs(delta) > 2 * error
-    return Improvement(
-        method=name,
-        delta_miou=delta,
-        standard_error=error,
-        standard_error_over="seeds" if over_seeds else "images",
-        seeds=len(seeds),
-        baseline_miou=float(np.mean([baseline[seed].miou for seed in seeds])),
-        verdict=("gain" if delta > 0 else "loss") if shown else "no gain shown",
-    )
-
-
-def bootstrap_standard_error(baseline: NDArray[np.int64], method: NDArray[np.int64], resamples: int = 1000) -> float:
-    """Standard error of a difference of mIoU when the same images are drawn again for both (paired bootstrap).
-
-    Args:
-        baseline, method: images x C x C confusion matrices of the same images.
-    """
-    rng = np.random.default_rng(0)
-    images = len(baseline)
-    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    classes = baseline.shape[-1]
-
-    def resampled(confusions: NDArray[np.int64]) -> NDArray[np.int64]:
-        return (draws @ confusions.reshape(images, -1)).reshape(resamples, classes, classes)
-
-    pairs = zip(resampled(method), resampled(baseline), strict=True)
-    return float(np.std([mean_iou(m) - mean_iou(b) for m, b in pairs], ddof=1))
 
 
 def _teacher(tree: RunTree, improvements: list[Improvement]) -> Teacher | None:

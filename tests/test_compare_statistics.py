@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdbench.compare import bootstrap_standard_error, improvement_over, pixel_agreement
+from kdbench.compare import pixel_agreement
 from kdbench.evaluate import Evaluation
+from kdbench.improvement import bootstrap_standard_error, improvement_over
 from kdbench.latency import summarise
 from kdbench.metrics import mean_iou
 

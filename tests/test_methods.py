@@ -6,7 +6,8 @@ import torch
 from kdbench.models.deploy import build_model
 from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
-from trainers.loop import make_optimizer, teacher_taps
+from trainers.arm import make_optimizer
+from trainers.loop import teacher_taps
 from trainers.methods import Objective
 from trainers.recipe import Recipe, load_recipe
 

@@ -19,8 +19,8 @@ from kdbench.errors import BadInput
 from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
 from tests.conftest import REPOSITORY
+from trainers.arm import lr_factor
 from trainers.batches import TrainingBatches
-from trainers.loop import lr_factor
 from trainers.recipe import RECIPES, Recipe, load_recipe
 
 
@@ -117,7 +117,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(trained_all, kdben
 
 
 def test_resume_under_another_recipe_is_refused(kdbench, arguments, tmp_path, monkeypatch):
-    from trainers.loop import Arm
+    from trainers.arm import Arm
 
     save = Arm.save_state
 

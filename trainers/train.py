@@ -14,8 +14,9 @@ from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput, Missing
 from kdbench.models.deploy import build_model, load_model
 from kdbench.models.segmentation import SegmentationModel
+from trainers.arm import Arm
 from trainers.batches import TrainingBatches
-from trainers.loop import Arm, save_arm, train_arms, validate
+from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.recipe import Recipe
 from trainers.weights import load_weights
