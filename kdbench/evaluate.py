@@ -6,6 +6,7 @@ the time (``benchmarks/evaluate_overlap.py`` measures the share).
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -23,7 +24,9 @@ from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import RunFailed
 from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
 
-AHEAD = 8
+DECODERS = max(1, (os.cpu_count() or 1) // 2)
+"""Threads that decode; the other half of the cores is left to the engine."""
+AHEAD = 4 + 2 * DECODERS
 """Images decoded ahead of the engine, and outputs waiting to be counted; bounds memory."""
 
 
@@ -113,13 +116,13 @@ def evaluate(
 
 
 def _decoded(backend: Backend, dataset: SegmentationDataset) -> Iterator[tuple[Sample, NDArray[Any]]]:
-    """Samples in order with the engine's input, decoded by one thread ahead of time (decoders release the lock)."""
+    """Samples in order with the engine's input, decoded ahead of time (decoders release the lock)."""
 
     def load(index: int) -> tuple[Sample, NDArray[Any]]:
         sample = dataset[index]
         return sample, backend.prepare(resize_image(sample.image, backend.size))
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(DECODERS) as pool:
         pending = [pool.submit(load, index) for index in range(min(AHEAD, len(dataset)))]
         for following in range(AHEAD, len(dataset) + AHEAD):
             if not pending:

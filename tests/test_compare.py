@@ -229,3 +229,17 @@ def test_a_dataset_that_moved_says_so(broken_runs, kdbench, tmp_path):
     done = kdbench("compare", "--runs", broken_runs, "--data-root", tmp_path / "nowhere")
     assert done.code == 2
     assert "nowhere" in done.err
+
+
+def test_a_benchmark_process_that_fails_says_why(runs, tmp_path):
+    import numpy as np
+
+    from kdbench.errors import RunFailed
+    from kdbench.latency import LatencyCase, measure
+
+    case = LatencyCase(
+        "gone-fp32", "onnx", str(runs / "folder" / "gone" / "exports" / "onnx-fp32" / "mask.onnx"), "mask", None
+    )
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(RunFailed, match=r"latency of onnx: the benchmark process failed: .*no onnx export .*gone"):
+        measure([case], [image], device="cpu", threads=1, rounds=10, keep_json=tmp_path / "onnx.json")

@@ -27,7 +27,7 @@ def test_students_taps_are_at_stride_4_8_and_16(size):
     assert model(images).shape == (1, 7, *size)
 
 
-@pytest.mark.parametrize("arch", ["fcn_resnet50", "fpn_resnet18"])
+@pytest.mark.parametrize("arch", ["fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large"])
 def test_teachers_have_the_channels_that_they_declare(arch):
     model = build_model(arch, 7).eval()
     taps = model.taps(torch.randn(1, 3, 64, 64))
@@ -45,9 +45,23 @@ def test_fcn_resnet50_is_torchvisions_without_its_auxiliary_head():
         torch.testing.assert_close(model.eval()(images), reference.eval()(images)["out"])
 
 
-def test_batchnorm_momentum_suits_short_runs():
-    momenta = {m.momentum for m in build_model("student", 5).modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    assert momenta == {0.1}
+def test_lraspp_is_torchvisions():
+    torch.manual_seed(0)
+    reference = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=21
+    )
+    model = build_model("lraspp_mobilenet_v3_large", 21)
+    model.load_state_dict(reference.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(images), reference.eval()(images)["out"])
+    taps = model.taps(images)
+    assert [taps.features[level].shape[-1] for level in LEVELS] == [24, 12, 6]
+
+
+@pytest.mark.parametrize("arch", ["student", "lraspp_mobilenet_v3_large"])
+def test_batchnorm_momentum_suits_short_runs(arch):
+    assert {m.momentum for m in build_model(arch, 5).modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
 
 
 def test_mask_model_is_normalise_model_argmax():

@@ -23,7 +23,7 @@ class TeacherRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    arch: Literal["fcn_resnet50", "fpn_resnet18"] = "fcn_resnet50"
+    arch: Literal["fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large"] = "fcn_resnet50"
     epochs: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0)

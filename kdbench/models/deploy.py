@@ -13,13 +13,14 @@ from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.models.student import Student
-from kdbench.models.teachers import FcnResNet50, FpnResNet18
+from kdbench.models.teachers import FcnResNet50, FpnResNet18, LrasppMobileNetV3Large
 
 OUTPUTS = ("logits", "mask")
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {
     "student": Student,
     "fcn_resnet50": FcnResNet50,
     "fpn_resnet18": FpnResNet18,
+    "lraspp_mobilenet_v3_large": LrasppMobileNetV3Large,
 }
 
 

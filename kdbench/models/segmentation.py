@@ -43,5 +43,16 @@ def upsample(maps: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def raise_batchnorm_momentum(model: nn.Module) -> None:
+    """Set every BatchNorm's momentum to 0.1.
+
+    torchvision's MobileNetV3 sets 0.01: running statistics then lag by hundreds of steps, and short trainings score
+    near chance.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+
+
 def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())

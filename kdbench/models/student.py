@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdbench.models.segmentation import SegmentationModel, Taps, upsample
+from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum, upsample
 from kdbench.torchvision_compat import torchvision
 
 CONTEXT, FUSE16, FUSE8 = 280, 128, 64
@@ -43,10 +43,7 @@ class Student(SegmentationModel):
         self.lateral8, self.reduce8 = conv_bn(24, FUSE8), conv_bn(FUSE16, FUSE8)
         self.fuse8 = conv_bn(FUSE8, FUSE8, 3)
         self.classifier = nn.Conv2d(FUSE8, classes, 1)
-        # torchvision's MobileNetV3 sets 0.01: statistics lag by hundreds of steps and short runs score near chance.
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1
+        raise_batchnorm_momentum(self)
 
     def taps(self, images: Tensor) -> Taps:
         stride4 = self.encoder[:2](images)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdbench.models.segmentation import SegmentationModel, Taps, upsample
+from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum, upsample
 from kdbench.models.student import conv_bn
 from kdbench.torchvision_compat import torchvision
 
@@ -57,3 +57,28 @@ class FpnResNet18(SegmentationModel):
         fused8 = self.fuse8(self.lateral8(mid) + upsample(fused16, mid))
         fused4 = self.fuse4(self.lateral4(low) + upsample(self.reduce8(fused8), low))
         return Taps(self.classifier(fused4), {"low": low, "mid": mid, "high": high})
+
+
+class LrasppMobileNetV3Large(SegmentationModel):
+    """torchvision's ``lraspp_mobilenet_v3_large`` (Howard et al. 2019), 3.2 M parameters; the last stage is dilated."""
+
+    tap_channels = {"low": 24, "mid": 40, "high": 112}  # noqa: RUF012
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=classes
+        )
+        self.backbone, self.classifier = net.backbone, net.classifier
+        raise_batchnorm_momentum(self)
+
+    def taps(self, images: Tensor) -> Taps:
+        layers = list(self.backbone.values())
+        outputs = []
+        x = images
+        for layer in layers:
+            x = layer(x)
+            outputs.append(x)
+        # Stride 4 ends at layer 3, stride 8 at 6 (its first layer, 4, feeds the head), stride 16 undilated at 12.
+        logits = self.classifier({"low": outputs[4], "high": outputs[-1]})
+        return Taps(logits, {"low": outputs[3], "mid": outputs[6], "high": outputs[12]})
