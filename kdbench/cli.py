@@ -96,9 +96,7 @@ def train(
     temperature: Annotated[float | None, typer.Option(help="T of the response loss.")] = None,
     kl_reduction: Annotated[str | None, typer.Option(help="pixel, or batchmean (the guide's literal form).")] = None,
     feature_loss: Annotated[str | None, typer.Option(help="cosine or pearson.")] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large.")
-    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large.")] = None,
     weights: Annotated[str | None, typer.Option(help="Teacher's start: a file, or COCO_WITH_VOC_LABELS_V1.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
