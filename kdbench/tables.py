@@ -85,7 +85,7 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
         f"ms = mean ± std of one call ({timing['call']}, batch {timing['batch']}, {timing['threads']} threads, "
         f"{timing['device']}), {timing['rounds']} rounds."
     ]
-    seeds = max((training["seeds"] for training in comparison.training.values()), key=len, default=[])
+    seeds: list[int] = max((training["seeds"] for training in comparison.training.values()), key=len, default=[])
     if len(seeds) > 1:
         lines.append(
             f"The table's rows are the models of seed {seeds[0]}, which are exported; "
