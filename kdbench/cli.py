@@ -326,6 +326,33 @@ def run_compare(
 
 
 @app.command()
+def plot(
+    method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
+    output: Annotated[Path | None, typer.Option(help="Folder. Default: plots/ beside the methods.")] = None,
+    dataset: Dataset = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Draw a training: loss terms, validation mIoU with the baseline's, losses of all methods, learning rate.
+
+    Four figures, PNG and SVG each.
+
+    Example:
+      kdbench plot --method response
+    """
+    from kdbench.history import trained_methods
+    from kdbench.plots import make_figures, write_figures
+
+    tree = RunTree.find(runs, dataset)
+    methods = choose("--method", method, STUDENT_METHODS, trained_methods(tree) or STUDENT_METHODS)
+    figures, notes = make_figures(tree, methods)
+    prefix = "all" if method == "all" else "-".join(methods)
+    for path in write_figures(figures, output or tree.root / "plots", prefix):
+        print(path)
+    for note in notes:
+        print(f"note: {note}")
+
+
+@app.command()
 def demo(runs: Runs = Path("runs"), device: Device = "auto") -> None:
     """Train, export and compare on generated scenes: the whole pipeline in a few minutes, no download.
 
