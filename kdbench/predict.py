@@ -52,7 +52,14 @@ def open_predictor(tree: RunTree, method: str, backend: str, device: str) -> Ite
     artifact = artifact_of(tree, method, backend, "fp32", "mask")
     engine = load_backend(backend, artifact, output="mask", device=device)
     try:
-        about = read_json(sidecar_path(artifact), f"kdbench train --method {method}")
+        command = f"kdbench train --method {method}" if backend == "torch" else f"kdbench export --method {method}"
+        about = read_json(sidecar_path(artifact), command)
+        lacking = [key for key in ("classes", "palette") if key not in about]
+        if lacking:
+            raise BadInput(
+                f"'{sidecar_path(artifact)}' lacks {' and '.join(lacking)}, expected what class ids mean: "
+                f"make it again with `{command}`"
+            )
         palette = tuple((red, green, blue) for red, green, blue in about["palette"])
         yield Predictor(engine, tuple(about["classes"]), palette)
     finally:

@@ -196,6 +196,18 @@ def test_unknown_and_untrained_methods(kdbench, trained_runs, tmp_path):
     assert "make it with `kdbench train --method feature`" in done.err
 
 
+def test_a_sidecar_without_its_palette_is_named(kdbench, exported_runs, tmp_path):
+    runs = shutil.copytree(exported_runs, tmp_path / "runs")
+    path = runs / "folder" / "response" / "exports" / "onnx-fp32" / "mask.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"palette"', '"colours"'), encoding="utf-8")
+    done = kdbench("predict", "--method", "response", "--backend", "onnx", "--runs", runs, "x.png")
+    assert (done.code, done.err) == (
+        2,
+        f"kdbench: '{path}' lacks palette, expected what class ids mean: "
+        "make it again with `kdbench export --method response`\n",
+    )
+
+
 def test_shares_are_of_the_classes_that_occur():
     class_map = np.array([[2, 2, 2, 0]], dtype=np.uint8)
     assert shares(class_map, ("sky", "road", "car")) == {2: "car 75.0%", 0: "sky 25.0%"}
