@@ -16,7 +16,7 @@ LINE_EVERY_SECONDS = 15.0
 class Bar:
     """One task; ``advance`` may be called as often as one likes."""
 
-    def __init__(self, title: str, total: int, progress: Progress | None) -> None:
+    def __init__(self, title: str, total: int | None, progress: Progress | None) -> None:
         self.title, self.total, self.done, self.text = title, total, 0, ""
         self._progress = progress
         self._task = progress.add_task(title, total=total, text="") if progress else None
@@ -32,15 +32,16 @@ class Bar:
         now = time.monotonic()
         if now - self._printed >= LINE_EVERY_SECONDS:
             self._printed = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            print(
-                f"{self.title}: {self.done}/{self.total}, {left:.0f} s left  {self.text}", file=sys.stderr, flush=True
-            )
+            count = f"{self.done}"
+            if self.total is not None:
+                left = (now - self._started) / self.done * (self.total - self.done)
+                count += f"/{self.total}, {left:.0f} s left"
+            print(f"{self.title}: {count}  {self.text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Bar]:
-    """Show progress of ``total`` steps while the block runs."""
+def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
+    """Show progress of ``total`` steps (None: nobody knows) while the block runs."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Bar(title, total, None)
