@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# One thread everywhere, in this process and those that tests start: on tiny inputs a second one only waits, and weights
+# are compared bit for bit between processes. Before torch is imported, which reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from kdbench.data.shapes import Shapes
 
@@ -28,6 +33,14 @@ scale_max = 1.3
 [teacher]
 arch = "fpn_resnet18"
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Undo what loading a backend with other threads did to this process."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

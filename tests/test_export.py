@@ -24,15 +24,6 @@ SIZE = (96, 128)
 OUTPUTS = ("mask", "logits")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny inputs: a second thread only waits, for seconds when the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_student(tree, method, seed):
     """A student with BatchNorm statistics of real images, so that its masks have many classes."""
     scenes = Shapes("train")

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from kdbench.backends import load_backend
@@ -15,14 +14,6 @@ from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.data.shapes import Shapes
 from kdbench.overlay import blend, palette_image, shares, with_legend
 from kdbench.predict import name_outputs
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """PyTorch's thread count is the process's own; other tests compare weights bit for bit under theirs."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
