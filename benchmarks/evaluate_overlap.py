@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from exporters.to_onnx import export_onnx
-from kdbench.artifacts import RunTree, save_checkpoint
+from kdbench.artifacts import RunTree, save_checkpoint, write_json
 from kdbench.backends import Backend, load_backend
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.preprocessing import parse_size, resize_image
@@ -88,9 +88,9 @@ def main() -> None:
         "schema_version": 1, "benchmark": "evaluate_overlap", "dataset": dataset.name, "images": len(dataset),
         "size": list(size), "rows": rows, "environment": {**environment(), "command": command},
     }  # fmt: skip
-    print(json.dumps(report))
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, report)
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kdbench.artifacts import write_json
 from kdbench.environment import environment
 
 COMMANDS = {
@@ -43,9 +44,9 @@ def main() -> None:
         print(f"{row['command']:<20}{statistics.median(s):>10.3f}{min(s):>8.3f}{max(s):>8.3f}")
     about = {**environment(), "command": "python -m benchmarks.startup_time"}
     report = {"schema_version": 1, "benchmark": "startup_time", "rows": rows, "environment": about}
-    print(json.dumps(report))
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, report)
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

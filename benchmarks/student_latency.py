@@ -26,7 +26,7 @@ import torch
 from scipy.stats import bootstrap
 
 from exporters.to_onnx import export_onnx
-from kdbench.artifacts import RunTree, save_checkpoint
+from kdbench.artifacts import RunTree, save_checkpoint, write_json
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
 from kdbench.environment import environment
@@ -124,9 +124,9 @@ def main() -> None:
         "ci95": [float(interval.low), float(interval.high)],
         "environment": {**environment(), "command": "python -m benchmarks.student_latency"},
     }  # fmt: skip
-    print(json.dumps(report))
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, report)
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
