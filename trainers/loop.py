@@ -19,7 +19,6 @@ from torch import Tensor
 from kdbench.artifacts import save_checkpoint
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import SegmentationDataset
-from kdbench.environment import environment
 from kdbench.errors import RunFailed
 from kdbench.evaluate import Evaluation, evaluate
 from kdbench.models.segmentation import SegmentationModel, Taps, parameter_count
@@ -164,7 +163,6 @@ def save_arm(arm: Arm, result: Evaluation) -> None:
         "miou": result.miou,
         "iou_per_class": [None if math.isnan(v) else v for v in result.iou_per_class],
         "train_seconds": round(arm.seconds, 1),
-        "environment": environment(),
     }
     save_checkpoint(arm.checkpoint, arm.objective.model.state_dict(), sidecar)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdbench.artifacts import RunTree, read_json, sidecar_path
 from kdbench.data import SegmentationDataset
+from kdbench.environment import environment
 from kdbench.errors import BadInput, Missing
 from kdbench.models.deploy import build_model, load_model
 from kdbench.models.segmentation import SegmentationModel
@@ -57,6 +58,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         "palette": [list(color) for color in train_set.palette],
         "train_images": min(len(train_set), job.recipe.images or len(train_set)),
         "val_images": len(validation),
+        "environment": environment(),  # now: the checkout may move on while a training runs
     }
     made = []
     if job.train_teacher:
