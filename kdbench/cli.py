@@ -151,6 +151,8 @@ def run_training(
     from trainers.train import TrainingJob, teacher_is_ready
     from trainers.train import train as run_job
 
+    if tree.runs.exists() and not tree.runs.is_dir():
+        raise BadInput(f"--runs: '{tree.runs}' is a file, expected a folder, which is made when missing: name another")
     if size is not None:
         overrides["size"] = parse_size(size)
     recipe = load_recipe(recipe_name, overrides, teacher)

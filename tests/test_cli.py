@@ -82,3 +82,12 @@ def test_training_on_a_bad_mask_names_file_and_values(kdbench, folder_dataset, t
     )  # fmt: skip
     assert done.code == 2
     assert "train3.png' holds the values [17, 99], expected 0 to 9" in done.err.splitlines()[-1]
+
+
+def test_runs_that_is_a_file_is_one_line(kdbench, tmp_path):
+    (tmp_path / "runs").write_text("mine", encoding="utf-8")
+    done = kdbench("train", "--method", "baseline", "--runs", tmp_path / "runs")
+    assert done.code == 2
+    assert "runs' is a file, expected a folder" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert (tmp_path / "runs").read_text(encoding="utf-8") == "mine"
