@@ -19,7 +19,8 @@ STUDENTS = ("baseline", "response", "feature", "combined")
 @pytest.fixture(scope="module")
 def runs(trained_runs, tmp_path_factory):
     """The trained tree with exports, and a comparison made by the commands that follow `make train-all`."""
-    from kdbench.cli import run_compare, run_export
+    from kdbench.cli.compare import run_compare
+    from kdbench.cli.export import run_export
 
     runs = tmp_path_factory.mktemp("compare") / "runs"
     shutil.copytree(trained_runs, runs)

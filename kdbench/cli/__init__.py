@@ -1,0 +1,9 @@
+"""The command line: a module per command; heavy imports are inside them, so that ``kdbench --help`` answers at once.
+
+The only part of the core that imports trainers and exporters.
+"""
+
+from kdbench.cli import train, export, compare, plot, predict, demo, data  # noqa: I001  in the order of --help
+from kdbench.cli.app import app, main
+
+__all__ = ["app", "compare", "data", "demo", "export", "main", "plot", "predict", "train"]

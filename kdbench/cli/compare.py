@@ -1,0 +1,94 @@
+"""``kdbench compare``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.artifacts import STUDENT_METHODS, RunTree
+from kdbench.cli.app import app
+from kdbench.cli.options import (
+    DataRoot,
+    Dataset,
+    Device,
+    OutputOption,
+    Runs,
+    choose,
+    choose_device,
+    open_trained_dataset,
+)
+from kdbench.errors import BadInput
+
+
+@app.command()
+def compare(
+    backend: Annotated[str, typer.Option(help="torch, onnx, trt: several with commas, or all.")] = "all",
+    method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    output: OutputOption = "mask",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Results file. Default: compare.json there.")] = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option(help="Timed calls per row.", min=10)] = 100,
+) -> None:
+    """Measure mIoU and latency of every method through every backend, and print one table.
+
+    Writes the table's JSON, and .txt, .md and .csv beside it.
+
+    Example:
+      kdbench compare --backend torch,onnx,trt
+    """
+    tree = RunTree.find(runs, dataset)
+    if method == "all":
+        # A method that nobody trained is not asked for, except those that the guide's table is about.
+        guide = ("baseline", "response", "feature")
+        method = ",".join(m for m in STUDENT_METHODS if m in guide or tree.checkpoint(m).exists())
+    run_compare(tree, method, backend, precision, output, json_file, data_root, device, threads, rounds)
+
+
+def run_compare(
+    tree: RunTree,
+    method: str,
+    backend: str,
+    precision: str,
+    output: str,
+    json_file: Path | None,
+    data_root: Path | None,
+    device: str,
+    threads: int,
+    rounds: int,
+) -> None:
+    import os
+
+    from rich.console import Console
+
+    from kdbench.backends import BACKENDS
+    from kdbench.compare import CompareOptions
+    from kdbench.compare import compare as run
+    from kdbench.errors import RunFailed
+    from kdbench.tables import print_table, write_all
+
+    options = CompareOptions(
+        methods=choose("--method", method, STUDENT_METHODS),
+        backends=choose("--backend", backend, BACKENDS, BACKENDS),
+        precisions=choose("--precision", precision, ("fp32",)),
+        output=choose("--output", output, ("mask", "logits"))[0],
+        device=choose_device(device),
+        threads=threads or os.cpu_count() or 1,
+        rounds=rounds,
+    )
+    destination = json_file or tree.root / "compare.json"
+    if destination.suffix != ".json":
+        raise BadInput(f"--json: got '{destination}', expected a file that ends in .json")
+    comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
+    write_all(comparison, destination)
+    print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))
+    print(f"written: {destination} (.txt, .md, .csv beside it)")
+    if not any(row.status == "ok" for row in comparison.rows):
+        raise RunFailed("no row could be measured: the reasons stand below the table")

@@ -1,0 +1,48 @@
+"""``kdbench data``: look at datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.cli.app import app
+from kdbench.errors import BadInput
+
+data_app = typer.Typer(help="Look at datasets before training on them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def check(
+    dataset: Annotated[str, typer.Option(help="shapes, camvid, voc2012 or folder.")],
+    data_root: Annotated[Path | None, typer.Option(help="The dataset's folder; shapes needs none.")] = None,
+    sbd: Annotated[bool, typer.Option(help="voc2012: with the images that SBD adds.")] = False,
+    download: Annotated[bool, typer.Option(help="voc2012: download it first.")] = False,
+) -> None:
+    """Read every file once: counts, sizes, class shares, and every problem with the file's name.
+
+    Example:
+      kdbench data check --dataset camvid --data-root data/camvid
+    """
+    from rich.console import Console
+
+    from kdbench.data import open_dataset
+    from kdbench.data.check import check_dataset, overlap, report_tables
+
+    train_set = open_dataset(dataset, "train", data_root, sbd=sbd, download=download)
+    validation = open_dataset(dataset, "val", data_root)
+    console = Console()
+    problems, warnings = overlap(train_set, validation), list[str]()
+    for split in (train_set, validation):
+        report = check_dataset(split)
+        for table in report_tables(report):
+            console.print(table)
+        problems += report.problems
+        warnings += report.warnings
+    for label, lines in (("warning", warnings), ("problem", problems)):
+        for line in lines:
+            console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise BadInput(f"dataset '{dataset}' has {len(problems)} problem(s), listed above: mend them before training")

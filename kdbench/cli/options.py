@@ -1,0 +1,59 @@
+"""Options that several commands share, and how their values are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdbench.artifacts import METHODS, RunTree, read_json, sidecar_path
+from kdbench.errors import BadInput
+
+Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
+Dataset = Annotated[str | None, typer.Option(help="shapes, camvid, voc2012 or folder. Default: the one trained last.")]
+DataRoot = Annotated[Path | None, typer.Option(help="The dataset's folder. Default: where it was at training.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+OutputOption = Annotated[str, typer.Option(help="mask (uint8 image in, class map out) or logits.")]
+
+
+def choose(flag: str, text: str, known: tuple[str, ...], everything: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """Read a comma-separated list of ``known`` names; "all" stands for ``everything``."""
+    if text == "all" and everything is not None:
+        return everything
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise BadInput(f"{flag}: got '{text}', expected {' or '.join(['all'] * (everything is not None))}"
+                       f"{' or ' * (everything is not None)}a comma-separated list of {', '.join(known)}")  # fmt: skip
+    return names
+
+
+def choose_device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise BadInput(f"--device: got '{name}', expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: this PyTorch sees no GPU: use --device cpu, or install a CUDA build of torch")
+    return name
+
+
+def choose_seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise BadInput(f"--seeds: got '{text}', expected different whole numbers, for example 0,1,2")
+    return tuple(int(part) for part in parts)
+
+
+def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str) -> Any:
+    """The validation split that a tree was trained with, from where it was then unless ``data_root`` says else."""
+    from kdbench.data import open_dataset
+
+    candidates = [tree.checkpoint(m) for m in (method, *METHODS) if sidecar_path(tree.checkpoint(m)).exists()]
+    command = f"kdbench train --method {method} --dataset {tree.dataset}"
+    sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
+    recorded = sidecar.get("data_root")
+    return open_dataset(tree.dataset, "val", data_root or (Path(recorded) if recorded else None))

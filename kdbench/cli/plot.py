@@ -1,0 +1,39 @@
+"""``kdbench plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.artifacts import STUDENT_METHODS, RunTree
+from kdbench.cli.app import app
+from kdbench.cli.options import Dataset, Runs, choose
+
+
+@app.command()
+def plot(
+    method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
+    output: Annotated[Path | None, typer.Option(help="Folder. Default: plots/ beside the methods.")] = None,
+    dataset: Dataset = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Draw a training: loss terms, validation mIoU with the baseline's, losses of all methods, learning rate.
+
+    Four figures, PNG and SVG each.
+
+    Example:
+      kdbench plot --method response
+    """
+    from kdbench.history import trained_methods
+    from kdbench.plots import make_figures, write_figures
+
+    tree = RunTree.find(runs, dataset)
+    methods = choose("--method", method, STUDENT_METHODS, trained_methods(tree) or STUDENT_METHODS)
+    figures, notes = make_figures(tree, methods)
+    prefix = "all" if method == "all" else "-".join(methods)
+    for path in write_figures(figures, output or tree.root / "plots", prefix):
+        print(path)
+    for note in notes:
+        print(f"note: {note}")
