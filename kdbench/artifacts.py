@@ -22,6 +22,9 @@ from kdbench.errors import BadInput, Missing
 SCHEMA_VERSION = 1
 STUDENT_METHODS = ("baseline", "response", "feature", "combined")
 METHODS = (*STUDENT_METHODS, "teacher")
+PRECISIONS = ("fp32", "fp16", "int8")
+EXPORT_SUFFIX = {"onnx": "onnx", "trt": "engine", "openvino": "xml"}
+"""Format → suffix of its file; beside OpenVINO's .xml lies a .bin with the weights."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class RunTree:
         return [path for path in (first, *further) if path.exists()]
 
     def export(self, method: str, export_format: str, precision: str, output: str) -> Path:
-        """``<method>/exports/<format>-<precision>/<output>.<onnx|engine>``; its sidecar is ``.json``."""
-        suffix = "engine" if export_format == "trt" else export_format
-        return self.method_dir(method) / "exports" / f"{export_format}-{precision}" / f"{output}.{suffix}"
+        """``<method>/exports/<format>-<precision>/<output>.<onnx|engine|xml>``; its sidecar is ``.json``."""
+        folder = self.method_dir(method) / "exports" / f"{export_format}-{precision}"
+        return folder / f"{output}.{EXPORT_SUFFIX[export_format]}"
 
     @staticmethod
     def find(runs: Path, dataset: str | None) -> RunTree:
