@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from exporters.job import ExportJob
 from exporters.to_onnx import export_onnx
 from kdbench.artifacts import RunTree, save_checkpoint, write_json
 from kdbench.backends import Backend, load_backend
@@ -58,7 +59,8 @@ def main() -> None:
         torch.manual_seed(0)
         about = {"arch": "student", "classes": list(dataset.classes), "palette": [], "size": list(size)}
         save_checkpoint(tree.checkpoint("baseline"), build_model("student", len(dataset.classes)).state_dict(), about)
-        export_onnx(tree, "baseline", output="mask", size=None, images=[dataset[0].image])
+        with ExportJob(tree, "baseline", "mask", samples=[dataset[0]]) as job:
+            export_onnx(job, "fp32")
         for name, path in (
             ("torch", tree.checkpoint("baseline")),
             ("onnx", tree.export("baseline", "onnx", "fp32", "mask")),

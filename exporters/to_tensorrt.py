@@ -11,61 +11,76 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kdbench.artifacts import SCHEMA_VERSION, RunTree, atomic_path, sha256, sidecar_path, write_json
+from exporters.job import ExportJob
+from exporters.precision import quantise_for_tensorrt
+from exporters.to_onnx import check_onnx, finish_graph
+from kdbench.artifacts import atomic_path, sha256, sidecar_path, write_json
 from kdbench.backends.exported import read_export
 from kdbench.backends.tensorrt_engine import import_provider, make_logger
-from kdbench.environment import environment
-from kdbench.errors import BackendUnavailable, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 
-PRECISION = "fp32"
 AHEAD_OF_TIME = ("SM80", "SM86", "SM89", "SM120")
 """Compute capabilities of engines built without a GPU: Ampere (server, desktop), Ada, Blackwell."""
+MAX_BATCH = 64
+"""Largest batch of an engine whose ONNX file leaves the batch open."""
 
 
-def export_tensorrt(tree: RunTree, method: str, *, output: str) -> Path:
-    """Build the engine of a method's ONNX export.
+def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...] = AHEAD_OF_TIME) -> Path:
+    """Build the engine of a method's ONNX export; for int8, of a graph quantised for TensorRT.
 
     Args:
-        output: "logits" or "mask", that of the ONNX export.
+        precision: the ONNX file's: networks are strongly typed.
+        capabilities: compute capabilities of an engine built ahead of time; ignored beside a GPU.
 
     Returns:
-        Path of the ``.engine`` file; its sidecar is beside it.
+        Path of the ``.engine`` file; its sidecar is beside it, for int8 its ONNX file as well.
 
     Raises:
         Missing: there is no ONNX export. BackendUnavailable: no provider is installed.
-        RunFailed: the parser or the builder refused the network.
+        RunFailed: the parser or the builder refused the network, or the int8 graph's outputs are not the model's.
     """
-    onnx_file = tree.export(method, "onnx", PRECISION, output)
-    source = read_export(onnx_file, "onnx", None)
-    trt, built_for = choose_provider()
+    path = job.path("trt", precision)
+    trt, built_for = choose_provider(capabilities)
+    if precision == "int8":
+        network_file = path.with_suffix(".onnx")
+        with atomic_path(network_file) as temporary:
+            quantise_for_tensorrt(job.graph(), temporary, job.calibration_batches(), job.float_layers)
+            finish_graph(temporary, job, precision)
+            parity = check_onnx(temporary, job, precision, f"{job.method} trt int8 {job.output}").as_json()
+    else:
+        network_file = job.path("onnx", precision)
+        parity = read_export(network_file, "onnx", job.size)["parity"]
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx_file)):
+    if not parser.parse_from_file(str(network_file)):
         reason = " ".join(str(parser.get_error(0)).split())  # it spreads over lines; a message is one
-        raise RunFailed(f"{trt.__name__} cannot parse '{onnx_file}': {reason}")
+        raise RunFailed(f"{trt.__name__} cannot parse '{network_file}': {reason}")
     config = builder.create_builder_config()
+    if job.dynamic_batch:
+        config.add_optimization_profile(_batch_profile(builder, network))
     if trt.__name__ == "tensorrt_rtx":
-        config.num_compute_capabilities = len(AHEAD_OF_TIME)
-        for index, name in enumerate(AHEAD_OF_TIME):
-            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+        config.num_compute_capabilities = len(capabilities)
+        for index, name in enumerate(capabilities):
+            config.set_compute_capability(_capability(trt, name), index)
     started = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RunFailed(f"{trt.__name__} {trt.__version__} could not build '{onnx_file}': {logger.last_error}")
+        raise RunFailed(f"{trt.__name__} {trt.__version__} could not build '{network_file}': {logger.last_error}")
     seconds = time.perf_counter() - started
-    path = tree.export(method, "trt", PRECISION, output)
     with atomic_path(path) as temporary:
         temporary.write_bytes(memoryview(plan))
     write_json(
         sidecar_path(path),
         {
-            "schema_version": SCHEMA_VERSION,
-            **{key: source[key] for key in ("kind", "precision", "output", "method", "dataset", "classes", "palette")},
-            **{key: source[key] for key in ("size", "inputs", "outputs", "checkpoint_sha256")},
+            **job.about(),
             "format": "trt",
-            "onnx_sha256": source["sha256"],
+            "precision": precision,
+            "network": {"file": network_file.name, "sha256": sha256(network_file)},
+            # Of the network in ONNX Runtime: the engine itself only runs on the GPU.
+            "parity": parity,
+            **(job.int8_fields() if precision == "int8" else {}),
             "provider": trt.__name__,
             "provider_version": trt.__version__,
             "built_for": built_for,
@@ -76,13 +91,12 @@ def export_tensorrt(tree: RunTree, method: str, *, output: str) -> Path:
             "build_seconds": round(seconds, 2),
             "sha256": sha256(path),
             "bytes": path.stat().st_size,
-            "environment": environment(),
         },
     )
     return path
 
 
-def choose_provider() -> tuple[Any, list[str]]:
+def choose_provider(capabilities: tuple[str, ...] = AHEAD_OF_TIME) -> tuple[Any, list[str]]:
     """The module that builds engines here, and what they will be built for: a GPU's name, or compute capabilities.
 
     Raises:
@@ -95,7 +109,31 @@ def choose_provider() -> tuple[Any, list[str]]:
             return import_provider("tensorrt"), [torch.cuda.get_device_name()]
         except BackendUnavailable:
             pass  # an ahead-of-time engine of tensorrt-rtx may still run on this GPU
-    return import_provider("tensorrt_rtx"), list(AHEAD_OF_TIME)
+    return import_provider("tensorrt_rtx"), list(capabilities)
+
+
+def _capability(trt: Any, name: str) -> Any:
+    """A compute capability by its name.
+
+    Raises:
+        BadInput: the provider knows none of that name.
+    """
+    known = [item for item in dir(trt.ComputeCapability) if item.startswith("SM")]
+    if name not in known:
+        raise BadInput(
+            f"--compute-capability: got '{name}', {trt.__name__} {trt.__version__} knows {', '.join(known)}: name those"
+        )
+    return getattr(trt.ComputeCapability, name)
+
+
+def _batch_profile(builder: Any, network: Any) -> Any:
+    """Batches of 1 to ``MAX_BATCH``, tuned for 1."""
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *shape), (1, *shape), (MAX_BATCH, *shape))
+    return profile
 
 
 def _strongly_typed(trt: Any) -> int:

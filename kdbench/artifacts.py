@@ -85,12 +85,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide artifacts from the rest of a team
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Sync a finished file and let it replace ``path``, on the same file system."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(0o644)  # mkstemp's 0600 would hide artifacts from the rest of a team
+    os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -109,3 +110,30 @@ def trained_runs(tmp_path_factory, tiny_arguments):
     command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     return runs
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A runs tree with two students, the baseline exported to ONNX and TensorRT with both outputs. Not to be changed."""
+    from exporters.to_onnx import export_onnx
+    from exporters.to_tensorrt import export_tensorrt
+    from kdbench.artifacts import RunTree
+    from tests.exports import OUTPUTS, make_job, make_student
+
+    tree = RunTree(tmp_path_factory.mktemp("exported"), "shapes")
+    make_student(tree, "baseline", 0)
+    make_student(tree, "feature", 1)
+    for output in OUTPUTS:
+        with make_job(tree, output=output) as job:
+            export_onnx(job, "fp32")
+            export_tensorrt(job, "fp32")
+    return tree
+
+
+@pytest.fixture
+def tree(exported, tmp_path):
+    """A copy of ``exported`` that a test may break."""
+    from kdbench.artifacts import RunTree
+
+    shutil.copytree(exported.runs, tmp_path / "runs")
+    return RunTree(tmp_path / "runs", "shapes")

@@ -19,11 +19,13 @@ from kdbench.predict import name_outputs
 @pytest.fixture(scope="module")
 def exported_runs(trained_runs, tmp_path_factory):
     """The trained tree with an ONNX export of the response student."""
+    from exporters.job import ExportJob
     from exporters.to_onnx import export_onnx
     from kdbench.artifacts import RunTree
 
     runs = shutil.copytree(trained_runs, tmp_path_factory.mktemp("exported") / "runs")
-    export_onnx(RunTree(runs, "folder"), "response", output="mask", size=None, images=[Shapes("val")[0].image])
+    with ExportJob(RunTree(runs, "folder"), "response", "mask", samples=[Shapes("val")[0]]) as job:
+        export_onnx(job, "fp32")
     return runs
 
 

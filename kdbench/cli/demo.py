@@ -21,6 +21,5 @@ def demo(runs: Runs = Path("runs"), device: Device = "auto") -> None:
     tree = RunTree(runs, "shapes")
     students = ("baseline", "response", "feature")
     run_training(tree, ("teacher", *students), "demo", {}, None, device=device)
-    for line in run_export(tree, students, ("onnx", "trt"), "fp32", "mask", None, None):
-        print(line)
-    run_compare(tree, ",".join(students), "all", "fp32", "mask", None, None, device, 0, 100)
+    run_export(tree, students, ("onnx", "trt"), ("fp32",), "mask")
+    run_compare(tree, ",".join(students), "torch,onnx,trt", "fp32", "mask", None, None, device, 0, 100)

@@ -2,74 +2,156 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree
+from kdbench.artifacts import EXPORT_SUFFIX, PRECISIONS, STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import DataRoot, Dataset, OutputOption, Runs, choose, open_trained_dataset
+from kdbench.errors import RunFailed
+
+if TYPE_CHECKING:
+    from exporters.export import Attempt
+
+FORMATS = tuple(EXPORT_SUFFIX)
+PARITY_IMAGES = 100
 
 
 @app.command()
 def export(
     method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
-    export_format: Annotated[str, typer.Option("--format", help="onnx, trt, several with commas, or all.")] = "all",
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    export_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}, several, or all.")] = "all",
+    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the engine. Default: that of training.")] = None,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch open; else it is 1.")] = False,
+    keep_float: Annotated[
+        str, typer.Option(help="int8: layers that stay in float: names with commas, or how many of the worst.")
+    ] = "",
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Keep exports that differ more than their precision may.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPUs that tensorrt-rtx builds for ahead of time, for example SM86,SM89.")
+    ] = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Turn trained students into ONNX files and TensorRT engines, each compared with PyTorch before it is kept.
+    """Turn trained students into ONNX, TensorRT and OpenVINO files, each compared with PyTorch before it is kept.
+
+    Parity is measured on 100 validation images: fp32 must give PyTorch's class to 99.9% of pixels, fp16 to 99.5%,
+    int8 may lose 1.0 point of mIoU. What this machine cannot make is skipped with the reason.
 
     Examples:
       kdbench export --method feature
-      kdbench export --method all --format onnx --output logits --size 512x512
+      kdbench export --method all --format all --precision all
+      kdbench export --method response --format onnx,openvino --precision int8 --keep-float 3
     """
     tree = RunTree.find(runs, dataset)
     trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
-    methods = choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS)
-    formats = choose("--format", export_format, ("onnx", "trt"), ("onnx", "trt"))
-    for made in run_export(tree, methods, formats, precision, output, size, data_root):
-        print(made)
+    run_export(
+        tree,
+        choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
+        choose("--format", export_format, FORMATS, FORMATS),
+        choose("--precision", precision, PRECISIONS, PRECISIONS),
+        choose("--output", output, ("mask", "logits"))[0],
+        size=size, data_root=data_root, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
+        compute_capability=compute_capability,
+    )  # fmt: skip
 
 
 def run_export(
     tree: RunTree,
     methods: tuple[str, ...],
     formats: tuple[str, ...],
-    precision: str,
+    precisions: tuple[str, ...],
     output: str,
-    size: str | None,
-    data_root: Path | None,
-) -> list[str]:
-    """Export and return one line per artifact made; TensorRT is skipped with its reason when nothing builds it."""
-    from exporters.to_onnx import export_onnx
-    from exporters.to_tensorrt import export_tensorrt
+    *,
+    size: str | None = None,
+    data_root: Path | None = None,
+    dynamic_batch: bool = False,
+    keep_float: str = "",
+    allow_drift: bool = False,
+    compute_capability: str | None = None,
+) -> None:
+    """Export, then print a table of what was made, skipped and failed, even when a later export raises."""
+    from torch.utils.data import Subset
+
+    from exporters.export import export_all
+    from exporters.job import ExportJob
+    from exporters.precision import calibration_images
+    from exporters.to_tensorrt import AHEAD_OF_TIME
     from kdbench.data.preprocessing import parse_size
-    from kdbench.errors import BackendUnavailable
     from kdbench.progress import progress_bar
 
-    choose("--precision", precision, ("fp32",))
-    choose("--output", output, ("mask", "logits"))
+    names = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     wanted = parse_size(size) if size else None
+    capabilities = tuple(c.strip() for c in compute_capability.split(",")) if compute_capability else AHEAD_OF_TIME
     validation = open_trained_dataset(tree, data_root, methods[0])
-    images = [validation[i].image for i in range(min(8, len(validation)))]
-    lines = []
-    with progress_bar("export", len(methods) * len(formats)) as bar:
-        for method in methods:
-            for name in formats:
-                if name == "onnx":
-                    made = export_onnx(tree, method, output=output, size=wanted, images=images)
-                    lines.append(f"{method} onnx {precision}: {made}")
-                else:
-                    try:
-                        made = export_tensorrt(tree, method, output=output)
-                        lines.append(f"{method} trt {precision}: {made}")
-                    except BackendUnavailable as error:
-                        lines.append(f"{method} trt {precision}: skipped: {error}")
-                bar.advance(1, f"{method} {name}")
-    return lines
+    step = max(1, len(validation) // PARITY_IMAGES)
+    samples = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])
+    calibration = []
+    if "int8" in precisions:
+        train_set = open_trained_dataset(tree, data_root, methods[0], "train")
+        calibration = [train_set[i].image for i in calibration_images(len(train_set))]
+    attempts: list[Attempt] = []
+    try:
+        with progress_bar("export", len(methods) * len(formats) * len(precisions)) as bar:
+            for method in methods:
+                with ExportJob(
+                    tree, method, output, wanted, samples, calibration,
+                    int(names[0]) if len(names) == 1 and names[0].isdigit() else names, allow_drift, dynamic_batch,
+                ) as job:  # fmt: skip
+
+                    def count(attempt: Attempt) -> None:
+                        attempts.append(attempt)
+                        bar.advance(1, f"{attempt.method} {attempt.format} {attempt.precision}: {attempt.status}")
+
+                    export_all(job, formats, precisions, capabilities, count)
+    finally:
+        print_attempts(attempts)
+    failed = [attempt for attempt in attempts if attempt.status == "failed"]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(attempts)} exports failed, the reasons stand in the table above")
+    if not any(attempt.status == "made" for attempt in attempts):
+        raise RunFailed("nothing could be exported on this machine: the reasons stand in the table above")
+
+
+def print_attempts(attempts: list[Attempt]) -> None:
+    """The table on stdout, then one line per file, per reason, and per int8 export what 8 bits hurt."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not attempts:
+        return
+    table = Table("method", "format", "precision", "", "MB", "nodes", "pixels as PyTorch", "mIoU", "change")
+    lines, ranked = [], set[str]()
+    for attempt in attempts:
+        sidecar = attempt.sidecar or {}
+        parity = sidecar.get("parity") or {}
+        name = f"{attempt.method} {attempt.format} {attempt.precision}"
+        size = sidecar["bytes"] + sidecar.get("weights", {}).get("bytes", 0) if sidecar else None
+        miou, before = parity.get("miou_candidate"), parity.get("miou_reference")
+        table.add_row(
+            attempt.method, attempt.format, attempt.precision, attempt.status,
+            "" if size is None else f"{size / 1e6:.1f}",
+            str(sidecar.get("nodes", sidecar.get("network_layers", ""))),
+            f"{100 * parity['pixel_agreement']:.3f}%" if parity else "",
+            "" if miou is None else f"{100 * miou:.2f}",
+            "" if miou is None or before is None else f"{100 * (miou - before):+.2f}",
+        )  # fmt: skip
+        lines.append(f"{name}: {attempt.path}" if attempt.path else f"{name}: {attempt.status}: {attempt.reason}")
+        if sidecar.get("layer_errors") and attempt.method not in ranked:
+            ranked.add(attempt.method)  # the ranking is the model's, the same for every format
+            worst = ", ".join(f"{e['layer']} ({100 * e['logit_error']:.1f}%)" for e in sidecar["layer_errors"][:5])
+            kept = ", ".join(sidecar["keep_float"]) or "none"
+            lines.append(
+                f"{attempt.method} int8: 8 bits hurt most in {worst}, as error of the logits when that layer alone has "
+                f"them; kept in float: {kept}"
+            )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print("\n".join(lines))

@@ -48,12 +48,12 @@ def choose_seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str) -> Any:
-    """The validation split that a tree was trained with, from where it was then unless ``data_root`` says else."""
+def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, split: str = "val") -> Any:
+    """A split of what a tree was trained with, from where it was then unless ``data_root`` says else."""
     from kdbench.data import open_dataset
 
     candidates = [tree.checkpoint(m) for m in (method, *METHODS) if sidecar_path(tree.checkpoint(m)).exists()]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
     sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
     recorded = sidecar.get("data_root")
-    return open_dataset(tree.dataset, "val", data_root or (Path(recorded) if recorded else None))
+    return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))

@@ -1,0 +1,92 @@
+"""From a PyTorch module to an ONNX graph that is lean, checked, and whose layers have PyTorch's names."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from kdbench.data.preprocessing import Size
+from kdbench.errors import RunFailed
+
+INPUT = "image"
+
+
+def write_graph(module: Any, output: str, size: Size, path: Path, *, dynamic_batch: bool = False) -> None:
+    """Trace a ``deployable`` module and write its graph.
+
+    Args:
+        module: ``MaskModel`` or ``LogitsModel``.
+        output: "mask" or "logits"; also the name of the graph's output.
+        size: (H, W) of the input.
+        dynamic_batch: leave the batch open (named "batch"), else it is 1.
+
+    Raises:
+        RunFailed: an operator was lowered to something else than PyTorch's.
+    """
+    import onnx
+    import torch
+
+    batch = 2 if dynamic_batch else 1  # torch.export would take a batch of 1 for a constant
+    shape = (batch, *size, 3) if output == "mask" else (batch, 3, *size)
+    example = torch.zeros(shape, dtype=torch.uint8 if output == "mask" else torch.float32)
+    # The permute in a mask model leaves channels-last strides, and torch.export writes each global pooling under them
+    # with an as_strided (Reshape and Gather in ONNX). Eager PyTorch runs faster that way, so only the export changes.
+    network = module.model
+    taps = network.taps
+    network.taps = lambda images: taps(images.contiguous())
+    try:
+        with warnings.catch_warnings():
+            # torch.export's own use of a deprecated pytree call (torch 2.13); nothing that a user could mend.
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+            torch.onnx.export(
+                module, (example,), path, dynamo=True, input_names=[INPUT], output_names=[output],
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+                external_data=False, verbose=False,
+            )  # fmt: skip
+    finally:
+        del network.taps
+    model = onnx.load(path)
+    check_resizes(model)
+    name_convolutions(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def name_convolutions(model: Any) -> None:
+    """Give every Conv node the name of the PyTorch module whose weight it holds, as "encoder.4.block.0.0"."""
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = node.input[1].removeprefix("model.").removesuffix(".weight")
+
+
+def check_resizes(model: Any) -> None:
+    """Every Resize must do what PyTorch's interpolate does.
+
+    Raises:
+        RunFailed: an exporter lowered one with other coordinates, which shifts the mask by up to half a stride.
+    """
+    from onnx.helper import get_attribute_value
+
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            attributes = {a.name: get_attribute_value(a) for a in node.attribute}
+            mode = attributes.get("mode", b"nearest").decode()
+            coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
+            if mode != "linear" or coordinates not in ("half_pixel", "pytorch_half_pixel"):
+                raise RunFailed(
+                    f"ONNX node '{node.name}': got a {mode} Resize with {coordinates} coordinates, expected linear "
+                    "with half_pixel: this torch.onnx lowers interpolate differently; use the pinned version"
+                )
+
+
+def describe_value(value: Any) -> dict[str, Any]:
+    """Name, dtype and shape of a graph's input or output; an open dimension is its name."""
+    from onnx import TensorProto
+
+    tensor = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": TensorProto.DataType.Name(tensor.elem_type).lower(),
+        "shape": [d.dim_param or d.dim_value for d in tensor.shape.dim],
+    }

@@ -1,0 +1,151 @@
+"""What every exporter works on: a trained student, how it is to be exported, and its traced graphs."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.graph import write_graph
+from exporters.sensitivity import LayerError, layer_errors
+from kdbench.artifacts import SCHEMA_VERSION, RunTree
+from kdbench.backends.torch_eager import TorchBackend
+from kdbench.data import Sample
+from kdbench.data.preprocessing import Size, resize_image
+from kdbench.environment import environment
+from kdbench.errors import BadInput
+from kdbench.models.deploy import deployable, load_model
+
+SENSITIVITY_IMAGES = 4
+
+
+@dataclass
+class ExportJob:
+    """One method of a run tree, to be exported with one output and size; a context manager.
+
+    Attributes:
+        output: "logits" or "mask".
+        size: (H, W) of the input; None = that of training.
+        samples: real labelled images that exports are compared with PyTorch on.
+        calibration: H x W x 3 uint8 training images that int8 ranges come from.
+        keep_float: layers that int8 leaves in float: names, or how many of those that hurt most.
+        allow_drift: keep an export whose outputs are further from PyTorch's than its precision may be.
+        dynamic_batch: leave the batch open.
+
+    Raises:
+        Missing: the method was not trained. BadInput: a name in ``keep_float`` is no convolution.
+    """
+
+    tree: RunTree
+    method: str
+    output: str
+    size: Size | None = None
+    samples: Sequence[Sample] = ()
+    calibration: Sequence[NDArray[np.uint8]] = ()
+    keep_float: tuple[str, ...] | int = ()
+    allow_drift: bool = False
+    dynamic_batch: bool = False
+    trained: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        command = f"kdbench train --method {self.method} --dataset {self.tree.dataset}"
+        self.model, self.trained = load_model(self.tree.checkpoint(self.method), command)
+        height, width = self.size or self.trained["size"]
+        self.size = (height, width)
+        self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")
+        self._graphs: dict[tuple[bool, bool], Path] = {}
+        if not isinstance(self.keep_float, int):
+            known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
+            wrong = [name for name in self.keep_float if name not in known]
+            if wrong:
+                raise BadInput(
+                    f"--keep-float: got '{wrong[0]}', expected a number, or names of convolutions such as "
+                    f"{known[0]}, {known[-1]}: `kdbench export --precision int8` names those that hurt most"
+                )
+
+    def __enter__(self) -> ExportJob:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._folder.cleanup()
+
+    def graph(self, *, half: bool = False, elementwise: bool = False) -> Path:
+        """An ONNX file of the model, traced once: in float16 when ``half``; see ``MaskModel`` for ``elementwise``."""
+        key = (half, elementwise)
+        if key not in self._graphs:
+            path = Path(self._folder.name) / f"{'fp16' if half else 'fp32'}{'-elementwise' * elementwise}.onnx"
+            model = copy.deepcopy(self.model).half() if half else self.model
+            module = deployable(model, self.output, elementwise=elementwise)
+            assert self.size is not None
+            write_graph(module, self.output, self.size, path, dynamic_batch=self.dynamic_batch)
+            self._graphs[key] = path
+        return self._graphs[key]
+
+    @cached_property
+    def reference(self) -> TorchBackend:
+        """PyTorch in float32, which exports are held against."""
+        assert self.size is not None
+        return TorchBackend(self.model, output=self.output, size=self.size)
+
+    def calibration_batches(self) -> list[NDArray[Any]]:
+        """The calibration images as the network takes them."""
+        if not self.calibration:
+            raise BadInput("int8: got no training image, expected real ones to calibrate on: give --data-root")
+        assert self.size is not None
+        return [self.reference.prepare(resize_image(image, self.size)) for image in self.calibration]
+
+    @cached_property
+    def layer_errors(self) -> list[LayerError]:
+        """What 8 bits in one layer alone do to the logits, worst first."""
+        assert self.size is not None
+        images = [resize_image(image, self.size) for image in self.calibration[:SENSITIVITY_IMAGES]]
+        return layer_errors(self.model, images)
+
+    @cached_property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers that int8 leaves in float."""
+        if isinstance(self.keep_float, int):
+            return tuple(error.layer for error in self.layer_errors[: self.keep_float])
+        return self.keep_float
+
+    def path(self, export_format: str, precision: str) -> Path:
+        return self.tree.export(self.method, export_format, precision, self.output)
+
+    def about(self) -> dict[str, Any]:
+        """The fields that every export's sidecar has."""
+        assert self.size is not None
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "export",
+            "output": self.output,
+            "method": self.method,
+            "dataset": self.tree.dataset,
+            "classes": self.trained["classes"],
+            "palette": self.trained["palette"],
+            "size": list(self.size),
+            "batch": "dynamic" if self.dynamic_batch else 1,
+            "checkpoint_sha256": self.trained["sha256"],
+            "environment": environment(),
+        }
+
+    def int8_fields(self) -> dict[str, Any]:
+        """What an int8 sidecar adds: how it was calibrated, what stayed in float, which layers hurt most."""
+        return {
+            "calibration_images": len(self.calibration),
+            "keep_float": list(self.float_layers),
+            "layer_errors": [
+                {"layer": e.layer, "logit_error": e.logit_error, "changed": e.changed} for e in self.layer_errors
+            ],
+        }
+
+    def training_sidecar(self) -> dict[str, Any]:
+        """The checkpoint's sidecar as it travels in an ONNX file: without what only matters on the training machine."""
+        return {key: value for key, value in self.trained.items() if key not in ("data_root", "classes", "palette")}

@@ -1,0 +1,178 @@
+"""int8: Q/DQ nodes around the operators that are to run in 8 bits, with ranges from real training images.
+
+Three engines, three quantisers, because each fuses other patterns:
+
+ONNX Runtime  its own quantiser: every operator between Q/DQ pairs, asymmetric uint8 activations, percentile ranges
+TensorRT      NNCF on the ONNX graph: symmetric (all zero points 0), float after the last convolution
+OpenVINO      NNCF on its own graph: the same, and activations that are not symmetric get zero points
+
+In all of them weights are int8 per channel, and the layers named in ``keep_float`` stay as they are. Layers have the
+names of PyTorch's modules; ``to_onnx`` gives them to the ONNX nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.errors import BackendUnavailable
+
+CALIBRATION_IMAGES = 120
+PERCENTILE = 99.99
+"""Share of activations inside ONNX Runtime's ranges; its default, the extremes, lost 1 to 2 points of mIoU here."""
+STRIDE = 8
+"""Images whose activations ONNX Runtime's calibrator holds in memory at once."""
+
+
+def quantise_for_onnxruntime(
+    source: Path, destination: Path, batches: Sequence[NDArray[Any]], keep_float: Sequence[str]
+) -> None:
+    """Write an int8 ONNX file for ONNX Runtime.
+
+    Args:
+        source: float32 ONNX file with one input, "image".
+        batches: calibration inputs, each as the input takes it.
+        keep_float: names of Conv nodes.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared))
+        quantize_static(
+            prepared, destination, _CalibrationReader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=list(keep_float),
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": STRIDE},
+        )  # fmt: skip
+
+
+def quantise_for_tensorrt(
+    source: Path, destination: Path, batches: Sequence[NDArray[Any]], keep_float: Sequence[str]
+) -> None:
+    """Write an int8 ONNX file for TensorRT; arguments as ``quantise_for_onnxruntime``."""
+    import onnx
+
+    nncf = import_nncf()
+    model = onnx.load(source)
+    ignored = nncf.IgnoredScope(names=[*keep_float, *_after_last_convolution(model.graph)], validate=False)
+    with _silence():
+        quantised = nncf.quantize(
+            model, nncf.Dataset(batches, lambda batch: {"image": batch}), ignored_scope=ignored,
+            subset_size=len(batches), preset=nncf.QuantizationPreset.PERFORMANCE,
+        )  # fmt: skip
+    onnx.save(quantised, destination)
+
+
+def quantise_for_openvino(model: Any, batches: Sequence[NDArray[Any]], keep_float: Sequence[str]) -> Any:
+    """An int8 ``openvino.Model`` from a float32 one; arguments as ``quantise_for_onnxruntime``."""
+    nncf = import_nncf()
+    # The frontend splits a Conv with a bias into "<name>/WithoutBiases" and "<name>".
+    kept = [full for name in keep_float for full in (name, f"{name}/WithoutBiases")]
+    ignored = nncf.IgnoredScope(names=[*kept, *_after_last_openvino_convolution(model)], validate=False)
+    with _silence():
+        return nncf.quantize(
+            model, nncf.Dataset(batches), ignored_scope=ignored, subset_size=len(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+        )  # fmt: skip
+
+
+def import_nncf() -> Any:
+    """The NNCF module.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
+    with _silence():
+        try:
+            import nncf
+        except ImportError as error:
+            raise BackendUnavailable(f"int8: NNCF cannot be imported ({error}): `pip install nncf`") from error
+    return nncf
+
+
+class _CalibrationReader:
+    """What ONNX Runtime's quantiser reads from; its own base class adds nothing."""
+
+    def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
+        # It wants a multiple of the stride; fewer images than that are repeated.
+        count = max(STRIDE, len(batches) // STRIDE * STRIDE)
+        self._batches = [batches[i % len(batches)] for i in range(count)]
+        self._position, self._end = 0, count
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._position, self._end = start_index, end_index
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        if self._position >= self._end:
+            return None
+        self._position += 1
+        return {"image": self._batches[self._position - 1]}
+
+
+def _after_last_convolution(graph: Any) -> list[str]:
+    """Names of the nodes behind the classifier: upsampling and argmax gain nothing from 8 bits, and lose accuracy."""
+    last = [node for node in graph.node if node.op_type == "Conv"][-1]
+    reached, names = set(last.output), []
+    for node in graph.node:
+        if any(name in reached for name in node.input):
+            reached |= set(node.output)
+            names.append(node.name)
+    return names
+
+
+def _after_last_openvino_convolution(model: Any) -> list[str]:
+    operators = model.get_ordered_ops()
+    last = [op for op in operators if op.get_type_name() == "Convolution"][-1]
+    waiting, names = [last], set[str]()
+    while waiting:
+        for output in waiting.pop().outputs():
+            for target in output.get_target_inputs():
+                node = target.get_node()
+                if node.get_friendly_name() not in names and node.get_type_name() != "Result":
+                    names.add(node.get_friendly_name())
+                    waiting.append(node)
+    return sorted(names)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Quantisers print progress bars, warn of deprecations among themselves, and log at INFO; ours is one line."""
+    nncf_logger = logging.getLogger("nncf")
+    levels = logging.root.manager.disable, nncf_logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(_Nothing()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(levels[0])
+
+
+class _Nothing:
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+
+def calibration_images(count: int) -> list[int]:
+    """Indices of evenly spaced training images, at most ``CALIBRATION_IMAGES`` of ``count``."""
+    return np.unique(np.linspace(0, count - 1, min(count, CALIBRATION_IMAGES)).round().astype(int)).tolist()

@@ -1,0 +1,51 @@
+"""What the tests of exports share: a student whose masks have many classes, and jobs on real images."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+
+from exporters.job import ExportJob
+from kdbench.artifacts import save_checkpoint, sha256, sidecar_path, write_json
+from kdbench.data.shapes import Shapes
+from kdbench.models.deploy import build_model
+
+SIZE = (96, 128)
+OUTPUTS = ("mask", "logits")
+
+
+def make_student(tree, method, seed):
+    """A student with BatchNorm statistics of real images, so that its masks have many classes."""
+    scenes = Shapes("train")
+    torch.manual_seed(seed)
+    model = build_model("student", 10).train()
+    images = torch.from_numpy(np.stack([scenes[i].image for i in range(8)])).permute(0, 3, 1, 2) / 255.0 - 0.5
+    with torch.no_grad():
+        for _ in range(20):
+            model(4 * images)
+    save_student(tree, method, model)
+
+
+def save_student(tree, method, model):
+    scenes = Shapes("train")
+    about = {
+        "kind": "checkpoint", "method": method, "arch": "student", "dataset": "shapes", "data_root": None,
+        "classes": list(scenes.classes), "palette": [list(c) for c in scenes.palette], "size": list(SIZE),
+        "seed": 0, "epoch": 1, "epochs": 1,
+    }  # fmt: skip
+    save_checkpoint(tree.checkpoint(method), model.state_dict(), about)
+
+
+def make_job(tree, method="baseline", output="mask", **options):
+    """An export job on 4 validation images, calibrated on 8 training images."""
+    options = {"samples": [Shapes("val")[i] for i in range(4)], **options}
+    options.setdefault("calibration", [Shapes("train")[i].image for i in range(8)])
+    return ExportJob(tree, method, output, **options)
+
+
+def edit_sidecar(artifact, **changes):
+    """Change fields of a sidecar; None takes a field away. The hash follows the file."""
+    about = {**json.loads(sidecar_path(artifact).read_text()), "sha256": sha256(artifact), **changes}
+    write_json(sidecar_path(artifact), {key: value for key, value in about.items() if value is not None})
