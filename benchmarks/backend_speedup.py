@@ -134,11 +134,17 @@ def main() -> None:
         for contender in contenders:
             contender.stop()
         added = added_by_kdbench(artifacts["onnx", "fp32"], images, arguments.threads, 2 * arguments.blocks)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for (name, precision), artifact in artifacts.items():
             speedup, low, high = ratio_with_interval(found[USUAL], found[f"{name} {precision}"])
             miou = score(name, artifact, size, validation, arguments.threads)
-            row = {"backend": name, "precision": precision, "speedup": speedup, "ci95": [low, high], "miou": miou}
+            row: dict[str, Any] = {
+                "backend": name,
+                "precision": precision,
+                "speedup": speedup,
+                "ci95": [low, high],
+                "miou": miou,
+            }
             rows.append(row)
         trained_size = json.loads(sidecar_path(source).read_text(encoding="utf-8"))["size"]
     report = {

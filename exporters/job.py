@@ -60,8 +60,6 @@ class ExportJob:
         self.model, self.trained = load_model(self.tree.checkpoint(self.method), command)
         height, width = self.size or self.trained["size"]
         self.size = (height, width)
-        self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")
-        self._graphs: dict[tuple[bool, bool], Path] = {}
         if not isinstance(self.keep_float, int):
             known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
             wrong = [name for name in self.keep_float if name not in known]
@@ -70,6 +68,8 @@ class ExportJob:
                     f"--keep-float: got '{wrong[0]}', expected a number, or names of convolutions such as "
                     f"{known[0]}, {known[-1]}: `kdbench export --precision int8` names those that hurt most"
                 )
+        self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")
+        self._graphs: dict[tuple[bool, bool], Path] = {}
 
     def __enter__(self) -> ExportJob:
         return self
@@ -109,7 +109,7 @@ class ExportJob:
         images = [resize_image(image, self.size) for image in self.calibration[:SENSITIVITY_IMAGES]]
         return layer_errors(self.model, images)
 
-    @cached_property
+    @property
     def float_layers(self) -> tuple[str, ...]:
         """The layers that int8 leaves in float."""
         if isinstance(self.keep_float, int):

@@ -1,74 +1,137 @@
-"""Proof that an export is still the same model, in segmentation terms: the share of pixels with the same class."""
+"""Proof that an export is still the same model, in segmentation terms, on real images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
+from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, RunFailed
+from kdbench.evaluate import class_maps
+from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
 
-AGREEMENT = {"fp32": 0.999}
-"""Least share of pixels, by precision, that must have PyTorch's class."""
+AGREEMENT = {"fp32": 0.999, "fp16": 0.995}
+"""Least share of pixels, by precision, that must have the reference's class."""
+INT8_LOSS = 0.01
+"""mIoU that int8 may lose. Agreement says little there: rounding moves borders, in both directions."""
+CLASS_LOSS = 0.02
+"""A class that loses more IoU is marked: a small mean change can hide one broken class."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """An export against PyTorch on real images.
+    """An export against a reference on the same images.
 
     Attributes:
+        classes: names of the classes.
+        confusion_reference, confusion_candidate: C x C counts against the labels, at the labels' resolution.
+        confusion_between: C x C counts, reference's class by candidate's, at the engines' size.
         images: how many were compared.
-        pixel_agreement: share of pixels with the same class, 0 to 1.
-        max_logit_difference: largest absolute difference of a logit; None for a mask.
+        max_logit_difference: largest absolute difference of a logit; None for masks.
         finite: whether every output of both was finite.
     """
 
+    classes: tuple[str, ...]
+    confusion_reference: NDArray[np.int64]
+    confusion_candidate: NDArray[np.int64]
+    confusion_between: NDArray[np.int64]
     images: int
-    pixel_agreement: float
     max_logit_difference: float | None
-    finite: bool
+    finite: bool = True
+
+    @property
+    def pixel_agreement(self) -> float:
+        """Share of pixels with the same class, 0 to 1."""
+        return float(self.confusion_between.trace() / max(1, self.confusion_between.sum()))
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.confusion_reference.sum())
+
+    @property
+    def miou_reference(self) -> float | None:
+        return mean_iou(self.confusion_reference) if self.labelled else None
+
+    @property
+    def miou_candidate(self) -> float | None:
+        return mean_iou(self.confusion_candidate) if self.labelled else None
+
+    def class_changes(self) -> list[float]:
+        """IoU against the labels, candidate minus reference; NaN where a class does not occur."""
+        return (iou_per_class(self.confusion_candidate) - iou_per_class(self.confusion_reference)).tolist()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        def numbers(values: Any) -> list[float | None]:
+            return [None if math.isnan(v) else float(v) for v in values]
+
+        return {
+            "images": self.images,
+            "pixel_agreement": self.pixel_agreement,
+            "class_agreement": numbers(iou_per_class(self.confusion_between)),
+            "miou_reference": self.miou_reference,
+            "miou_candidate": self.miou_candidate,
+            "iou_reference": numbers(iou_per_class(self.confusion_reference)),
+            "iou_candidate": numbers(iou_per_class(self.confusion_candidate)),
+            "worse_classes": [
+                name for name, change in zip(self.classes, self.class_changes(), strict=True) if change < -CLASS_LOSS
+            ],
+            "max_logit_difference": self.max_logit_difference,
+            "finite": self.finite,
+        }
 
 
-def compare_outputs(reference: Backend, candidate: Backend, images: Sequence[NDArray[np.uint8]]) -> Parity:
-    """Run both on the same images.
+def compare_outputs(
+    reference: Backend, candidate: Backend, samples: Sequence[Sample], classes: Sequence[str]
+) -> Parity:
+    """Run both on the same images, resized as everywhere in kdbench.
 
     Args:
         reference, candidate: engines of the same size and output.
-        images: H x W x 3 uint8 at any size.
+        samples: real images; labels of 255 alone count nowhere.
+        classes: what the class ids mean.
     """
-    if not images:
+    if not len(samples):
         raise BadInput("parity: got no image, expected at least one real image to compare on")
-    same = pixels = 0
-    difference, finite = 0.0, True
-    for image in images:
-        batch = reference.prepare(resize_image(image, reference.size))
-        expected, got = reference.infer(batch), candidate.infer(batch)
-        if expected.dtype != np.uint8:
-            finite = finite and bool(np.isfinite(expected).all() and np.isfinite(got).all())
-            if finite:
-                difference = max(difference, float(np.abs(expected - got).max()))
-            expected, got = expected.argmax(1), got.argmax(1)
-        same += int((expected == got).sum())
-        pixels += expected.size
-    is_mask = reference.output == "mask"
-    # A difference that is NaN or infinite would not be JSON; ``finite`` tells of it.
-    return Parity(len(images), same / pixels, None if is_mask or not finite else difference, finite)
+    count = len(classes)
+    against_labels = [np.zeros((count, count), dtype=np.int64) for _ in range(2)]
+    between = np.zeros((count, count), dtype=np.int64)
+    difference: float | None = None if reference.output == "mask" else 0.0
+    for index in range(len(samples)):
+        sample = samples[index]
+        batch = reference.prepare(resize_image(sample.image, reference.size))
+        outputs = [reference.infer(batch), candidate.infer(batch)]
+        if difference is not None:
+            if not all(np.isfinite(output).all() for output in outputs):
+                # A difference that is NaN or infinite would not be JSON; ``finite`` tells of it.
+                return Parity(tuple(classes), against_labels[0], against_labels[1], between, index + 1, None, False)
+            difference = max(difference, float(np.abs(outputs[0] - outputs[1]).max()))
+        maps = [class_maps(output, sample.label.shape, f"image '{sample.name}'") for output in outputs]
+        for which in (0, 1):
+            against_labels[which] += confusion_matrix(sample.label, maps[which][0], count)
+        between += confusion_matrix(maps[0][1], maps[1][1], count)
+    return Parity(tuple(classes), against_labels[0], against_labels[1], between, len(samples), difference)
 
 
 def require_parity(parity: Parity, precision: str, what: str) -> None:
     """Raise RunFailed with one sentence when an export drifted further than its precision may."""
+    kept = "the export was not kept; --allow-drift keeps it"
     if not parity.finite:
-        raise RunFailed(f"{what}: outputs hold NaN or infinity, expected finite ones: the export was not kept")
-    if parity.pixel_agreement < AGREEMENT[precision]:
+        raise RunFailed(f"{what}: outputs hold NaN or infinity, expected finite ones: {kept}")
+    if precision in AGREEMENT and parity.pixel_agreement < AGREEMENT[precision]:
         raise RunFailed(
             f"{what}: {100 * parity.pixel_agreement:.3f}% of pixels have PyTorch's class on {parity.images} images, "
-            f"expected at least {100 * AGREEMENT[precision]:.1f}% for {precision}: the export was not kept"
+            f"expected at least {100 * AGREEMENT[precision]:.1f}% for {precision}: {kept}"
+        )
+    before, after = parity.miou_reference, parity.miou_candidate
+    if precision == "int8" and before is not None and after is not None and before - after > INT8_LOSS:
+        raise RunFailed(
+            f"{what}: mIoU {100 * after:.2f} on {parity.images} images, PyTorch has {100 * before:.2f}, expected to "
+            f"lose at most {100 * INT8_LOSS:.1f}: {kept}, --keep-float leaves layers in float"
         )

@@ -42,15 +42,17 @@ def quantise_for_onnxruntime(
         batches: calibration inputs, each as the input takes it.
         keep_float: names of Conv nodes.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder, _silence():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared))
+        excluded = _with_producers(onnx.load(prepared).graph, keep_float)
         quantize_static(
             prepared, destination, _CalibrationReader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=list(keep_float),
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": STRIDE},
         )  # fmt: skip
@@ -120,6 +122,24 @@ class _CalibrationReader:
             return None
         self._position += 1
         return {"image": self._batches[self._position - 1]}
+
+
+def _with_producers(graph: Any, names: Sequence[str]) -> list[str]:
+    """The named convolutions, and every node back to the convolutions that make their inputs.
+
+    ONNX Runtime's quantiser rounds a tensor behind the node that makes it: a layer whose producer is quantised would
+    compute in float on an input of 8 bits.
+    """
+    maker = {output: node for node in graph.node for output in node.output}
+    excluded = set(names)
+    waiting = [maker[node.input[0]] for node in graph.node if node.name in excluded and node.input[0] in maker]
+    while waiting:
+        node = waiting.pop()
+        if node.name not in excluded:
+            excluded.add(node.name)
+            if node.op_type != "Conv":
+                waiting += [maker[name] for name in node.input if name in maker]
+    return sorted(excluded)
 
 
 def _after_last_convolution(graph: Any) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGES = (
     "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
-    "numpy", "pytest-benchmark",
+    "openvino", "nncf", "numpy", "pytest-benchmark",
 )  # fmt: skip
 
 

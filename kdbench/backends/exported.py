@@ -9,7 +9,7 @@ from kdbench.artifacts import read_json, sha256, sidecar_path
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
 
-NEEDED = ("format", "method", "output", "size", "sha256", "checkpoint_sha256")
+NEEDED = ("format", "precision", "method", "output", "size", "sha256", "checkpoint_sha256")
 """Fields of every export's sidecar that a load relies on."""
 
 

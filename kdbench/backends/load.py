@@ -10,7 +10,7 @@ from kdbench.backends.base import Backend
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput
 
-BACKENDS = ("torch", "onnx", "trt")
+BACKENDS = ("torch", "onnx", "trt", "openvino")
 
 
 def artifact_of(tree: RunTree, method: str, backend: str, precision: str, output: str) -> Path:
@@ -35,4 +35,8 @@ def load_backend(
         from kdbench.backends.tensorrt_engine import TensorRTBackend
 
         return TensorRTBackend.load(artifact, output=output, size=size, device=device, threads=threads)
+    if name == "openvino":
+        from kdbench.backends.openvino_runtime import OpenVinoBackend
+
+        return OpenVinoBackend.load(artifact, output=output, size=size, device=device, threads=threads)
     raise BadInput(f"--backend: got '{name}', expected one of {', '.join(BACKENDS)}")

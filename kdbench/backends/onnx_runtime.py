@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,15 @@ from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
+from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+FLOAT_OPERATORS = (
+    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm",
+)  # fmt: skip
+INTEGER_OPERATORS = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm")
 INPUTS = {"mask": ("tensor(uint8)", 4), "logits": ("tensor(float)", 4)}
 
 
@@ -25,12 +32,18 @@ class OnnxBackend(Backend):
 
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxBackend:
-        read_export(artifact, "onnx", size)
-        return cls.open(artifact, output=output, device=device, threads=threads)
+        sidecar = read_export(artifact, "onnx", size)
+        return cls.open(artifact, output=output, device=device, threads=threads, precision=sidecar["precision"])
 
     @classmethod
-    def open(cls, path: Path, *, output: str, device: str = "cpu", threads: int = 0) -> OnnxBackend:
-        """Open a file without asking for a sidecar; otherwise as ``load``."""
+    def open(
+        cls, path: Path, *, output: str, device: str = "cpu", threads: int = 0, precision: str | None = None
+    ) -> OnnxBackend:
+        """Open a file without asking for a sidecar; otherwise as ``load``.
+
+        Args:
+            precision: what its convolutions must run in, as a sidecar says; None = whatever they do.
+        """
         try:
             import onnxruntime
         except ImportError as error:
@@ -51,11 +64,19 @@ class OnnxBackend(Backend):
         # allow_spinning stays on: alone on the machine a session is faster with it. Beside a busy process it is the
         # reverse, hence one process per backend when timing.
         options.log_severity_level = 3  # errors; its warnings are about its own optimisers
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-        except Exception as error:  # its exception classes are not exported under stable names
-            first_line = str(error).splitlines()[0]
-            raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
+        operators = None
+        with tempfile.TemporaryDirectory(prefix="kdbench-onnx-") as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            if precision is not None:
+                options.optimized_model_filepath = str(optimised)
+            try:
+                session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            except Exception as error:  # its exception classes are not exported under stable names
+                first_line = str(error).splitlines()[0]
+                raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
+            if precision is not None:
+                operators = share_by_type(compute_types(optimised))
+                require_precision(operators, precision, f"onnx: '{path}'")
         # A session falls back to the CPU without an exception: that is a failure, not a slow row.
         if session.get_providers()[0] != provider:
             raise RunFailed(
@@ -67,7 +88,8 @@ class OnnxBackend(Backend):
             "provider": provider,
             "threads": threads,
             "onnxruntime": onnxruntime.__version__,
-            "precision": "fp32",
+            "precision": precision,
+            "operators": operators,
         }
         return cls(session, output, _image_size(session, path, output), details)
 
@@ -76,6 +98,24 @@ class OnnxBackend(Backend):
 
     def close(self) -> None:
         del self._session
+
+
+def compute_types(optimised: Path) -> Iterator[str]:
+    """What each convolution and matrix product computes in, by the graph that the session itself runs.
+
+    Args:
+        optimised: what ``SessionOptions.optimized_model_filepath`` got.
+    """
+    import onnx
+
+    graph = onnx.load(optimised).graph
+    weights = {initializer.name: initializer.data_type for initializer in graph.initializer}
+    for node in graph.node:
+        if node.op_type in INTEGER_OPERATORS:
+            yield "int8"
+        elif node.op_type in FLOAT_OPERATORS:
+            # A weight that is no initializer comes out of a DequantizeLinear or Cast, in float32.
+            yield "fp16" if weights.get(node.input[1]) == onnx.TensorProto.FLOAT16 else "fp32"
 
 
 def _image_size(session: Any, path: Path, output: str) -> Size:
@@ -90,7 +130,7 @@ def _image_size(session: Any, path: Path, output: str) -> Size:
     kind, rank = INPUTS[output]
     shape = inputs[0].shape
     height, width, channels = ("?", "?", "?")
-    if len(shape) == rank and shape[0] == 1:
+    if len(shape) == rank and (shape[0] == 1 or isinstance(shape[0], str)):  # an open batch has a name
         height, width, channels = shape[1:] if output == "mask" else (shape[2], shape[3], shape[1])
     if inputs[0].type != kind or channels != 3 or not isinstance(height, int) or not isinstance(width, int):
         wanted = "1 x H x W x 3 uint8" if output == "mask" else "1 x 3 x H x W float32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -93,7 +93,7 @@ def run_export(
     capabilities = tuple(c.strip() for c in compute_capability.split(",")) if compute_capability else AHEAD_OF_TIME
     validation = open_trained_dataset(tree, data_root, methods[0])
     step = max(1, len(validation) // PARITY_IMAGES)
-    samples = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])
+    samples: Any = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])  # decodes an image when asked
     calibration = []
     if "int8" in precisions:
         train_set = open_trained_dataset(tree, data_root, methods[0], "train")

@@ -1,0 +1,91 @@
+"""OpenVINO on the CPU: an IR (.xml with its weights in the .bin beside it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.artifacts import sha256
+from kdbench.backends.base import Backend
+from kdbench.backends.exported import read_export
+from kdbench.backends.precision_proof import require_precision, share_by_type
+from kdbench.data.preprocessing import Size
+from kdbench.errors import BackendUnavailable, BadInput
+
+COMPUTE = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
+"""layerType of what multiplies matrices, in OpenVINO's runtime model."""
+TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+
+
+class OpenVinoBackend(Backend):
+    """A compiled model with one request."""
+
+    def __init__(self, compiled: Any, output: str, size: Size, details: dict[str, Any]) -> None:
+        self.output, self.size, self.details = output, size, details
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+
+    @classmethod
+    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OpenVinoBackend:
+        sidecar = read_export(artifact, "openvino", size)
+        weights, about = artifact.with_suffix(".bin"), sidecar.get("weights", {})
+        if not weights.is_file() or sha256(weights) != about.get("sha256"):
+            found = "is not the file that the sidecar describes (sha256 differs)" if weights.is_file() else "is missing"
+            raise BadInput(
+                f"'{weights}', the weights of '{artifact.name}', {found}: make both again with "
+                f"`kdbench export --method {sidecar['method']} --format openvino --precision {sidecar['precision']}`"
+            )
+        if device != "cpu":
+            raise BackendUnavailable("openvino: runs on the CPU here: use --device cpu")
+        return cls.open(artifact, output=output, precision=sidecar["precision"], threads=threads)
+
+    @classmethod
+    def open(cls, path: Path, *, output: str, precision: str = "fp32", threads: int = 0) -> OpenVinoBackend:
+        """Open an .xml without asking for a sidecar; otherwise as ``load``.
+
+        Args:
+            precision: "fp32" or "int8": what its convolutions must run in.
+        """
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendUnavailable(f"openvino: cannot be imported ({error}): `pip install openvino`") from error
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Without this, float layers run in bf16 on processors that have it, whatever the file says.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:
+            last_line = str(error).strip().splitlines()[-1].strip()
+            raise BadInput(f"'{path}' is no OpenVINO model that this OpenVINO reads ({last_line})") from error
+        operators = share_by_type(
+            TYPES.get(info["runtimePrecision"].astype(str), info["runtimePrecision"].astype(str))
+            for node in compiled.get_runtime_model().get_ops()
+            if (info := node.get_rt_info())["layerType"].astype(str) in COMPUTE
+        )
+        require_precision(operators, precision, f"openvino: '{path}'")
+        shape = [int(d) for d in compiled.input(0).get_partial_shape().get_max_shape()]
+        height, width = shape[1:3] if output == "mask" else shape[2:4]
+        details = {
+            "device": "cpu",
+            "provider": "OpenVINO CPU",
+            "threads": threads,
+            "openvino": openvino.__version__.split("-")[0],
+            "precision": precision,
+            "operators": operators,
+        }
+        return cls(compiled, output, (height, width), details)
+
+    def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        # The output is the request's own memory, which the next call overwrites.
+        return np.array(self._request.infer({0: batch}, share_inputs=True)[0])
+
+    def close(self) -> None:
+        del self._request, self._compiled
