@@ -22,6 +22,9 @@ from kdbench.errors import BadInput, Missing
 SCHEMA_VERSION = 1
 STUDENT_METHODS = ("baseline", "response", "feature", "combined")
 METHODS = (*STUDENT_METHODS, "teacher")
+BACKENDS = ("torch", "torch-channels-last", "torch-compile", "onnx", "openvino", "trt")
+USUAL_BACKENDS = ("torch", "onnx", "openvino", "trt")
+"""What "all" stands for: the other ways of running PyTorch cost minutes and are measured when they are named."""
 PRECISIONS = ("fp32", "fp16", "int8")
 EXPORT_SUFFIX = {"onnx": "onnx", "trt": "engine", "openvino": "xml"}
 """Format → suffix of its file; beside OpenVINO's .xml lies a .bin with the weights."""

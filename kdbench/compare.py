@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.artifacts import RunTree, read_json, sha256, sidecar_path
-from kdbench.backends import artifact_of, load_backend
+from kdbench.backends import artifact_of, load_backend, precisions_of, runs_checkpoints
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
 from kdbench.environment import environment
@@ -66,7 +66,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         _row(tree, method, backend, precision, dataset, options, references[method])
         for method in options.methods
         for backend in options.backends
-        for precision in (options.precisions if backend != "torch" else ("fp32",))
+        for precision in precisions_of(backend, options.precisions)
     ]
     if size is not None:
         _add_latency(tree, rows, dataset, size, options)
@@ -197,7 +197,7 @@ def _add_latency(
             group = {f"{row.method}-{row.precision}": row for row in runnable if row.backend == backend}
             cases = [
                 LatencyCase(name, backend, str(artifact_of(tree, row.method, backend, row.precision, row.output)),
-                            row.output, size if backend == "torch" else None)
+                            row.output, size if runs_checkpoints(backend) else None)
                 for name, row in group.items()
             ]  # fmt: skip
             try:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kdbench.artifacts import RunTree
+from kdbench.artifacts import BACKENDS, RunTree
 from kdbench.backends.base import Backend
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput
 
-BACKENDS = ("torch", "onnx", "trt", "openvino")
+
+def runs_checkpoints(backend: str) -> bool:
+    """Whether a backend loads the checkpoint itself, in float32, rather than an export."""
+    return backend.startswith("torch")
+
+
+def precisions_of(backend: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of ``wanted`` that a backend has rows for: PyTorch runs the float32 checkpoint alone, OpenVINO no fp16."""
+    if runs_checkpoints(backend):
+        return ("fp32",)
+    return tuple(precision for precision in wanted if (backend, precision) != ("openvino", "fp16"))
 
 
 def artifact_of(tree: RunTree, method: str, backend: str, precision: str, output: str) -> Path:
     """The file that a backend loads for a method: the checkpoint itself for torch, an export for the others."""
-    return tree.checkpoint(method) if backend == "torch" else tree.export(method, backend, precision, output)
+    return tree.checkpoint(method) if runs_checkpoints(backend) else tree.export(method, backend, precision, output)
 
 
 def load_backend(
@@ -23,10 +33,10 @@ def load_backend(
 ) -> Backend:
     """Load ``artifact`` into the backend ``name``; ``threads=0`` means one per core. See ``Backend.load``."""
     threads = threads or os.cpu_count() or 1
-    if name == "torch":
+    if name in BACKENDS and runs_checkpoints(name):
         from kdbench.backends.torch_eager import TorchBackend
 
-        return TorchBackend.load(artifact, output=output, size=size, device=device, threads=threads)
+        return TorchBackend.load(artifact, output=output, size=size, device=device, threads=threads, name=name)
     if name == "onnx":
         from kdbench.backends.onnx_runtime import OnnxBackend
 

@@ -1,38 +1,89 @@
-"""PyTorch, eager: the reference that every other backend is held against."""
+"""PyTorch: eager, the reference that every other backend is held against; in channels-last; and compiled."""
 
 from __future__ import annotations
 
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from kdbench.backends.base import Backend
+from kdbench.backends.precision_proof import share_by_type
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable
 from kdbench.models.deploy import deployable, load_model
 from kdbench.models.segmentation import SegmentationModel
 
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
 
 class TorchBackend(Backend):
-    """A checkpoint, run by PyTorch in float32."""
+    """A model, run by PyTorch eager in float32, as it lies in memory."""
 
     def __init__(self, model: SegmentationModel, *, output: str, size: Size, device: str = "cpu") -> None:
         self.output, self.size = output, size
         self._device = torch.device(device)
-        self._module = deployable(model, output).to(self._device)
-        self.details = {"device": str(self._device), "threads": torch.get_num_threads(), "precision": "fp32"}
+        module = deployable(model, output).to(self._device)
+        self._module: Any = module
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        self.details = {
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "precision": "fp32",
+            "operators": share_by_type(TYPES.get(c.weight.dtype, str(c.weight.dtype)) for c in convolutions),
+        }
 
     @classmethod
-    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> TorchBackend:
+    def load(
+        cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int, name: str = "torch"
+    ) -> TorchBackend:
+        """Load a checkpoint; otherwise as ``Backend.load``.
+
+        Args:
+            name: "torch" is what people usually run: contiguous N x C x H x W memory. "torch-channels-last" has
+                weights and images in N x H x W x C order, which the CPU's convolutions prefer. "torch-compile" is that
+                through ``torch.compile``.
+        """
         if device == "cuda" and not torch.cuda.is_available():
-            raise BackendUnavailable("torch: --device cuda was asked for, but this PyTorch sees no GPU")
+            raise BackendUnavailable(f"{name}: --device cuda was asked for, but this PyTorch sees no GPU")
         torch.set_num_threads(threads)
         model, sidecar = load_model(artifact, made_by=f"kdbench train --method {artifact.parent.name}")
         height, width = size or sidecar["size"]
-        return cls(model, output=output, size=(height, width), device=device)
+        layout = torch.contiguous_format if name == "torch" else torch.channels_last
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+        # Normalising an H x W x 3 image leaves channels-last strides, which the network would follow.
+        model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(memory_format=layout),))
+        backend = cls(model, output=output, size=(height, width), device=device)
+        if name == "torch-compile":
+            backend._compile()
+        return backend
+
+    def _compile(self) -> None:
+        """Compile by one call on a black image, so that no timed call does it.
+
+        Raises:
+            BackendUnavailable: torch.compile cannot work here, for want of a compiler above all.
+        """
+        self._module = torch.compile(self._module)
+        shape, dtype = self.expected_input()
+        started = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own parts, while it loads its compiler
+                self.infer(np.zeros(shape, dtype))
+        except Exception as error:  # the compiler's own classes differ between versions
+            reason = " ".join(str(error).split())[:200]
+            raise BackendUnavailable(
+                f"torch-compile: torch.compile failed ({type(error).__name__}: {reason}): on the CPU it needs a C++ "
+                "compiler, for example `apt install g++`"
+            ) from error
+        self.details["compile_seconds"] = round(time.perf_counter() - started, 2)
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree
+from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import (
     DataRoot,
@@ -25,9 +25,9 @@ from kdbench.errors import BadInput
 
 @app.command()
 def compare(
-    backend: Annotated[str, typer.Option(help="torch, onnx, trt: several with commas, or all.")] = "all",
+    backend: Annotated[str, typer.Option(help=f"{', '.join(BACKENDS)}; all = {', '.join(USUAL_BACKENDS)}.")] = "all",
     method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
     json_file: Annotated[Path | None, typer.Option("--json", help="Results file. Default: compare.json there.")] = None,
     dataset: Dataset = None,
@@ -41,8 +41,9 @@ def compare(
 
     Writes the table's JSON, and .txt, .md and .csv beside it.
 
-    Example:
+    Examples:
       kdbench compare --backend torch,onnx,trt
+      kdbench compare --backend onnx,openvino --precision fp32,int8
     """
     tree = RunTree.find(runs, dataset)
     if method == "all":
@@ -68,7 +69,6 @@ def run_compare(
 
     from rich.console import Console
 
-    from kdbench.backends import BACKENDS
     from kdbench.compare import CompareOptions
     from kdbench.compare import compare as run
     from kdbench.errors import RunFailed
@@ -76,8 +76,8 @@ def run_compare(
 
     options = CompareOptions(
         methods=choose("--method", method, STUDENT_METHODS),
-        backends=choose("--backend", backend, BACKENDS, BACKENDS),
-        precisions=choose("--precision", precision, ("fp32",)),
+        backends=choose("--backend", backend, BACKENDS, USUAL_BACKENDS),
+        precisions=choose("--precision", precision, PRECISIONS, PRECISIONS),
         output=choose("--output", output, ("mask", "logits"))[0],
         device=choose_device(device),
         threads=threads or os.cpu_count() or 1,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree
+from kdbench.artifacts import BACKENDS, STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, choose_device
 from kdbench.errors import BadInput
@@ -19,7 +19,7 @@ def predict(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(STUDENT_METHODS)}.")],
     images: Annotated[list[Path] | None, typer.Argument(help="Image files, and folders of them.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file, or a camera's number, instead of images.")] = None,
-    backend: Annotated[str, typer.Option(help="torch, onnx or trt.")] = "torch",
+    backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = "torch",
     output_dir: Annotated[Path | None, typer.Option(help="Default: predictions/ beside the methods.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
@@ -32,8 +32,6 @@ def predict(
     Example:
       kdbench predict --method response --backend onnx photos/ street.jpg
     """
-    from kdbench.backends import BACKENDS
-
     if bool(images) == bool(video):
         raise BadInput("kdbench predict: expected images, or --video FILE or camera number, and not both")
     for flag, name, known in (("--method", method, STUDENT_METHODS), ("--backend", backend, BACKENDS)):
