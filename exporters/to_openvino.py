@@ -6,12 +6,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from kdbench.backends.openvino_runtime import OpenVinoBackend
-
 from exporters.job import ExportJob
 from exporters.parity import compare_outputs, require_parity
 from exporters.precision import quantise_for_openvino
 from kdbench.artifacts import put_in_place, sha256, sidecar_path, write_json
+from kdbench.backends.openvino_runtime import OpenVinoBackend
 from kdbench.errors import BackendUnavailable
 
 PRECISIONS = ("fp32", "int8")

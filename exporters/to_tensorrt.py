@@ -58,6 +58,8 @@ def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...
         reason = " ".join(str(parser.get_error(0)).split())  # it spreads over lines; a message is one
         raise RunFailed(f"{trt.__name__} cannot parse '{network_file}': {reason}")
     config = builder.create_builder_config()
+    # So that the engine itself tells what each layer computes in, when it runs.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if job.dynamic_batch:
         config.add_optimization_profile(_batch_profile(builder, network))
     if trt.__name__ == "tensorrt_rtx":

@@ -166,17 +166,19 @@ def _row(
         row.agreement_with_torch = pixel_agreement(expected.predictions, result.predictions)
         row.engine = result.engine
     except KdbenchError as error:
-        row.status, row.reason = _status(error, path), " ".join(str(error).split())
+        row.status, row.reason = _status(error, backend, path), " ".join(str(error).split())
     if path.exists():
+        weights = (row.engine or {}).get("weights", {}).get("bytes", 0)
         row.artifact = Artifact(
-            path=path.relative_to(tree.root).as_posix(), sha256=sha256(path), bytes=path.stat().st_size
+            path=path.relative_to(tree.root).as_posix(), sha256=sha256(path), bytes=path.stat().st_size + weights
         )
     return row
 
 
-def _status(error: KdbenchError, artifact: Path) -> Status:
+def _status(error: KdbenchError, backend: str, artifact: Path) -> Status:
     if isinstance(error, BackendUnavailable):
-        return "built" if artifact.exists() else "unavailable"
+        # PyTorch's backends load the checkpoint: nothing was built for them.
+        return "built" if artifact.exists() and not runs_checkpoints(backend) else "unavailable"
     return "unavailable" if isinstance(error, Missing) else "failed"
 
 

@@ -32,7 +32,11 @@ class Latency(Strict):
 
 
 class Artifact(Strict):
-    """The very bytes whose accuracy and latency the row gives; the path is relative to the dataset's run tree."""
+    """The very bytes whose accuracy and latency the row gives; the path is relative to the dataset's run tree.
+
+    Of an OpenVINO export the path and hash are the .xml's, and ``bytes`` counts the .bin as well, whose own hash is in
+    ``engine["weights"]``.
+    """
 
     path: str
     sha256: str
@@ -56,7 +60,7 @@ class Row(Strict):
     latency: Latency | None = None
     artifact: Artifact | None = None
     engine: dict[str, Any] | None = None
-    """What ran: device, provider, threads."""
+    """What ran: device, provider, threads, and in "operators" the share of compute operators per type."""
 
 
 class Improvement(Strict):

@@ -98,9 +98,28 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
             f"{comparison.teacher.params / 1e6:.2f}M parameters"
             + ("." if lead is None else f", {100 * lead:+.1f} points from the baseline.")
         )
+    if computed := operators_line(comparison):
+        lines.append(computed)
     lines += [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
     lines += [f"Note: {note}." for note in comparison.notes]
     return lines
+
+
+def operators_line(comparison: Comparison) -> str | None:
+    """What rows computed in, by backend and precision: only those that are not purely of the type that they name."""
+    seen: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        shares = (row.engine or {}).get("operators")
+        if row.status != "ok" or shares is None or shares == {row.precision: 1.0}:
+            continue
+        told = ", ".join(f"{100 * share:.0f}% {name}" for name, share in shares.items()) or "not told by the engine"
+        methods = seen.setdefault(f"{row.backend} {row.precision}", [])
+        if told not in methods:  # layers that one method keeps in float may be others than another's
+            methods.append(told)
+    if not seen:
+        return None
+    listed = "; ".join(f"{name} {' or '.join(methods)}" for name, methods in seen.items())
+    return f"Convolutions and matrix products compute in: {listed}."
 
 
 def print_table(comparison: Comparison, console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdbench.artifacts import read_json, sha256, sidecar_path
+from kdbench.artifacts import PRECISIONS, read_json, sha256, sidecar_path
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
 
@@ -26,8 +26,10 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
     parents = artifact.absolute().parents  # a path typed inside the export's folder has none of its own
     if len(parents) < 4:
         raise BadInput(f"'{artifact}': expected an export inside <method>/exports/<format>-<precision>/")
-    method = parents[2].name
+    method, precision = parents[2].name, parents[0].name.removeprefix(f"{export_format}-")
     command = f"kdbench export --method {method} --format {export_format}"
+    if precision in PRECISIONS and precision != "fp32":
+        command += f" --precision {precision}"
     if not artifact.is_file():
         raise Missing(f"no {export_format} export '{artifact}': make it with `{command} --output {artifact.stem}`")
     sidecar = read_json(sidecar_path(artifact), command)
@@ -36,6 +38,12 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
         found = f"lacks {', '.join(lacking)}" if lacking else f"describes a file of format {sidecar['format']}"
         raise BadInput(
             f"'{sidecar_path(artifact)}' {found}, expected the sidecar of an {export_format} export: "
+            f"make it again with `{command}`"
+        )
+    if precision in PRECISIONS and sidecar["precision"] != precision:
+        # Its own hash fits: a whole export, copied into the folder of another precision.
+        raise BadInput(
+            f"'{artifact}' is an export in {sidecar['precision']} by its sidecar, its folder is that of {precision}: "
             f"make it again with `{command}`"
         )
     if sha256(artifact) != sidecar["sha256"]:

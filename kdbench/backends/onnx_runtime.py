@@ -19,7 +19,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 FLOAT_OPERATORS = (
     "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm",
 )  # fmt: skip
-INTEGER_OPERATORS = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm")
+INTEGER_OPERATORS = (
+    "QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+    "QGemm",
+)  # fmt: skip
 INPUTS = {"mask": ("tensor(uint8)", 4), "logits": ("tensor(float)", 4)}
 
 
@@ -64,6 +67,7 @@ class OnnxBackend(Backend):
         # allow_spinning stays on: alone on the machine a session is faster with it. Beside a busy process it is the
         # reverse, hence one process per backend when timing.
         options.log_severity_level = 3  # errors; its warnings are about its own optimisers
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         operators = None
         with tempfile.TemporaryDirectory(prefix="kdbench-onnx-") as folder:
             optimised = Path(folder) / "optimised.onnx"
@@ -83,6 +87,8 @@ class OnnxBackend(Backend):
                 f"onnx: asked for {provider}, but the session runs on {session.get_providers()[0]}: "
                 "check that CUDA and cuDNN fit this onnxruntime-gpu"
             )
+        providers = compute_providers(session)
+        require_provider(providers, provider, path)
         details = {
             "device": device,
             "provider": provider,
@@ -90,6 +96,7 @@ class OnnxBackend(Backend):
             "onnxruntime": onnxruntime.__version__,
             "precision": precision,
             "operators": operators,
+            "operators_by_provider": providers,
         }
         return cls(session, output, _image_size(session, path, output), details)
 
@@ -116,6 +123,32 @@ def compute_types(optimised: Path) -> Iterator[str]:
         elif node.op_type in FLOAT_OPERATORS:
             # A weight that is no initializer comes out of a DequantizeLinear or Cast, in float32.
             yield "fp16" if weights.get(node.input[1]) == onnx.TensorProto.FLOAT16 else "fp32"
+
+
+def compute_providers(session: Any) -> dict[str, float]:
+    """Share of convolutions and matrix products on each provider: single ones may run on the CPU beside a GPU.
+
+    Args:
+        session: opened with "session.record_ep_graph_assignment_info"; empty where ONNX Runtime is too old to tell.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    return share_by_type(
+        group.ep_name
+        for group in session.get_provider_graph_assignment_info()
+        for node in group.get_nodes()
+        if node.op_type in (*FLOAT_OPERATORS, *INTEGER_OPERATORS)
+    )
+
+
+def require_provider(shares: dict[str, float], provider: str, path: Path) -> None:
+    """Raise RunFailed where some of the work was left to another provider than the one asked for."""
+    if shares and set(shares) != {provider}:
+        ran = ", ".join(f"{100 * share:.0f}% on {name}" for name, share in shares.items())
+        raise RunFailed(
+            f"onnx: '{path}' was to run on {provider}, but its convolutions and matrix products run {ran}, expected "
+            f"all on {provider}: this provider lacks operators for the file; compare another precision or device"
+        )
 
 
 def _image_size(session: Any, path: Path, output: str) -> Size:

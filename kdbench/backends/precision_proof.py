@@ -19,6 +19,9 @@ Half, because layers may be kept in float for accuracy, and engines leave small 
 maps) in float when that is faster. fp32 must be all of it: a float32 row in bfloat16 is another model.
 """
 
+ROUNDING = 1e-3
+"""How far shares that are rounded to four places may be from their sum."""
+
 
 def share_by_type(types: Iterable[str]) -> dict[str, float]:
     """Share of each type, largest first: {"int8": 0.9, "fp32": 0.1}."""
@@ -30,12 +33,14 @@ def require_precision(shares: dict[str, float], precision: str, what: str) -> No
     """Raise RunFailed where an engine does not compute in the precision that was asked for.
 
     Args:
-        shares: from ``share_by_type``; empty where an engine has no compute operators.
+        shares: from ``share_by_type``; empty where an engine has no compute operators, or does not tell.
         precision: "fp32", "fp16" or "int8".
         what: names the engine and file in the message.
     """
     needed = 1.0 if precision == "fp32" else LEAST_SHARE
-    if shares and shares.get(precision, 0.0) < needed:
+    # TF32 is how GPUs multiply float32 unless told otherwise, PyTorch's convolutions included; tables name it.
+    ran_so = sum(shares.get(name, 0.0) for name in ((precision, "tf32") if precision == "fp32" else (precision,)))
+    if shares and ran_so < needed - ROUNDING:
         ran = ", ".join(f"{100 * share:.0f}% {name}" for name, share in shares.items())
         raise RunFailed(
             f"{what} was to run in {precision}, but its convolutions and matrix products run as {ran}, expected "

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
+from kdbench.backends.precision_proof import require_precision, share_by_type
+from kdbench.backends.tensorrt_layers import compute_types
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 
@@ -59,9 +61,12 @@ class TensorRTBackend(Backend):
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         is_input = [engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
         self._buffers = {}
-        for name in names:
+        for name, given in zip(names, is_input, strict=True):
             dtype = getattr(torch, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name)
-            self._buffers[name] = torch.empty(tuple(engine.get_tensor_shape(name)), dtype=dtype, device="cuda")
+            shape = [1 if extent == -1 else extent for extent in engine.get_tensor_shape(name)]  # an open batch is -1
+            if given:
+                self._context.set_input_shape(name, shape)
+            self._buffers[name] = torch.empty(shape, dtype=dtype, device="cuda")
             self._context.set_tensor_address(name, self._buffers[name].data_ptr())
         self._input = self._buffers[names[is_input.index(True)]]
         self._output = self._buffers[names[is_input.index(False)]]
@@ -72,7 +77,10 @@ class TensorRTBackend(Backend):
         import torch
 
         sidecar = read_export(artifact, "trt", size)
+        precision = sidecar["precision"]
         command = f"kdbench export --method {sidecar['method']} --format trt"
+        if precision != "fp32":
+            command += f" --precision {precision}"
         if sidecar["output"] != output:
             raise BadInput(
                 f"'{artifact}' returns {sidecar['output']}, --output {output} was asked for: "
@@ -104,9 +112,21 @@ class TensorRTBackend(Backend):
         engine = trt.Runtime(logger).deserialize_cuda_engine(artifact.read_bytes())
         if engine is None:
             raise BackendUnavailable(f"{provider} {trt.__version__} refused the engine on {gpu}: {logger.last_error}")
-        details = {"device": gpu, "provider": provider, "version": trt.__version__, "tf32": sidecar["tf32"]}
         height, width = sidecar["size"]
-        return cls(trt, engine, output, (height, width), details)
+        details = {
+            "device": gpu,
+            "provider": provider,
+            "version": trt.__version__,
+            "tf32": sidecar["tf32"],
+            "precision": precision,
+        }
+        backend = cls(trt, engine, output, (height, width), details)
+        inspector = engine.create_engine_inspector()
+        inspector.execution_context = backend._context  # types of an engine with an open batch are told only with one
+        information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        details["operators"] = share_by_type(compute_types(information))
+        require_precision(details["operators"], precision, f"trt: '{artifact}'")
+        return backend
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
         import torch
