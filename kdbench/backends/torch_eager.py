@@ -70,12 +70,12 @@ class TorchBackend(Backend):
         Raises:
             BackendUnavailable: torch.compile cannot work here, for want of a compiler above all.
         """
-        self._module = torch.compile(self._module)
         shape, dtype = self.expected_input()
         started = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own parts, while it loads its compiler
+                self._module = torch.compile(self._module)
                 self.infer(np.zeros(shape, dtype))
         except Exception as error:  # the compiler's own classes differ between versions
             reason = " ".join(str(error).split())[:200]
