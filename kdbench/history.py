@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree, read_json, sidecar_path
+from kdbench.artifacts import STUDENT_METHODS, RunTree, read_json, seed_files, sidecar_path
 from kdbench.errors import BadInput, Missing
 
 Curve = tuple[list[int], list[float]]
@@ -78,9 +78,12 @@ def read_history(tree: RunTree, method: str) -> MethodHistory:
 
 def _history_files(tree: RunTree, method: str) -> list[Path]:
     folder = tree.method_dir(method)
-    further = sorted(folder.glob("seed-*/history.jsonl"), key=lambda path: int(path.parent.name[5:]))
     # Training makes the file empty at its start, and the first row may be minutes away.
-    return [path for path in (folder / "history.jsonl", *further) if path.exists() and path.stat().st_size]
+    return [
+        path
+        for path in (folder / "history.jsonl", *seed_files(folder, "history.jsonl"))
+        if path.exists() and path.stat().st_size
+    ]
 
 
 def _read_rows(path: Path, command: str) -> tuple[dict[str, Any], ...]:
