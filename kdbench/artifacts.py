@@ -149,7 +149,7 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         raise Missing(f"'{path}' does not exist: make it with `{made_by}`")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"'{path}' is not readable as JSON ({error}): make it again with `{made_by}`") from error
     if not isinstance(document, dict):
         raise BadInput(

@@ -20,7 +20,7 @@ def demo(runs: Runs = Path("runs"), device: Device = "auto") -> None:
     """
     tree = RunTree(runs, "shapes")
     students = ("baseline", "response", "feature")
-    run_training(tree, ("teacher", *students), "demo", {}, None, device=device)
+    run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
     for line in run_export(tree, students, ("onnx", "trt"), "fp32", "mask", None, None):
         print(line)
     run_compare(tree, ",".join(students), "all", "fp32", "mask", None, None, device, 0, 100)
