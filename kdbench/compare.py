@@ -120,7 +120,8 @@ def _evaluate_checkpoints(
             if sidecar["classes"] != list(dataset.classes):
                 raise BadInput(
                     f"'{path}' was trained on the classes {', '.join(sidecar['classes'])}; "
-                    f"dataset '{dataset.name}' has {', '.join(dataset.classes)} now: put back its classes, or train again with `{command}`"
+                    f"dataset '{dataset.name}' has {', '.join(dataset.classes)} now: "
+                    f"put back its classes, or train again with `{command}`"
                 )
             if sidecar["seed"] in reference.by_seed:
                 raise BadInput(

@@ -94,6 +94,9 @@ def run_compare(
     from kdbench.errors import RunFailed
     from kdbench.tables import print_table, write_all
 
+    most = max(256, os.cpu_count() or 1)
+    if threads > most:  # engines crash on many thousands instead of refusing them
+        raise BadInput(f"--threads: got {threads}, expected at most {most}: leave it out for one per core")
     options = CompareOptions(
         methods=choose("--method", method, STUDENT_METHODS),
         backends=choose("--backend", backend, BACKENDS, BACKENDS),
