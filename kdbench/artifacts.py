@@ -127,7 +127,8 @@ def remove_leftovers(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # Names of files that are not UTF-8 reach texts as lone surrogates.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

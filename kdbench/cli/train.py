@@ -89,6 +89,8 @@ def run_training(
 
     if tree.runs.exists() and not tree.runs.is_dir():
         raise BadInput(f"--runs: '{tree.runs}' is a file, expected a folder, which is made when missing: name another")
+    if not str(tree.runs).isprintable():  # TensorBoard's writer takes UTF-8 alone
+        raise BadInput(f"--runs: '{tree.runs}' is not a printable UTF-8 name: name another folder")
     if weights is not None and "teacher" not in methods:
         raise BadInput(f"--weights: got '{weights}', but they are the teacher's start: add teacher to --method")
     if size is not None:
