@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.data import Sample
-from kdbench.data.preprocessing import resize_image
+from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
 from kdbench.evaluate import class_maps
 from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
@@ -93,7 +93,8 @@ def compare_outputs(
     """Run both on the same images, resized as everywhere in kdbench.
 
     Args:
-        reference, candidate: engines of the same size and output.
+        reference, candidate: engines; where their sizes differ the candidate's class map is resized, and logits are
+            compared only where both return them in one shape.
         samples: real images; labels of 255 alone count nowhere.
         classes: what the class ids mean.
     """
@@ -102,36 +103,54 @@ def compare_outputs(
     count = len(classes)
     against_labels = [np.zeros((count, count), dtype=np.int64) for _ in range(2)]
     between = np.zeros((count, count), dtype=np.int64)
-    difference: float | None = None if reference.output == "mask" else 0.0
+    both_logits = reference.output == candidate.output == "logits"
+    difference: float | None = None
     for index in range(len(samples)):
         sample = samples[index]
-        batch = reference.prepare(resize_image(sample.image, reference.size))
-        outputs = [reference.infer(batch), candidate.infer(batch)]
-        if difference is not None:
-            if not all(np.isfinite(output).all() for output in outputs):
-                # A difference that is NaN or infinite would not be JSON; ``finite`` tells of it.
-                return Parity(tuple(classes), against_labels[0], against_labels[1], between, index + 1, None, False)
-            difference = max(difference, float(np.abs(outputs[0] - outputs[1]).max()))
+        outputs = [
+            backend.infer(backend.prepare(resize_image(sample.image, backend.size)))
+            for backend in (reference, candidate)
+        ]
+        if not all(np.isfinite(output).all() for output in outputs):
+            # A difference that is NaN or infinite would not be JSON; ``finite`` tells of it.
+            return Parity(tuple(classes), against_labels[0], against_labels[1], between, index + 1, None, False)
+        if both_logits and outputs[0].shape == outputs[1].shape:
+            difference = max(difference or 0.0, float(np.abs(outputs[0] - outputs[1]).max()))
         maps = [class_maps(output, sample.label.shape, f"image '{sample.name}'") for output in outputs]
         for which in (0, 1):
             against_labels[which] += confusion_matrix(sample.label, maps[which][0], count)
-        between += confusion_matrix(maps[0][1], maps[1][1], count)
+        candidate_map = maps[1][1]
+        if candidate_map.shape != maps[0][1].shape:
+            candidate_map = resize_label(candidate_map, reference.size)
+        between += confusion_matrix(maps[0][1], candidate_map, count)
     return Parity(tuple(classes), against_labels[0], against_labels[1], between, len(samples), difference)
+
+
+def drift(parity: Parity, precision: str, reference: str = "PyTorch") -> str | None:
+    """What is wrong when an export drifted further than its precision may, or None.
+
+    Args:
+        precision: "fp32", "fp16" or "int8": whose tolerance holds.
+        reference: names what it was compared with.
+    """
+    if not parity.finite:
+        return "outputs hold NaN or infinity, expected finite ones"
+    if precision in AGREEMENT and parity.pixel_agreement < AGREEMENT[precision]:
+        return (
+            f"{100 * parity.pixel_agreement:.3f}% of pixels have {reference}'s class on {parity.images} images, "
+            f"expected at least {100 * AGREEMENT[precision]:.1f}% for {precision}"
+        )
+    before, after = parity.miou_reference, parity.miou_candidate
+    if precision == "int8" and before is not None and after is not None and before - after > INT8_LOSS:
+        return (
+            f"mIoU {100 * after:.2f} on {parity.images} images, {reference} has {100 * before:.2f}, expected to lose "
+            f"at most {100 * INT8_LOSS:.1f}"
+        )
+    return None
 
 
 def require_parity(parity: Parity, precision: str, what: str) -> None:
     """Raise RunFailed with one sentence when an export drifted further than its precision may."""
-    kept = "the export was not kept; --allow-drift keeps it"
-    if not parity.finite:
-        raise RunFailed(f"{what}: outputs hold NaN or infinity, expected finite ones: {kept}")
-    if precision in AGREEMENT and parity.pixel_agreement < AGREEMENT[precision]:
-        raise RunFailed(
-            f"{what}: {100 * parity.pixel_agreement:.3f}% of pixels have PyTorch's class on {parity.images} images, "
-            f"expected at least {100 * AGREEMENT[precision]:.1f}% for {precision}: {kept}"
-        )
-    before, after = parity.miou_reference, parity.miou_candidate
-    if precision == "int8" and before is not None and after is not None and before - after > INT8_LOSS:
-        raise RunFailed(
-            f"{what}: mIoU {100 * after:.2f} on {parity.images} images, PyTorch has {100 * before:.2f}, expected to "
-            f"lose at most {100 * INT8_LOSS:.1f}: {kept}, --keep-float leaves layers in float"
-        )
+    if problem := drift(parity, precision):
+        more = ", --keep-float leaves layers in float" if precision == "int8" else ""
+        raise RunFailed(f"{what}: {problem}: the export was not kept; --allow-drift keeps it{more}")

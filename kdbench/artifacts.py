@@ -7,9 +7,11 @@ new one, never half of one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import BadInput, Missing
+from kdbench.errors import BadInput, Missing, RunFailed
 
 SCHEMA_VERSION = 1
 STUDENT_METHODS = ("baseline", "response", "feature", "combined")
@@ -51,8 +53,7 @@ class RunTree:
     def seed_checkpoints(self, method: str) -> list[Path]:
         """The method's checkpoint, then those of further seeds (seed-<n>/student.safetensors): existing ones."""
         first = self.checkpoint(method)
-        further = sorted(self.method_dir(method).glob(f"seed-*/{first.name}"), key=lambda p: int(p.parent.name[5:]))
-        return [path for path in (first, *further) if path.exists()]
+        return [path for path in (first, *seed_files(self.method_dir(method), first.name)) if path.exists()]
 
     def export(self, method: str, export_format: str, precision: str, output: str) -> Path:
         """``<method>/exports/<format>-<precision>/<output>.<onnx|engine|xml>``; its sidecar is ``.json``."""
@@ -75,22 +76,53 @@ class RunTree:
         return RunTree(runs, newest.parent.parent.name)
 
 
+def seed_files(method_dir: Path, name: str) -> list[Path]:
+    """``seed-<n>/<name>`` in the order of n; a folder that a person named (seed-1-old) is no seed."""
+    numbered = [p for p in method_dir.glob(f"seed-*/{name}") if re.fullmatch("seed-[0-9]+", p.parent.name)]
+    return sorted(numbered, key=lambda path: int(path.parent.name[5:]))
+
+
 def sidecar_path(artifact: Path) -> Path:
     return artifact.with_suffix(".json")
 
 
+_NOT_WRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and replaces ``path``, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside ``path``; on success it is synced and replaces ``path``, else it is removed.
+
+    Raises:
+        RunFailed: the disk is full, or the place cannot be written; what ``path`` held before is kept.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         put_in_place(temporary, path)
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise RunFailed(
+            f"'{path}' cannot be written ({error.strerror}); what was written before is kept: "
+            "make room or mend the folder, then run again"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that processes killed while writing ``path`` left; nobody may be writing it now."""
+    for leftover in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
+        leftover.unlink(missing_ok=True)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -103,7 +135,8 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # Names of files that are not UTF-8 reach texts as lone surrogates.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -125,7 +158,7 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         raise Missing(f"'{path}' does not exist: make it with `{made_by}`")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"'{path}' is not readable as JSON ({error}): make it again with `{made_by}`") from error
     if not isinstance(document, dict):
         raise BadInput(
@@ -147,10 +180,11 @@ def sha256(path: Path) -> str:
 
 def save_checkpoint(path: Path, state: dict[str, Any], sidecar: dict[str, Any]) -> None:
     """Write ``state`` (name → tensor) as safetensors, then its sidecar with the hash of what was written."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with atomic_path(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+        # Through bytes: on a full disk save_file raises its own error, which looks like any other.
+        temporary.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
     write_json(sidecar_path(path), {"schema_version": SCHEMA_VERSION, **sidecar, "sha256": sha256(path)})
 
 
@@ -166,6 +200,12 @@ def load_checkpoint(path: Path, made_by: str) -> tuple[dict[str, Any], dict[str,
     if not path.exists():
         raise Missing(f"no checkpoint '{path}': make it with `{made_by}`")
     sidecar = read_json(sidecar_path(path), made_by)
+    lacking = [key for key in ("arch", "classes", "size") if key not in sidecar]
+    if lacking:
+        raise BadInput(
+            f"'{sidecar_path(path)}' lacks {', '.join(lacking)}, expected the sidecar of a training: "
+            f"make it again with `{made_by}`"
+        )
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

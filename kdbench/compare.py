@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import RunTree, read_json, sha256, sidecar_path
+from kdbench.artifacts import RunTree, sha256, sidecar_path
 from kdbench.backends import artifact_of, load_backend, precisions_of, runs_checkpoints
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
 from kdbench.environment import environment
-from kdbench.errors import BackendUnavailable, KdbenchError, Missing, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, KdbenchError, Missing, RunFailed
 from kdbench.evaluate import Evaluation, evaluate
 from kdbench.improvement import improvement_over
 from kdbench.latency import LatencyCase, measure
 from kdbench.models.deploy import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.results import Artifact, Comparison, Improvement, Row, Status, Teacher
+from kdbench.sidecar import read_training_sidecar
 
 TIMED_IMAGES = 8
 KD_LEAD = 0.03
@@ -77,7 +78,12 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         if method != "baseline" and baseline is not None
         if (improvement := improvement_over(baseline.by_seed, reference.by_seed, method)) is not None
     ]
-    teacher = _teacher(tree, improvements)
+    notes = []
+    try:
+        teacher = _teacher(tree, improvements)
+    except KdbenchError as error:  # what was measured must not be lost to it
+        teacher = None
+        notes.append(f"the teacher is left out: {' '.join(str(error).split())}")
     return Comparison(
         environment=environment(),
         dataset={
@@ -93,7 +99,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         improvements=improvements,
         teacher=teacher,
         training={method: _training(reference) for method, reference in references.items() if reference.sidecars},
-        notes=_notes(references, improvements, teacher),
+        notes=[*notes, *_notes(references, improvements, teacher)],
     )  # fmt: skip
 
 
@@ -109,7 +115,19 @@ def _evaluate_checkpoints(
                 f"`kdbench train --method {method} --dataset {tree.dataset}`"
             )
         for path in paths:
-            sidecar = read_json(sidecar_path(path), f"kdbench train --method {method} --dataset {tree.dataset}")
+            command = f"kdbench train --method {method} --dataset {tree.dataset}"
+            sidecar = read_training_sidecar(sidecar_path(path), command)
+            if sidecar["classes"] != list(dataset.classes):
+                raise BadInput(
+                    f"'{path}' was trained on the classes {', '.join(sidecar['classes'])}; "
+                    f"dataset '{dataset.name}' has {', '.join(dataset.classes)} now: "
+                    f"put back its classes, or train again with `{command}`"
+                )
+            if sidecar["seed"] in reference.by_seed:
+                raise BadInput(
+                    f"'{path}' has the seed {sidecar['seed']}, which an earlier one of {method} has, expected each "
+                    "seed once: remove the copy"
+                )
             title = f"{method} seed {sidecar['seed']}, torch"
             reference.by_seed[sidecar["seed"]] = _evaluate("torch", path, dataset, options, title)
             reference.sidecars.append(sidecar)
@@ -167,10 +185,12 @@ def _row(
         row.engine = result.engine
     except KdbenchError as error:
         row.status, row.reason = _status(error, backend, path), " ".join(str(error).split())
-    if path.exists():
-        weights = (row.engine or {}).get("weights", {}).get("bytes", 0)
+    if path.is_file():
+        weights = path.with_suffix(".bin")  # beside an OpenVINO .xml
         row.artifact = Artifact(
-            path=path.relative_to(tree.root).as_posix(), sha256=sha256(path), bytes=path.stat().st_size + weights
+            path=path.relative_to(tree.root).as_posix(),
+            sha256=sha256(path),
+            bytes=path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0),
         )
     return row
 
@@ -219,7 +239,7 @@ def _teacher(tree: RunTree, improvements: list[Improvement]) -> Teacher | None:
     path = sidecar_path(tree.checkpoint("teacher"))
     if not path.exists():
         return None
-    sidecar = read_json(path, f"kdbench train --method teacher --dataset {tree.dataset}")
+    sidecar = read_training_sidecar(path, f"kdbench train --method teacher --dataset {tree.dataset}")
     baseline = improvements[0].baseline_miou if improvements else None
     miou = sidecar["miou"]
     return Teacher(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree, read_json, sidecar_path
+from kdbench.artifacts import STUDENT_METHODS, RunTree, seed_files, sidecar_path
 from kdbench.errors import BadInput, Missing
+from kdbench.sidecar import read_training_sidecar
 
 Curve = tuple[list[int], list[float]]
 """Epochs, and one value for each."""
@@ -72,15 +74,22 @@ def read_history(tree: RunTree, method: str) -> MethodHistory:
     if not seeds:
         raise Missing(f"no finished epoch in '{tree.method_dir(method) / 'history.jsonl'}': make it with `{command}`")
     sidecars = [path for path in map(sidecar_path, tree.seed_checkpoints(method)) if path.exists()]
-    recipe = read_json(sidecars[0], command)["recipe"] if sidecars else {}
+    recipe = read_training_sidecar(sidecars[0], command)["recipe"] if sidecars else {}
     return MethodHistory(method, tuple(seeds), recipe)
 
 
 def _history_files(tree: RunTree, method: str) -> list[Path]:
     folder = tree.method_dir(method)
-    further = sorted(folder.glob("seed-*/history.jsonl"), key=lambda path: int(path.parent.name[5:]))
     # Training makes the file empty at its start, and the first row may be minutes away.
-    return [path for path in (folder / "history.jsonl", *further) if path.exists() and path.stat().st_size]
+    return [
+        path
+        for path in (folder / "history.jsonl", *seed_files(folder, "history.jsonl"))
+        if path.exists() and path.stat().st_size
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _read_rows(path: Path, command: str) -> tuple[dict[str, Any], ...]:
@@ -97,6 +106,12 @@ def _read_rows(path: Path, command: str) -> tuple[dict[str, Any], ...]:
         if missing:
             raise BadInput(
                 f"'{path}' line {number} has no {', '.join(missing)}, expected a row of a training: "
+                f"train again with `{command}`"
+            )
+        odd = [key for key, value in row.items() if not _is_number(value) and not (key == "miou" and value is None)]
+        if odd:
+            raise BadInput(
+                f"'{path}' line {number}: {odd[0]} is {row[odd[0]]!r}, expected a finite number: "
                 f"train again with `{command}`"
             )
         rows.append(row)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.artifacts import write_text
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 from kdbench.results import Latency
@@ -63,7 +64,6 @@ def measure(
     suite = importlib.util.find_spec("benchmarks.test_latency")
     if suite is None or suite.origin is None:
         raise RunFailed("the latency suite benchmarks/test_latency.py is not installed: install kdbench again")
-    keep_json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="kdbench-latency-") as folder:
         np.save(Path(folder) / "images.npy", np.stack(images))
         spec = {
@@ -77,24 +77,30 @@ def measure(
         spec_file = Path(folder) / "spec.json"
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
         # A person's own pytest settings (addopts, warnings as errors) must not change what is timed.
+        raw = Path(folder) / "rounds.json"  # not keep_json itself: another comparison may be writing that one
         settings = Path(folder) / "pytest.ini"
         settings.write_text("[pytest]\n", encoding="utf-8")
         command = [
             sys.executable, "-m", "pytest", suite.origin, f"--spec={spec_file}", "-q", "--benchmark-only",
-            f"--benchmark-json={keep_json}", "--benchmark-columns=median", "-p", "no:cacheprovider",
+            f"--benchmark-json={raw}", "--benchmark-columns=median", "-p", "no:cacheprovider",
             "-c", str(settings), f"--rootdir={folder}",
         ]  # fmt: skip
         environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, errors="replace")
-    if done.returncode != 0:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("E ")] or [
-            (done.stdout + done.stderr).strip().splitlines()[-1]
-        ]
-        raise RunFailed(
-            f"latency of {cases[0].backend}: the benchmark process failed: {lines[-1].removeprefix('E').strip()}"
-        )
-    report = json.loads(keep_json.read_text(encoding="utf-8"))
+        if done.returncode != 0 or not raw.exists():
+            raise RunFailed(f"latency of {cases[0].backend}: the benchmark process failed: {_why(done)}")
+        report = json.loads(raw.read_text(encoding="utf-8"))
+    write_text(keep_json, json.dumps(report, indent=1) + "\n")
     return {b["extra_info"]["case"]: summarise(np.array(b["stats"]["data"]) * 1e3) for b in report["benchmarks"]}
+
+
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    """The line of a failed process that says most: pytest's own, else its last, else how it ended."""
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    said = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")] or lines
+    # A process that memory or a crash ended is in the middle of a line of dots.
+    ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    return ended if done.returncode < 0 or not said else said[-1]
 
 
 def summarise(milliseconds: NDArray[np.float64]) -> Latency:

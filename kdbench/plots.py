@@ -20,8 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.artifacts import RunTree, atomic_path, read_json, sidecar_path
+from kdbench.artifacts import RunTree, atomic_path, sidecar_path
+from kdbench.errors import BadInput
 from kdbench.history import Curve, MethodHistory, read_history, trained_methods
+from kdbench.sidecar import read_training_sidecar
 
 METHOD_STYLES: dict[str, dict[str, Any]] = {
     "baseline": {"color": "#000000", "linestyle": "-", "marker": "o"},
@@ -89,6 +91,8 @@ def make_figures(tree: RunTree, methods: Sequence[str]) -> tuple[dict[str, Figur
 
 def write_figures(figures: dict[str, Figure], folder: Path, prefix: str) -> list[Path]:
     """Write every figure as ``<folder>/<prefix>-<name>.png`` and ``.svg``; the same history gives the same bytes."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"--output: '{folder}' is a file, expected a folder, which is made when missing: name another")
     written = []
     with matplotlib.style.context(["default", {"svg.hashsalt": "kdbench"}]):
         for name, figure in figures.items():
@@ -102,7 +106,9 @@ def write_figures(figures: dict[str, Figure], folder: Path, prefix: str) -> list
 
 def teacher_miou(tree: RunTree) -> float | None:
     sidecar = sidecar_path(tree.checkpoint("teacher"))
-    return read_json(sidecar, "kdbench train --method teacher")["miou"] if sidecar.exists() else None
+    if not sidecar.exists():
+        return None
+    return float(read_training_sidecar(sidecar, f"kdbench train --method teacher --dataset {tree.dataset}")["miou"])
 
 
 def draw_losses(histories: Sequence[MethodHistory], dataset: str) -> Figure:
@@ -130,6 +136,8 @@ def weights(history: MethodHistory) -> str:
         return ""
     names = {"ce": "alpha", "response": "beta", "feature": "gamma"}
     present = [key for key in names if key in history.seeds[0].rows[-1]]
+    if not all(isinstance(history.recipe.get(names[key]), int | float) for key in present):
+        return ""  # a recipe of an older kdbench
     terms = [f"{history.recipe[names[key]]:g} · {'CE' if key == 'ce' else key}" for key in present]
     return "\ntotal = " + " + ".join(terms)
 

@@ -1,4 +1,4 @@
-"""``kdbench predict``: class maps and overlays of a person's own images, through any backend.
+"""``kdbench predict``: class maps and overlays of a person's own images, by any backend or an ONNX file alone.
 
     with open_predictor(RunTree(Path("runs"), "camvid"), "response", "onnx", "cpu") as predictor:
         class_map = predictor.class_map(image)          # H x W class ids at the image's own resolution
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdbench.artifacts import RunTree, atomic_path, read_json, sidecar_path
-from kdbench.backends import Backend, artifact_of, load_backend
+from kdbench.backends import Backend, artifact_of, load_backend, runs_checkpoints
+from kdbench.backends.onnx_file import OnnxFile
 from kdbench.data.base import IMAGE_SUFFIXES, Color, exif_orientation, read_image
-from kdbench.data.preprocessing import resize_image, resize_label
+from kdbench.data.preprocessing import Size, resize_image, resize_label
 from kdbench.errors import BadInput
 from kdbench.overlay import blend, palette_image, shares, with_legend
 from kdbench.progress import progress_bar
@@ -29,7 +30,7 @@ from kdbench.progress import progress_bar
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded backend with ``mask`` output, and what its class ids mean."""
+    """A loaded backend, and what its class ids mean."""
 
     backend: Backend
     classes: tuple[str, ...]
@@ -37,7 +38,8 @@ class Predictor:
 
     def class_map(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """H x W x 3 uint8 RGB of any size → H x W class ids."""
-        mask = self.backend.infer(self.backend.prepare(resize_image(image, self.backend.size)))[0]
+        result = self.backend.infer(self.backend.prepare(resize_image(image, self.backend.size)))[0]
+        mask = result if self.backend.output == "mask" else result.argmax(0).astype(np.uint8)
         return resize_label(mask, (image.shape[0], image.shape[1]))
 
 
@@ -52,7 +54,9 @@ def open_predictor(tree: RunTree, method: str, backend: str, device: str) -> Ite
     artifact = artifact_of(tree, method, backend, "fp32", "mask")
     engine = load_backend(backend, artifact, output="mask", device=device)
     try:
-        command = f"kdbench train --method {method}" if backend == "torch" else f"kdbench export --method {method}"
+        command = (
+            f"kdbench train --method {method}" if runs_checkpoints(backend) else f"kdbench export --method {method}"
+        )
         about = read_json(sidecar_path(artifact), command)
         lacking = [key for key in ("classes", "palette") if key not in about]
         if lacking:
@@ -64,6 +68,37 @@ def open_predictor(tree: RunTree, method: str, backend: str, device: str) -> Ite
         yield Predictor(engine, tuple(about["classes"]), palette)
     finally:
         engine.close()
+
+
+@contextmanager
+def open_file_predictor(model: Path, size: Size | None = None) -> Iterator[Predictor]:
+    """Load an ONNX file with nothing beside it: ours say what class ids mean, others get numbers and generated colours.
+
+    Args:
+        size: (H, W) for a file that leaves them open.
+
+    Raises:
+        BadInput: no ONNX file, or no segmentation of one image.
+    """
+    engine = OnnxFile.open(model, size=size)
+    try:
+        classes = engine.about.get("classes") or [str(i) for i in range(engine.classes or 256)]
+        palette = engine.about.get("palette") or generated_palette(len(classes))
+        yield Predictor(engine, tuple(classes), tuple((red, green, blue) for red, green, blue in palette))
+    finally:
+        engine.close()
+
+
+def generated_palette(count: int) -> list[Color]:
+    """Distinct colours for classes without their own: VOC's scheme, the bits of the id spread over R, G and B."""
+    palette = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        palette.append((channels[0], channels[1], channels[2]))
+    return palette
 
 
 @dataclass(frozen=True)

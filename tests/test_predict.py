@@ -169,7 +169,10 @@ def test_an_unapplied_orientation_is_said(kdbench, trained_runs, photos, tmp_pat
     [
         ((), "expected images, or --video FILE or camera number, and not both"),
         (("x.png", "--video", "x.mp4"), "expected images, or --video FILE or camera number, and not both"),
-        (("x.png", "--backend", "tflite"), "--backend: got 'tflite', expected one of torch, onnx, trt"),
+        (
+            ("x.png", "--backend", "tflite"),
+            "--backend: got 'tflite', expected one of torch, torch-channels-last, torch-compile",
+        ),
         (("x.png", "--backend", "trt"), "no trt export"),
     ],
 )

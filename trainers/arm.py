@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -25,6 +26,7 @@ class Arm:
     Attributes:
         checkpoint: where the trained model goes; history, TensorBoard and the resume state lie beside it.
         about: fields of its sidecar that the loop does not know.
+        rows: the history, a row per finished epoch; kept in the resume state too, so that both always agree.
     """
 
     method: str
@@ -36,6 +38,7 @@ class Arm:
     epochs_done: int = 0
     seconds: float = 0.0
     running: dict[str, Tensor] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(self.objective, self.recipe)
@@ -51,52 +54,84 @@ class Arm:
         return self.folder / "state.pt"
 
     def save_state(self) -> None:
-        state = {
-            "recipe": self.recipe.model_dump_json(),
-            "epochs_done": self.epochs_done,
-            "seconds": self.seconds,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-        }
-        with atomic_path(self.state_file) as temporary:
-            torch.save(state, temporary)
+        write_state(
+            self.state_file,
+            {
+                "recipe": self.recipe.model_dump_json(),
+                "data": training_data(self.about),
+                "epochs_done": self.epochs_done,
+                "seconds": self.seconds,
+                "rows": self.rows,
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+            },
+        )
 
     def load_state(self) -> None:
         """Go on from ``state.pt`` when there is one.
 
         Raises:
-            BadInput: the file is broken, or was written under another recipe.
+            BadInput: the file is broken, or was written under another recipe, on other data or with another teacher.
         """
         if not self.state_file.exists():
             return
         try:
-            state = torch.load(self.state_file, weights_only=True)
+            state = torch.load(self.state_file, weights_only=True, map_location="cpu")
+            before, now = json.loads(state["recipe"]), json.loads(self.recipe.model_dump_json())
+            self._expect("recipe", before, now)
+            if state["epochs_done"] == 0:  # written at the start, before anything was learnt
+                return
+            self._expect("dataset or teacher", state["data"], training_data(self.about))
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.epochs_done, self.seconds, self.rows = state["epochs_done"], state["seconds"], state["rows"]
+        except BadInput:
+            raise
         except Exception as error:  # torch.load raises whatever the unpickler meets in a broken file
-            raise BadInput(f"--resume: '{self.state_file}' is corrupt ({error}): train without --resume") from error
-        before, now = json.loads(state["recipe"]), json.loads(self.recipe.model_dump_json())
+            text = " ".join(str(error).split())[:200]
+            raise BadInput(f"--resume: '{self.state_file}' is corrupt ({text}): train without --resume") from error
+
+    def _expect(self, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
         if changed:
             raise BadInput(
-                f"--resume: {self.method} was started with another recipe ({', '.join(changed)}): "
+                f"--resume: {self.method} was started with another {what} ({', '.join(changed)}): "
                 "give the same flags, or train without --resume"
             )
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.epochs_done, self.seconds = state["epochs_done"], state["seconds"]
 
     def open_logs(self) -> None:
         """Open history and TensorBoard, dropping what lies beyond the epoch that training starts from."""
         from torch.utils.tensorboard import SummaryWriter
 
-        history = self.folder / "history.jsonl"
-        lines = history.read_text(encoding="utf-8").splitlines() if history.exists() and self.epochs_done else []
-        write_text(history, "".join(line + "\n" for line in lines[: self.epochs_done]))
+        self.write_history()
         logs = self.folder / "tensorboard"
         if not self.epochs_done:
             shutil.rmtree(logs, ignore_errors=True)
         self.tensorboard = SummaryWriter(str(logs), purge_step=self.epochs_done + 1)
+
+    def write_history(self) -> None:
+        write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def training_data(about: dict[str, Any]) -> dict[str, Any]:
+    """What a training learns from, by its sidecar's fields; a resume from anything else would mix two trainings."""
+    data = {key: about[key] for key in ("classes", "train_images")}
+    return {**data, "teacher": about["teacher"]["sha256"]} if "teacher" in about else data
+
+
+def mark_started(state_file: Path, recipe: Recipe) -> None:
+    """Write the resume state of a training that has not finished an epoch."""
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    write_state(state_file, {"recipe": recipe.model_dump_json(), "epochs_done": 0})
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()  # on a full disk torch.save raises an error that looks like any other
+    torch.save(state, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

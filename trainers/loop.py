@@ -6,7 +6,6 @@ with the weights that it would have had alone.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from torch import Tensor
 from kdbench.artifacts import save_checkpoint
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import SegmentationDataset
-from kdbench.errors import RunFailed
+from kdbench.errors import BadInput, RunFailed
 from kdbench.evaluate import Evaluation, evaluate
 from kdbench.models.segmentation import SegmentationModel, Taps, parameter_count
 from kdbench.progress import Bar, progress_bar
@@ -133,8 +132,8 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
         result = validate(arm, validation)
         row["miou"] = result.miou
         save_arm(arm, result)
-    with open(arm.folder / "history.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    arm.rows.append(row)
+    arm.write_history()
     log_to_tensorboard(arm, row)
     arm.save_state()
 
@@ -142,9 +141,15 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
 def validate(arm: Arm, validation: SegmentationDataset) -> Evaluation:
     """mIoU of the arm as it would be deployed with ``--output mask``."""
     device = next(arm.objective.parameters()).device
-    return evaluate(
+    result = evaluate(
         TorchBackend(arm.objective.model, output="mask", size=arm.recipe.size, device=str(device)), validation
     )
+    if math.isnan(result.miou):
+        raise BadInput(
+            f"dataset '{validation.name}': its {validation.split} split has no labelled pixel, expected some to "
+            "measure mIoU on: label it, or look at it with `kdbench data check`"
+        )
+    return result
 
 
 def save_arm(arm: Arm, result: Evaluation) -> None:
@@ -183,11 +188,11 @@ def out_of_memory_advice(recipe: Recipe) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            texts = ("not enough memory", "out of memory")  # the CPU allocator, and cuDNN
+            texts = ("not enough memory", "can't allocate memory", "out of memory")  # CPU: Windows, Linux; cuDNN
             if not any(text in str(error) for text in texts):
                 raise
         smaller = recipe.batch_size // 2
-        advice = f"try --batch-size {smaller}" if smaller else f"try a smaller size than {recipe.size}"
+        advice = f"try --batch-size {smaller}" if smaller > 1 else f"try a smaller size than {recipe.size}"
         raise RunFailed(
             f"out of memory with --batch-size {recipe.batch_size} at {recipe.size[0]}x{recipe.size[1]}; "
             f"finished epochs are kept: {advice}"

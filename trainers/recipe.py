@@ -12,32 +12,34 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdbench.data.preprocessing import Size
+from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
 
 RECIPES = Path(__file__).parent / "recipes"
+MAX_SEED = 2**31 - 1
+"""Seeds of batches are multiples of it that must fit in 64 bits."""
 
 
 class TeacherRecipe(BaseModel):
     """What the teacher's own training does differently; None = as the students'."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     arch: Literal["fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large"] = "fcn_resnet50"
     epochs: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=2)
     lr: float | None = Field(None, gt=0)
 
 
 class Recipe(BaseModel):
     """A training run; the same for every student method."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
     epochs: int = Field(30, ge=1)
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=2, description="BatchNorm has no statistics of a single image")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="not on BatchNorm and biases")
@@ -60,7 +62,7 @@ class Recipe(BaseModel):
     feature_loss: Literal["cosine", "pearson"] = "cosine"
 
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     teacher: TeacherRecipe = Field(default_factory=lambda: TeacherRecipe.model_validate({}))
 
     def for_teacher(self) -> Recipe:
@@ -83,10 +85,13 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         raise BadInput(f"--recipe: got '{name_or_path}', expected one of {known}, or the path of a .toml file")
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"recipe '{path}' is not TOML ({error})") from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"recipe '{path}' cannot be read as TOML ({error}): mend the file") from error
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    teacher = dict(fields.get("teacher", {}))
+    teacher = fields.get("teacher", {})
+    if not isinstance(teacher, dict):
+        raise BadInput(f"recipe '{path.name}': teacher: got {teacher!r}, expected a table: [teacher], then arch = …")
+    teacher = dict(teacher)
     if teacher_arch is not None:
         teacher["arch"] = teacher_arch
     if "epochs" in overrides:
@@ -101,6 +106,6 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         raise BadInput(f"recipe '{path.name}' with the flags given: {problems}") from error
     if recipe.scale_min > recipe.scale_max:
         raise BadInput(f"recipe '{path.name}': scale_min {recipe.scale_min} is above scale_max {recipe.scale_max}")
-    if min(recipe.size) < 32:
-        raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected at least 32 x 32")
+    if min(recipe.size) < 32 or max(recipe.size) > MAX_SIDE:
+        raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected 32 x 32 to {MAX_SIDE} x {MAX_SIDE}")
     return recipe

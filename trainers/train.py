@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.artifacts import RunTree, read_json, sidecar_path
+from kdbench.artifacts import RunTree, sha256, sidecar_path
 from kdbench.data import SegmentationDataset
 from kdbench.environment import environment
-from kdbench.errors import BadInput, Missing
+from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.models.deploy import build_model, load_model
 from kdbench.models.segmentation import SegmentationModel
-from trainers.arm import Arm
+from kdbench.sidecar import read_training_sidecar
+from trainers.arm import Arm, mark_started, training_data
 from trainers.batches import TrainingBatches
+from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.recipe import Recipe
@@ -51,6 +54,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
 
     Raises:
         Missing: a method needs a teacher and there is none. RunFailed: see ``train_arms``.
+        BadInput: another process trains in one of the folders.
     """
     about = {
         **job.about,
@@ -60,20 +64,44 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         "val_images": len(validation),
         "environment": environment(),  # now: the checkout may move on while a training runs
     }
-    made = []
-    if job.train_teacher:
-        train_the_teacher(job, about, train_set, validation)
-        made.append(job.tree.checkpoint("teacher"))
     teacher, teacher_sidecar = None, None
-    if any(needs_teacher(method) for method in job.methods):
-        teacher, teacher_sidecar = open_teacher(job, len(train_set.classes))
+    distils = any(needs_teacher(method) for method in job.methods)
+    if distils and not job.train_teacher:
+        teacher, teacher_sidecar = open_teacher(job, about["classes"])
+    made = []
+    students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
+    teacher_folder = [job.tree.method_dir("teacher")] if job.train_teacher else []
+    with locked([*teacher_folder, *students.values()]):
+        if not job.resume:
+            # An interrupted job leaves its later trainings not even begun: --resume must not take what an earlier job
+            # finished there for this one's.
+            for (seed, _), folder in students.items():
+                mark_started(folder / "state.pt", job.recipe.model_copy(update={"seed": seed}))
+        if job.train_teacher:
+            train_the_teacher(job, about, train_set, validation)
+            made.append(job.tree.checkpoint("teacher"))
+        if distils and teacher is None:
+            teacher, teacher_sidecar = open_teacher(job, about["classes"])
+        made += train_the_students(job, about, teacher, teacher_sidecar, train_set, validation)
+    return made
+
+
+def train_the_students(
+    job: TrainingJob,
+    about: dict[str, Any],
+    teacher: SegmentationModel | None,
+    teacher_sidecar: dict[str, Any] | None,
+    train_set: SegmentationDataset,
+    validation: SegmentationDataset,
+) -> list[Path]:
+    made = []
     for seed in job.seeds if job.methods else ():
         recipe = job.recipe.model_copy(update={"seed": seed})
         batches = TrainingBatches(train_set, recipe, job.device)
         weights = batches.class_frequencies() if recipe.class_weights else None
         arms = []
         for method in job.methods:
-            folder = job.tree.method_dir(method) / ("" if seed == job.recipe.seed else f"seed-{seed}")
+            folder = student_folder(job, method, seed)
             student_about = {**about, "arch": "student"}
             if needs_teacher(method):
                 student_about["teacher"] = teacher_sidecar
@@ -89,6 +117,10 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     return made
 
 
+def student_folder(job: TrainingJob, method: str, seed: int) -> Path:
+    return job.tree.method_dir(method) / ("" if seed == job.recipe.seed else f"seed-{seed}")
+
+
 def train_the_teacher(
     job: TrainingJob, about: dict[str, Any], train_set: SegmentationDataset, validation: SegmentationDataset
 ) -> None:
@@ -97,9 +129,13 @@ def train_the_teacher(
     arch = job.recipe.teacher.arch
     model = build_model(arch, len(train_set.classes))
     complete = job.weights is not None and load_weights(model, arch, job.weights)
+    arm_state = job.tree.method_dir("teacher") / "state.pt"
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
         recipe = recipe.model_copy(update={"epochs": 0})
+        arm_state.unlink(missing_ok=True)
+    elif not job.resume:
+        mark_started(arm_state, recipe)
     batches = TrainingBatches(train_set, recipe, job.device)
     weights = batches.class_frequencies() if recipe.class_weights else None
     about = {**about, "arch": arch, "weights": job.weights}
@@ -136,45 +172,70 @@ def run(
     title: str,
 ) -> None:
     """Train the arms, with ``--resume`` those that are not finished."""
-    for arm in arms:
-        if job.resume:
-            arm.load_state()
-        else:
-            arm.state_file.unlink(missing_ok=True)
     if job.resume:
-        arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm.checkpoint, arm.recipe)]
+        for arm in arms:
+            arm.load_state()
+        arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm)]
     if arms:
         train_arms(arms, teacher, batches, validation, title)
 
 
-def is_finished(checkpoint: Path, recipe: Recipe) -> bool:
-    """Whether a checkpoint holds the last epoch of just this recipe."""
-    if not (checkpoint.exists() and sidecar_path(checkpoint).exists()):
+def is_finished(arm: Arm) -> bool:
+    """Whether the arm's checkpoint is there, whole, and the last epoch of just this training; else says why not."""
+    if not arm.checkpoint.exists():
         return False
-    sidecar = read_json(sidecar_path(checkpoint), "kdbench train")
-    return sidecar["epoch"] == sidecar["epochs"] and sidecar["recipe"] == recipe.model_dump(mode="json")
+    try:
+        sidecar = read_training_sidecar(sidecar_path(arm.checkpoint), "kdbench train")
+    except KdbenchError as error:
+        print(f"kdbench: {error}: training anew", file=sys.stderr)
+        return False
+    was, now = sidecar["recipe"] | training_data(sidecar), arm.recipe.model_dump(mode="json") | training_data(arm.about)
+    changed = [key for key in now if was.get(key) != now[key]]
+    if changed:
+        reason = f"was made with other {', '.join(changed)}"
+    elif sidecar["epoch"] != sidecar["epochs"]:
+        reason = f"stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}, and its state is gone"
+    elif sha256(arm.checkpoint) != sidecar["sha256"]:
+        reason = "is not the file that its sidecar describes"
+    else:
+        return True
+    print(f"kdbench: '{arm.checkpoint}' {reason}: training anew", file=sys.stderr)
+    return False
 
 
 def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
     """Whether ``--method all`` can keep the teacher that is there: finished, and of the recipe's architecture."""
     path = tree.checkpoint("teacher")
-    if not (path.exists() and sidecar_path(path).exists()):
+    if not (path.exists() and sidecar_path(path).exists()) or (path.parent / "state.pt").exists():
         return False
-    sidecar = read_json(sidecar_path(path), "kdbench train --method teacher")
-    return (sidecar["epoch"], sidecar["arch"]) == (sidecar["epochs"], recipe.teacher.arch)
+    sidecar = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")
+    return bool(sidecar["epoch"] == sidecar["epochs"] and sidecar["arch"] == recipe.teacher.arch)
 
 
-def open_teacher(job: TrainingJob, classes: int) -> tuple[SegmentationModel, dict[str, Any]]:
+def open_teacher(job: TrainingJob, classes: list[str]) -> tuple[SegmentationModel, dict[str, Any]]:
     """The trained teacher, frozen, and what a student's sidecar says of it."""
     path = job.tree.checkpoint("teacher")
     command = f"kdbench train --method teacher --dataset {job.tree.dataset}"
     if not path.exists():
         raise Missing(f"no teacher '{path}', which {', '.join(job.methods)} would learn from: make it with `{command}`")
     model, sidecar = load_model(path, command)
-    if len(sidecar["classes"]) != classes:
+    sidecar = read_training_sidecar(sidecar_path(path), command)
+    if sidecar["epoch"] != sidecar["epochs"] or (path.parent / "state.pt").exists():
+        raise Missing(
+            f"teacher '{path}' is not finished (epoch {sidecar['epoch']} of {sidecar['epochs']} is saved): "
+            f"go on with `{command} --resume`, or wait for the training that is at it"
+        )
+    if sidecar["classes"] != classes:
         raise BadInput(
-            f"teacher '{path}' knows {len(sidecar['classes'])} classes, the dataset has {classes}: "
-            f"make it again with `{command}`"
+            f"teacher '{path}' knows {difference(sidecar['classes'], classes)}: make it again with `{command}`"
         )
     model.requires_grad_(False).to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, {key: sidecar[key] for key in ("arch", "params", "miou", "sha256", "epochs")}
+
+
+def difference(was: list[str], now: list[str]) -> str:
+    """How a list of classes differs from the dataset's, for an error."""
+    if len(was) != len(now):
+        return f"{len(was)} classes, the dataset has {len(now)}"
+    index = next(i for i, (a, b) in enumerate(zip(was, now, strict=True)) if a != b)
+    return f"class {index} as '{was[index]}', the dataset calls it '{now[index]}'"

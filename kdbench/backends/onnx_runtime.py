@@ -47,57 +47,7 @@ class OnnxBackend(Backend):
         Args:
             precision: what its convolutions must run in, as a sidecar says; None = whatever they do.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendUnavailable(
-                "onnx: ONNX Runtime is not installed: `pip install onnxruntime` (onnxruntime-gpu beside an NVIDIA GPU)"
-            ) from error
-        provider = PROVIDERS[device]
-        if provider not in onnxruntime.get_available_providers():
-            raise BackendUnavailable(
-                f"onnx: this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}, --device {device} "
-                f"needs {provider}: `pip install onnxruntime-gpu` in place of onnxruntime, or use --device cpu"
-            )
-        if device == "cuda":
-            onnxruntime.preload_dlls()  # the CUDA and cuDNN that torch brought along
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # allow_spinning stays on: alone on the machine a session is faster with it. Beside a busy process it is the
-        # reverse, hence one process per backend when timing.
-        options.log_severity_level = 3  # errors; its warnings are about its own optimisers
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        operators = None
-        with tempfile.TemporaryDirectory(prefix="kdbench-onnx-") as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            if precision is not None:
-                options.optimized_model_filepath = str(optimised)
-            try:
-                session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-            except Exception as error:  # its exception classes are not exported under stable names
-                first_line = str(error).splitlines()[0]
-                raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
-            if precision is not None:
-                operators = share_by_type(compute_types(optimised))
-                require_precision(operators, precision, f"onnx: '{path}'")
-        # A session falls back to the CPU without an exception: that is a failure, not a slow row.
-        if session.get_providers()[0] != provider:
-            raise RunFailed(
-                f"onnx: asked for {provider}, but the session runs on {session.get_providers()[0]}: "
-                "check that CUDA and cuDNN fit this onnxruntime-gpu"
-            )
-        providers = compute_providers(session)
-        require_provider(providers, provider, path)
-        details = {
-            "device": device,
-            "provider": provider,
-            "threads": threads,
-            "onnxruntime": onnxruntime.__version__,
-            "precision": precision,
-            "operators": operators,
-            "operators_by_provider": providers,
-        }
+        session, details = open_session(path, device=device, threads=threads, precision=precision)
         return cls(session, output, _image_size(session, path, output), details)
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -105,6 +55,72 @@ class OnnxBackend(Backend):
 
     def close(self) -> None:
         del self._session
+
+
+def open_session(
+    path: Path, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """An ONNX Runtime session, and what runs in it.
+
+    Args:
+        precision: what its convolutions must run in; None = whatever they do.
+
+    Raises:
+        BackendUnavailable: this machine has no such provider. BadInput: ONNX Runtime does not run the file.
+        RunFailed: the provider fell back to another, or convolutions run in another precision.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            "onnx: ONNX Runtime is not installed: `pip install onnxruntime` (onnxruntime-gpu beside an NVIDIA GPU)"
+        ) from error
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise BackendUnavailable(
+            f"onnx: this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}, --device {device} "
+            f"needs {provider}: `pip install onnxruntime-gpu` in place of onnxruntime, or use --device cpu"
+        )
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # the CUDA and cuDNN that torch brought along
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # allow_spinning stays on: alone on the machine a session is faster with it. Beside a busy process it is the
+    # reverse, hence one process per backend when timing.
+    options.log_severity_level = 3  # errors; its warnings are about its own optimisers
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    operators = None
+    with tempfile.TemporaryDirectory(prefix="kdbench-onnx-") as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        if precision is not None:
+            options.optimized_model_filepath = str(optimised)
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # its exception classes are not exported under stable names
+            first_line = str(error).splitlines()[0]
+            raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
+        if precision is not None:
+            operators = share_by_type(compute_types(optimised))
+            require_precision(operators, precision, f"onnx: '{path}'")
+    # A session falls back to the CPU without an exception: that is a failure, not a slow row.
+    if session.get_providers()[0] != provider:
+        raise RunFailed(
+            f"onnx: asked for {provider}, but the session runs on {session.get_providers()[0]}: "
+            "check that CUDA and cuDNN fit this onnxruntime-gpu"
+        )
+    providers = compute_providers(session)
+    require_provider(providers, provider, path)
+    details: dict[str, Any] = {
+        "device": device,
+        "provider": provider,
+        "threads": threads,
+        "onnxruntime": onnxruntime.__version__,
+        "precision": precision,
+        "operators": operators,
+        "operators_by_provider": providers,
+    }
+    return session, details
 
 
 def compute_types(optimised: Path) -> Iterator[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -26,7 +29,33 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Run the command line: a user's error is one line on stderr, a bug keeps its traceback."""
+    """Run the command line: a user's error is one line on stderr, a bug keeps its traceback.
+
+    Ctrl-C ends with 130 and SIGTERM with 143, after everything that must be put away is: half-written files, the
+    process that measures latency, the terminal's cursor.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread}
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        if not stopped:
+            raise
+        sys.exit(stopped[0])  # libraries answer an interrupted import with errors of their own
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run() -> None:
     # Windows' and some CI's consoles are not UTF-8; a table must not die of its own ± sign.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -36,3 +65,8 @@ def main() -> None:
     except KdbenchError as error:
         print(f"kdbench: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        print("kdbench: the output cannot be written (no space left on its disk): make room", file=sys.stderr)
+        sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,25 @@ def compare(
     run_compare(tree, method, backend, precision, output, json_file, data_root, device, threads, rounds)
 
 
+def check_writable(destination: Path) -> None:
+    """Refuse before the measurements what could not be written after them.
+
+    Raises:
+        BadInput: the results file or one of its twins is a folder, or its folder cannot be made or written.
+    """
+    for suffix in (".json", ".txt", ".md", ".csv"):
+        if destination.with_suffix(suffix).is_dir():
+            raise BadInput(f"--json: '{destination.with_suffix(suffix)}' is a folder, expected a file: name another")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=destination.parent):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"--json: '{destination}' cannot be written ({error.strerror}): name a file in a folder that can be"
+        ) from error
+
+
 def run_compare(
     tree: RunTree,
     method: str,
@@ -74,6 +94,9 @@ def run_compare(
     from kdbench.errors import RunFailed
     from kdbench.tables import print_table, write_all
 
+    most = max(256, os.cpu_count() or 1)
+    if threads > most:  # engines crash on many thousands instead of refusing them
+        raise BadInput(f"--threads: got {threads}, expected at most {most}: leave it out for one per core")
     options = CompareOptions(
         methods=choose("--method", method, STUDENT_METHODS),
         backends=choose("--backend", backend, BACKENDS, USUAL_BACKENDS),
@@ -86,6 +109,7 @@ def run_compare(
     destination = json_file or tree.root / "compare.json"
     if destination.suffix != ".json":
         raise BadInput(f"--json: got '{destination}', expected a file that ends in .json")
+    check_writable(destination)
     comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
     write_all(comparison, destination)
     print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))

@@ -20,6 +20,6 @@ def demo(runs: Runs = Path("runs"), device: Device = "auto") -> None:
     """
     tree = RunTree(runs, "shapes")
     students = ("baseline", "response", "feature")
-    run_training(tree, ("teacher", *students), "demo", {}, None, device=device)
+    run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
     run_export(tree, students, ("onnx", "trt"), ("fp32",), "mask")
     run_compare(tree, ",".join(students), "torch,onnx,trt", "fp32", "mask", None, None, device, 0, 100)

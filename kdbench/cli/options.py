@@ -43,9 +43,11 @@ def choose_device(name: str) -> str:
 
 def choose_seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise BadInput(f"--seeds: got '{text}', expected different whole numbers, for example 0,1,2")
-    return tuple(int(part) for part in parts)
+    # 2**31 has ten digits; longer ones would not even be read.
+    seeds = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) <= 10]
+    if len(set(seeds)) != len(parts) or max(seeds) >= 2**31:
+        raise BadInput(f"--seeds: got '{text}', expected different whole numbers below 2^31, for example 0,1,2")
+    return tuple(seeds)
 
 
 def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, split: str = "val") -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,41 +14,66 @@ from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, choose_device
 from kdbench.errors import BadInput
 
+if TYPE_CHECKING:
+    from kdbench.predict import Predictor
+
 
 @app.command()
 def predict(
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(STUDENT_METHODS)}.")],
-    images: Annotated[list[Path] | None, typer.Argument(help="Image files, and folders of them.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Image files, and folders of them; an .onnx file in front is the model.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(STUDENT_METHODS)}.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file, or a camera's number, instead of images.")] = None,
     backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = "torch",
     output_dir: Annotated[Path | None, typer.Option(help="Default: predictions/ beside the methods.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for an .onnx file that leaves them open.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
 ) -> None:
     """Segment images or a video: NAME-mask.png (class ids, dataset's colours) and NAME-overlay.png with a legend.
 
-    A video becomes NAME-overlay.mp4; Ctrl-C ends a camera. Files go to a folder per method and backend by default.
+    A video becomes NAME-overlay.mp4; Ctrl-C ends a camera. Files go to a folder per method and backend by default,
+    or to predictions/ beside the .onnx file, which needs nothing else.
 
-    Example:
+    Examples:
       kdbench predict --method response --backend onnx photos/ street.jpg
+      kdbench predict model.onnx street.jpg
     """
-    if bool(images) == bool(video):
+    from kdbench.predict import open_file_predictor, open_predictor
+
+    paths = list(images or [])
+    model = paths.pop(0) if paths and paths[0].suffix == ".onnx" else None
+    if (model is None) == (method is None):
+        raise BadInput("kdbench predict: expected --method NAME, or an .onnx file before the images, and not both")
+    if bool(paths) == bool(video):
         raise BadInput("kdbench predict: expected images, or --video FILE or camera number, and not both")
+    if model is not None:
+        from kdbench.data.preprocessing import parse_size
+
+        folder = output_dir or model.parent / "predictions" / model.stem
+        run_predict(open_file_predictor(model, parse_size(size) if size else None), paths, video, folder)
+        return
+    assert method is not None
     for flag, name, known in (("--method", method, STUDENT_METHODS), ("--backend", backend, BACKENDS)):
         if name not in known:
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
+    if size is not None:
+        raise BadInput("--size: expected with an .onnx file alone; a method's size is that of its training or export")
     tree = RunTree.find(runs, dataset)
     folder = output_dir or tree.root / "predictions" / f"{method}-{backend}"
-    run_predict(tree, method, backend, choose_device(device), images or [], video, folder)
+    run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder)
 
 
 def run_predict(
-    tree: RunTree, method: str, backend: str, device: str, images: list[Path], video: str | None, folder: Path
+    predictor_context: AbstractContextManager[Predictor], images: list[Path], video: str | None, folder: Path
 ) -> None:
-    from kdbench.predict import open_predictor, predict_images
+    from kdbench.predict import predict_images
 
-    with open_predictor(tree, method, backend, device) as predictor:
+    with predictor_context as predictor:
+        if isinstance(predictor.backend.details.get("assumption"), str):
+            print(f"note: {predictor.backend.details['assumption']}", file=sys.stderr)
         if video:
             from kdbench.video import predict_video
 

@@ -76,6 +76,7 @@ def run_training(
     sbd: bool = False,
     download: bool = False,
     keep_teacher: bool = False,
+    go_on: str = "go on with the same command and --resume",
 ) -> None:
     """Open data and recipe and train; ``keep_teacher`` trains one only where there is none to keep."""
     import torch
@@ -88,6 +89,10 @@ def run_training(
 
     if tree.runs.exists() and not tree.runs.is_dir():
         raise BadInput(f"--runs: '{tree.runs}' is a file, expected a folder, which is made when missing: name another")
+    if not str(tree.runs).isprintable():  # TensorBoard's writer takes UTF-8 alone
+        raise BadInput(f"--runs: '{tree.runs}' is not a printable UTF-8 name: name another folder")
+    if weights is not None and "teacher" not in methods:
+        raise BadInput(f"--weights: got '{weights}', but they are the teacher's start: add teacher to --method")
     if size is not None:
         overrides["size"] = parse_size(size)
     recipe = load_recipe(recipe_name, overrides, teacher)
@@ -108,9 +113,7 @@ def run_training(
     try:
         made = run_job(job, train_set, validation)
     except KeyboardInterrupt:
-        print(
-            "kdbench: interrupted; finished epochs are kept: go on with the same command and --resume", file=sys.stderr
-        )
+        print(f"kdbench: interrupted; finished epochs are kept: {go_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     for path in made:
         sidecar = read_json(sidecar_path(path), "kdbench train")

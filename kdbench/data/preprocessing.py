@@ -20,16 +20,21 @@ STD = (0.229, 0.224, 0.225)
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+MAX_SIDE = 16384
+"""Pixels of a side beyond which a size is taken for a slip of the keyboard."""
+
 
 def parse_size(text: str) -> Size:
     """Read ``HxW``, as in ``512x512``.
 
     Raises:
-        BadInput: not two integers of at least 32 (the encoder's stride).
+        BadInput: not two integers of at least 32 (the encoder's stride) and at most ``MAX_SIDE``.
     """
     parts = text.lower().split("x")
-    if len(parts) == 2 and all(p.isascii() and p.isdigit() and int(p) >= 32 for p in parts):
-        return int(parts[0]), int(parts[1])
+    if len(parts) == 2 and all(p.isascii() and p.isdigit() and len(p) < 6 for p in parts):
+        height, width = int(parts[0]), int(parts[1])
+        if min(height, width) >= 32 and max(height, width) <= MAX_SIDE:
+            return height, width
     raise BadInput(f"--size: got '{text}', expected HEIGHTxWIDTH of at least 32 each, for example 512x512")
 
 
