@@ -25,7 +25,7 @@ def runs(trained_runs, tmp_path_factory):
     runs = tmp_path_factory.mktemp("compare") / "runs"
     shutil.copytree(trained_runs, runs)
     tree = RunTree.find(runs, None)
-    run_export(tree, STUDENTS, ("onnx", "trt"), "fp32", "mask", None, None)
+    run_export(tree, STUDENTS, ("onnx", "trt"), ("fp32",), "mask")
     run_compare(tree, ",".join(STUDENTS), "torch,onnx,trt", "fp32", "mask", None, None, "cpu", 1, 100)
     return runs
 
@@ -211,7 +211,7 @@ def test_an_unfair_comparison_is_noted(broken_runs, kdbench, tiny_arguments):
     [
         (
             ["--backend", "tflite"],
-            "--backend: got 'tflite', expected all or a comma-separated list of torch, onnx, trt",
+            "--backend: got 'tflite', expected all or a comma-separated list of torch, torch-channels-last, torch-compile, onnx",
         ),
         (["--precision", "fp8"], "--precision: got 'fp8'"),
         (["--output", "boxes"], "--output: got 'boxes'"),

@@ -146,6 +146,8 @@ def test_outputs_that_are_not_finite_are_seen(exported, samples, wrong):
     backend = load_backend("onnx", exported.export("baseline", "onnx", "fp32", "logits"), output="logits", threads=1)
 
     class Broken:
+        output, size, prepare = "logits", SIZE, backend.prepare
+
         def infer(self, batch):
             logits = backend.infer(batch)
             logits[0, 0, 0, 0] = wrong
