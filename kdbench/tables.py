@@ -35,15 +35,18 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     for method in dict.fromkeys(row.method for row in comparison.rows):
         rows = {(row.backend, row.precision): row for row in comparison.rows if row.method == method}
         any_row = next(iter(rows.values()))
-        line = [
-            TITLES.get(method, method),
-            "–" if any_row.params is None else f"{any_row.params / 1e6:.2f}M",
-            "–" if any_row.gflops is None else f"{any_row.gflops:.2f}",
-        ]
+        line = [TITLES.get(method, method), *_model_cells(any_row)]
         for column in columns:
             line += _backend_cells(rows.get(column), reasons)
         cells.append(line)
     return header, cells, reasons
+
+
+def _model_cells(row: Row) -> list[str]:
+    return [
+        "–" if row.params is None else f"{row.params / 1e6:.2f}M",
+        "–" if row.gflops is None else f"{row.gflops:.2f}",
+    ]
 
 
 def _backend_cells(row: Row | None, reasons: list[str]) -> list[str]:
@@ -123,12 +126,11 @@ def operators_line(comparison: Comparison) -> str | None:
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
+    """On the screen: the table of the files where it fits, else one line per method, backend and precision."""
     header, cells, reasons = header_and_cells(comparison)
-    table = Table(header_style="bold")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
-    for row in cells:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    table = _rich_table(header, cells, left=1)
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
+        table = _rich_table(*_one_line_per_row(comparison, reasons), left=3)
     console.print(table)
     if comparison.improvements:
         console.print("IMPROVEMENTS OVER BASELINE (mIoU, torch):", markup=False)
@@ -136,6 +138,26 @@ def print_table(comparison: Comparison, console: Console) -> None:
             console.print("  " + line, markup=False, highlight=False, soft_wrap=True)
     for line in footnotes(comparison, reasons):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rich_table(header: list[str], cells: list[list[str]], left: int) -> Table:
+    """The first ``left`` columns hold words, the others numbers."""
+    table = Table(header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index < left else "right")
+    for row in cells:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    return table
+
+
+def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells; ``reasons`` are those of ``header_and_cells``, whose numbers are the same here."""
+    header = ["Knowledge Distillation", "backend", "precision", "# Parameters", "GFLOP", "mIoU", "ms", "= torch"]
+    cells = []
+    for row in comparison.rows:
+        measured = [*_backend_cells(row, reasons), "–"][:3]  # torch is not compared with itself
+        cells.append([TITLES.get(row.method, row.method), row.backend, row.precision, *_model_cells(row), *measured])
+    return header, cells
 
 
 def as_text(comparison: Comparison) -> str:

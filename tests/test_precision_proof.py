@@ -20,9 +20,7 @@ from kdbench.backends.onnx_runtime import require_provider
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.backends.tensorrt_layers import compute_types, tensor_type
 from kdbench.errors import BadInput, RunFailed
-from kdbench.results import Comparison, Row
-from kdbench.tables import as_markdown, as_text, operators_line
-from tests.conftest import REPOSITORY
+from kdbench.results import Comparison
 from tests.exports import make_job
 
 # TensorRT's inspector
@@ -196,45 +194,6 @@ def test_an_openvino_row_counts_and_hashes_its_weights(exported, tmp_path):
     about = [load_backend("openvino", path, output="mask", threads=1).details["weights"] for path in paths]
     assert [a["sha256"] for a in about] == [sha256(path.with_suffix(".bin")) for path in paths]
     assert about[0]["sha256"] != about[1]["sha256"]
-
-
-# The table
-
-
-def comparison_of(*rows):
-    base = Comparison.read(REPOSITORY / "results/camvid-cpu.json")
-    made = [
-        Row(method=method, backend=backend, precision=precision, output="mask", status=status,
-            engine=None if shares is None else {"operators": shares})
-        for method, backend, precision, status, shares in rows
-    ]  # fmt: skip
-    return base.model_copy(update={"rows": made})
-
-
-def test_the_table_tells_what_mixed_rows_compute_in():
-    mixed = comparison_of(
-        ("baseline", "torch", "fp32", "ok", {"fp32": 1.0}),
-        ("baseline", "onnx", "int8", "ok", {"int8": 0.9, "fp32": 0.1}),
-        ("feature", "onnx", "int8", "ok", {"int8": 0.9, "fp32": 0.1}),
-        ("baseline", "openvino", "int8", "ok", {"int8": 0.8, "fp32": 0.2}),
-        ("feature", "openvino", "int8", "ok", {"int8": 0.75, "fp32": 0.25}),
-        ("baseline", "trt", "fp16", "ok", {}),
-        ("feature", "trt", "fp16", "failed", {"fp32": 1.0}),
-        ("feature", "torch", "fp32", "ok", {"fp32": 1.0}),
-    )
-    line = (
-        "Convolutions and matrix products compute in: onnx int8 90% int8, 10% fp32; openvino int8 80% int8, 20% fp32 "
-        "or 75% int8, 25% fp32; trt fp16 not told by the engine."
-    )
-    assert operators_line(mixed) == line
-    assert line in as_text(mixed).splitlines()
-    assert line in as_markdown(mixed).splitlines()
-
-
-def test_the_table_is_silent_where_rows_are_what_they_say():
-    assert operators_line(comparison_of(("baseline", "torch", "fp32", "ok", {"fp32": 1.0}))) is None
-    assert operators_line(comparison_of(("baseline", "trt", "fp32", "built", None))) is None
-    assert operators_line(Comparison.read(REPOSITORY / "results/camvid-cpu.json")) is None
 
 
 def test_engines_are_built_so_that_they_can_tell(exported, monkeypatch):

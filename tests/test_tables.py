@@ -1,0 +1,74 @@
+"""The comparison's table: what mixed rows compute in, and the layout on a screen that is too narrow."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from kdbench.results import Comparison, Row
+from kdbench.tables import as_markdown, as_text, operators_line, print_table
+from tests.conftest import REPOSITORY
+
+
+def comparison_of(*rows):
+    base = Comparison.read(REPOSITORY / "results/camvid-cpu.json")
+    made = [
+        Row(method=method, backend=backend, precision=precision, output="mask", status=status,
+            engine=None if shares is None else {"operators": shares})
+        for method, backend, precision, status, shares in rows
+    ]  # fmt: skip
+    return base.model_copy(update={"rows": made})
+
+
+def test_the_table_tells_what_mixed_rows_compute_in():
+    mixed = comparison_of(
+        ("baseline", "torch", "fp32", "ok", {"fp32": 1.0}),
+        ("baseline", "onnx", "int8", "ok", {"int8": 0.9, "fp32": 0.1}),
+        ("feature", "onnx", "int8", "ok", {"int8": 0.9, "fp32": 0.1}),
+        ("baseline", "openvino", "int8", "ok", {"int8": 0.8, "fp32": 0.2}),
+        ("feature", "openvino", "int8", "ok", {"int8": 0.75, "fp32": 0.25}),
+        ("baseline", "trt", "fp16", "ok", {}),
+        ("feature", "trt", "fp16", "failed", {"fp32": 1.0}),
+        ("feature", "torch", "fp32", "ok", {"fp32": 1.0}),
+    )
+    line = (
+        "Convolutions and matrix products compute in: onnx int8 90% int8, 10% fp32; openvino int8 80% int8, 20% fp32 "
+        "or 75% int8, 25% fp32; trt fp16 not told by the engine."
+    )
+    assert operators_line(mixed) == line
+    assert line in as_text(mixed).splitlines()
+    assert line in as_markdown(mixed).splitlines()
+
+
+def test_the_table_is_silent_where_rows_are_what_they_say():
+    assert operators_line(comparison_of(("baseline", "torch", "fp32", "ok", {"fp32": 1.0}))) is None
+    assert operators_line(comparison_of(("baseline", "trt", "fp32", "built", None))) is None
+    assert operators_line(Comparison.read(REPOSITORY / "results/camvid-cpu.json")) is None
+
+
+def screen(comparison, width):
+    console = Console(file=io.StringIO(), width=width)
+    print_table(comparison, console)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_screen_that_is_wide_enough_shows_the_table_of_the_files():
+    lines = screen(Comparison.read(REPOSITORY / "results/camvid-cpu.json"), 200)
+    for part in ("torch mIoU", "onnx = torch", "trt ms"):
+        assert part in lines[1]
+    assert sum("Without KD (Baseline)" in line for line in lines) == 1
+
+
+def test_a_narrow_screen_shows_every_row_whole():
+    comparison = Comparison.read(REPOSITORY / "results/camvid-cpu.json")
+    lines = screen(comparison, 110)
+    assert "backend" in lines[1]
+    assert not any("…" in line for line in lines)
+    table = [line.split() for line in lines if line.startswith("│ Response-Based")]
+    assert [line[3:] for line in table] == [
+        ["torch", "│", "fp32", "│", "2.82M", "│", "0.17", "│", "0.5044", "│", "12.54", "±", "5.83", "│", "–", "│"],
+        ["onnx", "│", "fp32", "│", "2.82M", "│", "0.17", "│", "0.5044", "│", "2.62", "±", "0.25", "│", "100.000%", "│"],
+        ["trt", "│", "fp32", "│", "2.82M", "│", "0.17", "│", "built", "[1]", "│", "–", "│", "–", "│"],
+    ]
+    assert len([line for line in lines if line.startswith("[1] trt built: ")]) == 1
