@@ -74,8 +74,7 @@ class Arm:
             state = torch.load(self.state_file, weights_only=True)
         except Exception as error:  # torch.load raises whatever the unpickler meets in a broken file
             raise BadInput(f"--resume: '{self.state_file}' is corrupt ({error}): train without --resume") from error
-        before, now = json.loads(state["recipe"]), json.loads(self.recipe.model_dump_json())
-        changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
+        changed = self.recipe.changes_since(json.loads(state["recipe"]))
         if changed:
             raise BadInput(
                 f"--resume: {self.method} was started with another recipe ({', '.join(changed)}): "

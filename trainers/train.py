@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.artifacts import RunTree, read_json, sidecar_path
+from kdbench.artifacts import TIME_MATCHED, RunTree, read_json, sidecar_path
 from kdbench.data import SegmentationDataset
 from kdbench.environment import environment
 from kdbench.errors import BadInput, Missing
@@ -20,6 +20,7 @@ from trainers.batches import TrainingBatches
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.recipe import Recipe
+from trainers.time_match import time_matched
 from trainers.weights import load_weights
 
 
@@ -28,7 +29,8 @@ class TrainingJob:
     """Everything that one call of ``kdbench train`` needs besides the data.
 
     Attributes:
-        methods: students to train side by side, possibly none.
+        methods: students to train side by side, possibly none; ``baseline-long`` comes after the others.
+        match: the method whose wall-clock ``baseline-long`` gets, or None for the slowest.
         train_teacher: train it anew; when a method needs it and it is missing, that is an error without this.
         seeds: students of the recipe's own seed lie in <method>/, those of others in <method>/seed-<n>/.
         weights: a file or torchvision weight name that the teacher starts from, or None.
@@ -38,6 +40,7 @@ class TrainingJob:
     tree: RunTree
     recipe: Recipe
     methods: tuple[str, ...]
+    match: str | None
     train_teacher: bool
     seeds: tuple[int, ...]
     device: torch.device
@@ -67,13 +70,40 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     teacher, teacher_sidecar = None, None
     if any(needs_teacher(method) for method in job.methods):
         teacher, teacher_sidecar = open_teacher(job, len(train_set.classes))
-    for seed in job.seeds if job.methods else ():
-        recipe = job.recipe.model_copy(update={"seed": seed})
-        batches = TrainingBatches(train_set, recipe, job.device)
+    side_by_side = tuple(method for method in job.methods if method != TIME_MATCHED)
+    if side_by_side:
+        title = ", ".join(side_by_side)
+        made += train_students(
+            job, side_by_side, job.recipe, about, train_set, validation, title, teacher, teacher_sidecar
+        )
+    if TIME_MATCHED in job.methods:
+        recipe, matched = time_matched(job.tree, job.recipe, job.match)
+        title = f"{TIME_MATCHED}, {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
+        about = {**about, "time_matched": matched}
+        made += train_students(job, (TIME_MATCHED,), recipe, about, train_set, validation, title)
+    return made
+
+
+def train_students(
+    job: TrainingJob,
+    methods: tuple[str, ...],
+    recipe: Recipe,
+    about: dict[str, Any],
+    train_set: SegmentationDataset,
+    validation: SegmentationDataset,
+    title: str,
+    teacher: SegmentationModel | None = None,
+    teacher_sidecar: dict[str, Any] | None = None,
+) -> list[Path]:
+    """Train the methods side by side, seed by seed, and return their checkpoints."""
+    made = []
+    for seed in job.seeds:
+        seeded = recipe.model_copy(update={"seed": seed})
+        batches = TrainingBatches(train_set, seeded, job.device)
         weights = batches.class_frequencies() if recipe.class_weights else None
         arms = []
-        for method in job.methods:
-            folder = job.tree.method_dir(method) / ("" if seed == job.recipe.seed else f"seed-{seed}")
+        for method in methods:
+            folder = job.tree.method_dir(method) / ("" if seed == recipe.seed else f"seed-{seed}")
             student_about = {**about, "arch": "student"}
             if needs_teacher(method):
                 student_about["teacher"] = teacher_sidecar
@@ -81,10 +111,10 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
             student = build_model("student", len(train_set.classes))
             arms.append(
                 make_arm(
-                    method, student, recipe, folder / "student.safetensors", student_about, batches, weights, teacher
+                    method, student, seeded, folder / "student.safetensors", student_about, batches, weights, teacher
                 )
             )
-        run(arms, job, teacher, batches, validation, f"seed {seed}: {', '.join(job.methods)}")
+        run(arms, job, teacher, batches, validation, f"seed {seed}: {title}")
         made += [arm.checkpoint for arm in arms]
     return made
 
@@ -152,7 +182,7 @@ def is_finished(checkpoint: Path, recipe: Recipe) -> bool:
     if not (checkpoint.exists() and sidecar_path(checkpoint).exists()):
         return False
     sidecar = read_json(sidecar_path(checkpoint), "kdbench train")
-    return sidecar["epoch"] == sidecar["epochs"] and sidecar["recipe"] == recipe.model_dump(mode="json")
+    return sidecar["epoch"] == sidecar["epochs"] and not recipe.changes_since(sidecar["recipe"])
 
 
 def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:

@@ -3,7 +3,7 @@
 The only part of the core that imports trainers and exporters.
 """
 
-from kdbench.cli import train, export, compare, plot, predict, demo, data  # noqa: I001  in the order of --help
+from kdbench.cli import train, export, compare, plot, predict, model, demo, data  # noqa: I001  in the order of --help
 from kdbench.cli.app import app, main
 
-__all__ = ["app", "compare", "data", "demo", "export", "main", "plot", "predict", "train"]
+__all__ = ["app", "compare", "data", "demo", "export", "main", "model", "plot", "predict", "train"]
