@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from statistics import median
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.artifacts import RunTree
 from kdbench.compare import unfair_differences
 from kdbench.results import Comparison
 from kdbench.tables import as_csv, as_markdown, as_text
 from trainers.recipe import Recipe
-from trainers.time_match import ratio_of
+from trainers.time_match import seconds_by_run, time_matched
 
 PUBLISHED = ("cwd", "dist")
 
@@ -28,16 +30,17 @@ def sidecar(runs, method, seed=""):
     return json.loads((runs / "folder" / method / seed / "student.json").read_text(encoding="utf-8"))
 
 
-def history(runs, method):
-    text = (runs / "folder" / method / "history.jsonl").read_text(encoding="utf-8")
+def history(runs, method, seed=""):
+    text = (runs / "folder" / method / seed / "history.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def set_seconds(runs, **seconds):
-    """Give sidecars the seconds that a machine might have measured."""
+    """Give histories the seconds per epoch that a machine might have measured; they add up over the epochs."""
     for method, value in seconds.items():
-        path = runs / "folder" / method / "student.json"
-        path.write_text(json.dumps({**sidecar(runs, method), "train_seconds": value}), encoding="utf-8")
+        rows = [{**row, "seconds": value * row["epoch"]} for row in history(runs, method)]
+        path = runs / "folder" / method / "history.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def weights(runs, method):
@@ -150,8 +153,11 @@ def test_it_comes_after_the_arms_that_it_is_matched_to_and_resumes(kdbench, runs
     matched = sidecar(runs, "baseline-long")["time_matched"]
     # The standard methods were not trained beside this new baseline, so their seconds do not count.
     assert (matched["method"], matched["seeds"]) == ("cwd", [0, 1])
-    measured = [sum(sidecar(runs, m, seed)["train_seconds"] for seed in ("", "seed-1")) for m in ("cwd", "baseline")]
-    assert matched["ratio"] == pytest.approx(measured[0] / measured[1], abs=1e-3)
+    ratios = []
+    for seed in ("", "seed-1"):
+        ours, theirs = ([row["seconds"] for row in history(runs, method, seed)] for method in ("cwd", "baseline"))
+        ratios += [ours[0] / theirs[0], (ours[1] - ours[0]) / (theirs[1] - theirs[0])]
+    assert matched["ratio"] == pytest.approx(median(ratios), abs=1e-3)
     assert sidecar(runs, "baseline-long")["epochs"] == max(2, int(2 * matched["ratio"]))
     assert sidecar(runs, "baseline-long", "seed-1")["epochs"] == sidecar(runs, "baseline-long")["epochs"]
     files = sorted((runs / "folder").glob("*/**/student.safetensors"))
@@ -189,26 +195,44 @@ def test_without_a_baseline_it_says_what_to_train(kdbench, tiny_arguments, tmp_p
     assert done.err.endswith("make it with `kdbench train --method baseline,response --dataset folder`\n")
 
 
-def test_the_ratio_is_of_seconds_per_step_over_the_seeds_of_one_run():
-    def about(seconds, steps, run="now"):
-        return {"train_seconds": seconds, "steps": steps, "environment": {"time": run, "command": "kdbench train"}}
+def test_an_epoch_in_which_the_machine_stood_still_does_not_count(runs):
+    """Suspended for an hour within a step of one arm: the ratio is that of the other epochs, here of 3 seeds."""
+    tree = RunTree(runs, "folder")
+    for seed, ratios in ((1, (1.5, 3600.0)), (2, (1.6, 1.4))):
+        for method in ("baseline", "response"):
+            folder = runs / "folder" / method
+            shutil.copytree(folder, folder / f"seed-{seed}", ignore=shutil.ignore_patterns("seed-*"))
+            (folder / f"seed-{seed}" / "student.json").write_text(json.dumps({**sidecar(runs, method), "seed": seed}))
+            steps = ratios if method == "response" else (1.0, 1.0)
+            rows = [{**row, "seconds": sum(steps[: row["epoch"]])} for row in history(runs, method)]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"seed-{seed}" / "history.jsonl").write_text(text, encoding="utf-8")
+    set_seconds(runs, baseline=2.0, response=3.0)
+    recipe = Recipe.model_validate(sidecar(runs, "baseline")["recipe"])
+    _, matched = time_matched(tree, recipe, "response")
+    assert matched == {"method": "response", "ratio": 1.5, "epochs": 2, "seeds": [0, 1, 2]}
 
-    baseline = {0: about(10, 100), 1: about(30, 100), 2: about(10, 100), 3: about(5, 100)}
-    method = {0: about(15, 100), 1: about(33, 100), 2: about(99, 100, "then"), 4: about(7, 100)}
-    assert ratio_of(method, baseline) == (pytest.approx((15 + 33) / (10 + 30)), [0, 1])
-    # One that was stopped half way took half of the seconds.
-    assert ratio_of({0: about(8, 50)}, baseline) == (pytest.approx(1.6), [0])
-    assert ratio_of({7: about(8, 50)}, baseline) == (0.0, [])
+
+def test_seconds_by_epoch_are_differences_of_the_histories(runs):
+    set_seconds(runs, feature=7.5)
+    ((seed, call), seconds) = next(iter(seconds_by_run(RunTree(runs, "folder"), "feature").items()))
+    assert seed == 0
+    assert call.endswith(sidecar(runs, "feature")["environment"]["command"])
+    assert seconds == {1: 7.5, 2: 7.5}
 
 
 # Shown
 
 
-@pytest.fixture
-def all_methods(kdbench, runs, tiny_arguments):
+@pytest.fixture(scope="module")
+def all_methods(trained_runs, tmp_path_factory, folder_dataset, tiny_recipe):
     """A tree with every method; the time-matched baseline has 4 epochs to the others' 2."""
+    from kdbench.cli.train import run_training
+
+    runs = shutil.copytree(trained_runs, tmp_path_factory.mktemp("all") / "runs")
     set_seconds(runs, baseline=10.0, response=20.0, feature=15.0, combined=15.0)
-    train(kdbench, runs, "--method", "cwd,dist,baseline-long", *tiny_arguments)
+    methods = ("cwd", "dist", "baseline-long")
+    run_training(RunTree(runs, "folder"), methods, str(tiny_recipe), {}, folder_dataset, device="cpu")
     return runs
 
 
@@ -258,7 +282,6 @@ def test_what_may_differ_from_the_baselines_recipe(method, changed, named):
 
 
 def test_plots_draw_every_method_with_its_terms(kdbench, all_methods):
-    from kdbench.artifacts import RunTree
     from kdbench.plots import make_figures
 
     methods = ("cwd", "dist", "baseline-long")

@@ -132,7 +132,7 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
         "lr": arm.optimizer.param_groups[0]["lr"],
         **{name: value.item() for name, value in arm.running.items()},
         "miou": None,
-        "seconds": round(arm.seconds, 2),
+        "seconds": round(arm.seconds, 3),
     }
     if validation is not None:
         result = validate(arm, validation)
