@@ -50,13 +50,15 @@ def train(
 ) -> None:
     """Train the teacher, or students with and without it, under one budget.
 
-    Several methods are trained side by side: same initialisation, same batches, one teacher pass. baseline-long is
-    the baseline with as many epochs as fit in a distilled method's time; train that one before, or in the same command.
+    Several methods are trained side by side: same initialisation, same batches, one teacher pass.
+
+    baseline-long is the baseline with as many epochs as fit in the time of a distilled method trained beside it.
 
     Examples:
       kdbench train --method all
       kdbench train --method all --dataset camvid --data-root data/camvid --seeds 0,1,2
-      kdbench train --method baseline,cwd,dist,baseline-long
+      kdbench train --method cwd,dist
+      kdbench train --method baseline-long
     """
     methods = choose("--method", method, METHODS, (*STANDARD_METHODS, "teacher"))
     overrides: dict[str, Any] = {
