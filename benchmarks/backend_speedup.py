@@ -1,11 +1,12 @@
 """Image → mask through every CPU backend, as a multiple of what people usually run; and what kdbench's call adds.
 
-    python -m benchmarks.backend_speedup --runs runs/camvid-360 --method combined --data-root data/camvid
+    kdbench export --method combined --format onnx,openvino --precision fp32,int8 --size 512x512
+    python -m benchmarks.backend_speedup --method combined --size 512x512
 
 The usual way is PyTorch eager in float32: torchvision's transforms normalise the image, the model gives logits at the
-image's size, argmax gives the mask. The others are the deployed artifacts of the same checkpoint, exported here at
-``--size`` (fp32 and int8 calibrated on training images), through kdbench's backends. All are timed in one run, side by
-side (``interleaved``), batch 1, on real images; and scored on the validation split. Prints one table and one JSON line.
+image's size, argmax gives the mask. The others are the artifacts of the same checkpoint through kdbench's backends. All
+are timed in one run, side by side (``interleaved``), batch 1, on real images; and scored on the validation split.
+Prints one table and one JSON line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.interleaved import Call, Contender, alternate, ratio_with_interval
-from exporters.export import export_all
-from exporters.job import ExportJob
-from exporters.precision import calibration_images
-from kdbench.artifacts import RunTree, save_checkpoint, sidecar_path, write_json
-from kdbench.backends import load_backend
+from kdbench.artifacts import RunTree, read_json, sidecar_path, write_json
+from kdbench.backends import artifact_of, load_backend
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.preprocessing import MEAN, STD, Size, parse_size, resize_image
 from kdbench.environment import environment
@@ -109,44 +106,32 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     size = parse_size(arguments.size)
-    source = RunTree(arguments.runs, arguments.dataset).checkpoint(arguments.method)
-    train_set, validation = (open_dataset(arguments.dataset, split, arguments.data_root) for split in ("train", "val"))
+    tree = RunTree(arguments.runs, arguments.dataset)
+    checkpoint = tree.checkpoint(arguments.method)
+    trained_size = read_json(sidecar_path(checkpoint), "kdbench train")["size"]
+    validation = open_dataset(arguments.dataset, "val", arguments.data_root)
     images = np.stack([resize_image(validation[i].image, size) for i in range(IMAGES)])
-    with tempfile.TemporaryDirectory() as folder:
-        tree = RunTree(Path(folder), arguments.dataset)
-        model, about = load_model(source, "kdbench train")
-        save_checkpoint(tree.checkpoint(arguments.method), model.state_dict(), about)
-        calibration = [train_set[i].image for i in calibration_images(len(train_set))]
-        samples = [validation[i] for i in range(0, len(validation), 4)]
-        # Drift is shown in the table, of the whole split, instead of stopping the benchmark.
-        with ExportJob(tree, arguments.method, "mask", size, samples, calibration, allow_drift=True) as job:
-            export_all(job, ("onnx", "openvino"), ("fp32", "int8"))
-        checkpoint = tree.checkpoint(arguments.method)
-        artifacts = {
-            row: checkpoint if row[0].startswith("torch") else tree.export(arguments.method, *row, "mask")
-            for row in ROWS
+    artifacts = {row: artifact_of(tree, arguments.method, *row, "mask") for row in ROWS}
+    contenders = [Contender(USUAL, usual_call, checkpoint, images, arguments.threads)] + [
+        Contender(f"{name} {precision}", backend_call, name, artifact, size, images, arguments.threads)
+        for (name, precision), artifact in artifacts.items()
+    ]
+    found = alternate(contenders, arguments.blocks)
+    for contender in contenders:
+        contender.stop()
+    added = added_by_kdbench(artifacts["onnx", "fp32"], images, arguments.threads, 2 * arguments.blocks)
+    rows: list[dict[str, Any]] = []
+    for (name, precision), artifact in artifacts.items():
+        speedup, low, high = ratio_with_interval(found[USUAL], found[f"{name} {precision}"])
+        miou = score(name, artifact, size, validation, arguments.threads)
+        row: dict[str, Any] = {
+            "backend": name,
+            "precision": precision,
+            "speedup": speedup,
+            "ci95": [low, high],
+            "miou": miou,
         }
-        contenders = [Contender(USUAL, usual_call, checkpoint, images, arguments.threads)] + [
-            Contender(f"{name} {precision}", backend_call, name, artifact, size, images, arguments.threads)
-            for (name, precision), artifact in artifacts.items()
-        ]
-        found = alternate(contenders, arguments.blocks)
-        for contender in contenders:
-            contender.stop()
-        added = added_by_kdbench(artifacts["onnx", "fp32"], images, arguments.threads, 2 * arguments.blocks)
-        rows: list[dict[str, Any]] = []
-        for (name, precision), artifact in artifacts.items():
-            speedup, low, high = ratio_with_interval(found[USUAL], found[f"{name} {precision}"])
-            miou = score(name, artifact, size, validation, arguments.threads)
-            row: dict[str, Any] = {
-                "backend": name,
-                "precision": precision,
-                "speedup": speedup,
-                "ci95": [low, high],
-                "miou": miou,
-            }
-            rows.append(row)
-        trained_size = json.loads(sidecar_path(source).read_text(encoding="utf-8"))["size"]
+        rows.append(row)
     report = {
         "schema_version": 1, "benchmark": "backend_speedup", "method": arguments.method, "size": list(size),
         "trained_size": trained_size, "threads": arguments.threads, "rows": rows, "block_ms": found,

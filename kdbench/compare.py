@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import RunTree, sha256, sidecar_path
+from kdbench.artifacts import TIME_MATCHED, RunTree, sha256, sidecar_path
 from kdbench.backends import artifact_of, load_backend, precisions_of, runs_checkpoints
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
@@ -30,6 +30,11 @@ from kdbench.sidecar import read_training_sidecar
 TIMED_IMAGES = 8
 KD_LEAD = 0.03
 """A teacher that leads the baseline by less is not expected to help."""
+DISTILLATION_FIELDS = {
+    "beta", "gamma", "temperature", "kl_reduction", "feature_loss", "cwd_weight", "cwd_temperature", "dist_weight",
+    "dist_temperature",
+}  # fmt: skip
+"""Fields of a recipe that the baseline does not read, so that they may differ between it and a method."""
 
 
 @dataclass(frozen=True)
@@ -273,11 +278,17 @@ def _notes(references: dict[str, _Reference], improvements: list[Improvement], t
             )
     base = trained.get("baseline")
     for method, sidecar in trained.items():
-        if base is not None and (sidecar["recipe"], sidecar["train_images"]) != (base["recipe"], base["train_images"]):
-            keys = [k for k in base["recipe"] if sidecar["recipe"].get(k) != base["recipe"][k]] or ["train_images"]
+        keys = [] if base is None else unfair_differences(method, sidecar, base)
+        if keys:
             notes.append(
                 f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
             )
+    if TIME_MATCHED in trained:
+        matched = trained[TIME_MATCHED]["time_matched"]
+        notes.append(
+            f"{TIME_MATCHED}: the baseline with {trained[TIME_MATCHED]['epochs']} epochs, which fit in the time of "
+            f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
+        )
     if improvements and improvements[0].seeds < 3:
         notes.append(
             f"{improvements[0].seeds} seed(s) per method, so the spread between trainings is unknown and no gain is "
@@ -289,3 +300,15 @@ def _notes(references: dict[str, _Reference], improvements: list[Improvement], t
             "distillation is not expected to help"
         )
     return notes
+
+
+def unfair_differences(method: str, sidecar: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    """Fields of the recipe in which a method had other conditions than the baseline, and the number of images.
+
+    The epochs of the time-matched baseline differ on purpose. A field that one of the two lacks came with a later
+    version, whose default does what was done before.
+    """
+    ours, theirs = sidecar["recipe"], baseline["recipe"]
+    allowed = DISTILLATION_FIELDS | ({"epochs"} if method == TIME_MATCHED else set())
+    differing = [key for key in theirs if key not in allowed and key in ours and ours[key] != theirs[key]]
+    return differing + ["train_images"] * (sidecar["train_images"] != baseline["train_images"])

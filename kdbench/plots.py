@@ -30,14 +30,21 @@ METHOD_STYLES: dict[str, dict[str, Any]] = {
     "response": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "feature": {"color": "#D55E00", "linestyle": "-.", "marker": "^"},
     "combined": {"color": "#009E73", "linestyle": (0, (1, 1)), "marker": "D"},
+    "cwd": {"color": "#E69F00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    "dist": {"color": "#CC79A7", "linestyle": (0, (3, 3)), "marker": "P"},
+    "baseline-long": {"color": "#808080", "linestyle": (0, (9, 2)), "marker": "X"},
 }
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "loss": ("total", {"color": "#000000", "linestyle": "-", "marker": "o"}),
     "ce": ("cross-entropy", {"color": "#E69F00", "linestyle": "--", "marker": "s"}),
     "response": ("response", {"color": "#0072B2", "linestyle": "-.", "marker": "^"}),
     "feature": ("feature", {"color": "#CC79A7", "linestyle": (0, (1, 1)), "marker": "D"}),
+    "cwd": ("channel-wise", {"color": "#009E73", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"}),
+    "dist": ("relations", {"color": "#D55E00", "linestyle": (0, (3, 3)), "marker": "P"}),
 }
 """Key in the history → name in the legend and style."""
+WEIGHTS = {"ce": "alpha", "response": "beta", "feature": "gamma", "cwd": "cwd_weight", "dist": "dist_weight"}
+"""Key in the history → field of the recipe that weighs it in the total."""
 
 TEACHER_COLOR = "#56B4E9"
 MARKS = 10
@@ -126,19 +133,21 @@ def draw_losses(histories: Sequence[MethodHistory], dataset: str) -> Figure:
 
 
 def loss_label(histories: Sequence[MethodHistory]) -> str:
-    literal = any(history.recipe.get("kl_reduction") == "batchmean" for history in histories)
-    return "training loss (" + ("response summed over pixels" if literal else "mean per labelled pixel") + ")"
+    if any(history.recipe.get("kl_reduction") == "batchmean" for history in histories):
+        return "training loss (response summed over pixels)"
+    # Channel-wise distillation and DIST are means over channels, classes and pixels.
+    relational = any(history.method in ("cwd", "dist") for history in histories)
+    return "training loss" if relational else "training loss (mean per labelled pixel)"
 
 
 def weights(history: MethodHistory) -> str:
     """ "\ntotal = 1 · CE + 0.7 · response", or nothing while no sidecar says the weights."""
     if not history.recipe:
         return ""
-    names = {"ce": "alpha", "response": "beta", "feature": "gamma"}
-    present = [key for key in names if key in history.seeds[0].rows[-1]]
-    if not all(isinstance(history.recipe.get(names[key]), int | float) for key in present):
+    present = [key for key in WEIGHTS if key in history.seeds[0].rows[-1]]
+    if not all(isinstance(history.recipe.get(WEIGHTS[key]), int | float) for key in present):
         return ""  # a recipe of an older kdbench
-    terms = [f"{history.recipe[names[key]]:g} · {'CE' if key == 'ce' else key}" for key in present]
+    terms = [f"{history.recipe[WEIGHTS[key]]:g} · {'CE' if key == 'ce' else LOSSES[key][0]}" for key in present]
     return "\ntotal = " + " + ".join(terms)
 
 

@@ -17,6 +17,9 @@ TITLES = {
     "response": "Response-Based",
     "feature": "Feature-Based",
     "combined": "Combined",
+    "cwd": "Channel-Wise (CWD)",
+    "dist": "Relations (DIST)",
+    "baseline-long": "Baseline, Time-Matched",
     "teacher": "Teacher",
 }
 

@@ -11,7 +11,7 @@ import pytest
 from kdbench import __version__
 from tests.conftest import REPOSITORY
 
-COMMANDS = ["train", "export", "compare", "plot", "predict", "doctor", "demo", "data check"]
+COMMANDS = ["train", "export", "compare", "plot", "predict", "model", "doctor", "demo", "data check"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.losses import cross_entropy, feature_cosine, feature_pearson, response_kl
+from trainers.losses import channel_wise, cross_entropy, feature_cosine, feature_pearson, relations, response_kl
 
 
 @pytest.fixture
@@ -24,12 +24,22 @@ def kl(student, teacher, labels, temperature=4.0):
     return response_kl(student, teacher, labels, temperature, "pixel")
 
 
-ALL_LOSSES = [
-    pytest.param(lambda s, t, y: cross_entropy(s, y), id="cross_entropy"),
+def cwd(student, teacher, labels, temperature=4.0):
+    return channel_wise(student, teacher, labels, temperature)
+
+
+def dist(student, teacher, labels, temperature=1.0):
+    return relations(student, teacher, labels, temperature)
+
+
+DISTILLATION_LOSSES = [
     pytest.param(kl, id="kl"),
     pytest.param(feature_cosine, id="cosine"),
     pytest.param(feature_pearson, id="pearson"),
+    pytest.param(cwd, id="cwd"),
+    pytest.param(dist, id="dist"),
 ]
+ALL_LOSSES = [pytest.param(lambda s, t, y: cross_entropy(s, y), id="cross_entropy"), *DISTILLATION_LOSSES]
 
 
 def test_kl_of_a_hand_computed_2x2_case():
@@ -58,11 +68,6 @@ def test_kl_batchmean_sums_over_pixels(maps):
     assert ratio.item() == pytest.approx(6 * 8, rel=1e-5)
 
 
-def test_kl_is_zero_when_student_equals_teacher(maps):
-    student, _, labels = maps
-    assert kl(student, student, labels).item() == pytest.approx(0.0, abs=1e-7)
-
-
 def test_cross_entropy_is_torchs_mean_over_valid_pixels(maps):
     student, _, labels = maps
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0])
@@ -71,11 +76,29 @@ def test_cross_entropy_is_torchs_mean_over_valid_pixels(maps):
     assert cross_entropy(student, labels, weights).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_cosine_of_a_hand_computed_case():
-    student = torch.tensor([[3.0, 4.0], [1.0, 0.0]]).T.reshape(1, 2, 1, 2)  # vectors (3, 4) and (1, 0)
-    teacher = torch.tensor([[4.0, 3.0], [0.0, 2.0]]).T.reshape(1, 2, 1, 2)
-    labels = torch.zeros(1, 1, 2, dtype=torch.long)
-    assert feature_cosine(student, teacher, labels).item() == pytest.approx(((1 - 24 / 25) + 1) / 2, rel=1e-6)
+def test_cross_entropy_of_a_hand_computed_2x2_case():
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0, 0] = math.log(3)  # p = (1/4, 3/4), its label 1; one pixel at (1/2, 1/2); two are ignored
+    labels = torch.tensor([[[1, 0], [255, 255]]])
+    expected = (-math.log(3 / 4) - math.log(1 / 2)) / 2
+    assert cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+    weighted = (-3 * math.log(3 / 4) - math.log(1 / 2)) / (3 + 1)
+    assert cross_entropy(logits, labels, torch.tensor([1.0, 3.0])).item() == pytest.approx(weighted, rel=1e-6)
+
+
+def test_cosine_of_a_hand_computed_2x2_case():
+    student = torch.tensor([[3.0, 4.0], [1.0, 0.0], [1.0, 1.0], [9.0, 9.0]]).T.reshape(1, 2, 2, 2)
+    teacher = torch.tensor([[4.0, 3.0], [0.0, 2.0], [5.0, 5.0], [-9.0, 0.0]]).T.reshape(1, 2, 2, 2)
+    labels = torch.tensor([[[0, 0], [0, 255]]])  # 24/25, orthogonal, parallel, ignored
+    assert feature_cosine(student, teacher, labels).item() == pytest.approx((1 / 25 + 1 + 0) / 3, rel=1e-6)
+
+
+def test_pearson_of_a_hand_computed_2x2_case():
+    """Channel 0: (1, 2, 3) and (2, 4, 6) → r = 1. Channel 1: (0, 1, 2) and (0, 3, 0) → r = 0. The fourth is ignored."""
+    student = torch.tensor([[1.0, 2.0, 3.0, 50.0], [0.0, 1.0, 2.0, -50.0]]).reshape(1, 2, 2, 2)
+    teacher = torch.tensor([[2.0, 4.0, 6.0, -9.0], [0.0, 3.0, 0.0, 77.0]]).reshape(1, 2, 2, 2)
+    labels = torch.tensor([[[0, 0], [0, 255]]])
+    assert feature_pearson(student, teacher, labels).item() == pytest.approx((0 + 1) / 2, abs=1e-6)
 
 
 def test_cosine_ignores_magnitude_and_is_2_for_opposite_features(maps):
@@ -93,6 +116,21 @@ def test_pearson_is_one_minus_numpys_correlation(maps):
     assert feature_pearson(student, 3 * student + 5, labels).item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("loss", DISTILLATION_LOSSES)
+def test_zero_with_zero_gradient_when_student_equals_teacher(loss, maps):
+    student, _, labels = maps
+    student = student.clone().requires_grad_()
+    value = loss(student, student.detach().clone(), labels)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert student.grad.abs().max().item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", DISTILLATION_LOSSES)
+def test_above_zero_when_student_and_teacher_differ(loss, maps):
+    assert loss(*maps).item() > 0.05
+
+
 @pytest.mark.parametrize("loss", ALL_LOSSES)
 def test_unchanged_by_duplicating_the_batch(loss, maps):
     once = loss(*maps)
@@ -102,8 +140,9 @@ def test_unchanged_by_duplicating_the_batch(loss, maps):
 
 @pytest.mark.parametrize("loss", ALL_LOSSES)
 def test_unchanged_by_tiling_the_image(loss, maps):
-    tiled = [torch.cat([m, m], dim=-1) for m in maps]
-    torch.testing.assert_close(loss(*maps), loss(*tiled))
+    for dim in (-1, -2):
+        tiled = [torch.cat([m, m], dim=dim) for m in maps]
+        torch.testing.assert_close(loss(*maps), loss(*tiled))
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES)
@@ -111,6 +150,18 @@ def test_unchanged_by_adding_ignored_pixels(loss, maps):
     student, teacher, labels = maps
     padded = [F.pad(student, (0, 8), value=9.0), F.pad(teacher, (0, 8), value=-5.0), F.pad(labels, (0, 8), value=255)]
     torch.testing.assert_close(loss(*maps), loss(*padded))
+    void = [torch.cat([m, m[:1]]) for m in (student, teacher, torch.full_like(labels, 255))]
+    with_a_void_image = (void[0], void[1], torch.cat([labels, void[2][:1]]))
+    torch.testing.assert_close(loss(*maps), loss(*with_a_void_image))
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_gradients_reach_every_labelled_pixel_and_no_other(loss, maps):
+    student, teacher, labels = maps
+    student = student.clone().requires_grad_()
+    loss(student, teacher, labels).backward()
+    reached = student.grad.abs().sum(1) > 0
+    assert (reached == (labels != 255)).all()
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES)
@@ -123,17 +174,20 @@ def test_zero_and_differentiable_when_everything_is_ignored(loss, maps):
     assert student.grad.abs().max() == 0
 
 
-def test_teacher_maps_and_labels_come_to_the_students_grid():
+@pytest.mark.parametrize("loss", DISTILLATION_LOSSES)
+def test_teacher_maps_and_labels_come_to_the_students_grid(loss):
     student = torch.randn(1, 4, 6, 6)
     teacher = torch.randn(1, 4, 12, 12)
     labels = torch.zeros(1, 48, 48, dtype=torch.long)
     labels[:, :24] = 255
     small = F.interpolate(teacher, size=(6, 6), mode="bilinear", align_corners=False)
-    expected = kl(student[:, :, 3:], small[:, :, 3:], torch.zeros(1, 3, 6, dtype=torch.long))
-    torch.testing.assert_close(kl(student, teacher, labels), expected)
+    expected = loss(student[:, :, 3:], small[:, :, 3:], torch.zeros(1, 3, 6, dtype=torch.long))
+    torch.testing.assert_close(loss(student, teacher, labels), expected)
 
 
-def test_losses_are_float32_for_bfloat16_maps(maps):
-    student, teacher, labels = maps
-    assert kl(student.bfloat16(), teacher.bfloat16(), labels).dtype == torch.float32
-    assert cross_entropy(student.bfloat16(), labels).dtype == torch.float32
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_losses_are_float32_for_bfloat16_maps(loss, maps):
+    student, teacher, labels = (m.bfloat16() if m.is_floating_point() else m for m in maps)
+    got = loss(student, teacher, labels)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, loss(student.float(), teacher.float(), labels))

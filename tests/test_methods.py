@@ -1,17 +1,24 @@
 """A method in training: which losses it has, what gradients reach, and what must not move."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from kdbench.artifacts import METHODS, STUDENT_METHODS, TIME_MATCHED
 from kdbench.models.deploy import build_model
 from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
-from trainers.arm import make_optimizer
-from trainers.loop import teacher_taps
-from trainers.methods import Objective
+from kdbench.plots import LOSSES, METHOD_STYLES, WEIGHTS
+from kdbench.progress import Bar
+from kdbench.tables import TITLES
+from trainers.arm import Arm, make_optimizer
+from trainers.loop import teacher_taps, train_epoch
+from trainers.methods import TERMS, Objective, needs_teacher
 from trainers.recipe import Recipe, load_recipe
 
 CLASSES = 5
+DISTILLED = tuple(TERMS)
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +45,95 @@ def objective(method, teacher, recipe=None):
         ("response", {"ce", "response"}),
         ("feature", {"ce", "feature"}),
         ("combined", {"ce", "response", "feature"}),
+        ("cwd", {"ce", "cwd"}),
+        ("dist", {"ce", "dist"}),
+        (TIME_MATCHED, {"ce"}),
+        ("teacher", {"ce"}),
     ],
 )
 def test_loss_is_the_weighted_sum_of_the_methods_terms(method, terms, teacher, batch):
-    recipe = load_recipe("shapes", {"alpha": 0.5, "beta": 3.0, "gamma": 7.0})
+    weights = {"ce": 0.5, "response": 3.0, "feature": 7.0, "cwd": 11.0, "dist": 13.0}
+    fields = {"alpha": 0.5, "beta": 3.0, "gamma": 7.0, "cwd_weight": 11.0, "dist_weight": 13.0}
+    recipe = load_recipe("shapes", fields)
     images, labels = batch
     losses = objective(method, teacher, recipe)(images, labels, teacher_taps(teacher, images, recipe))
     assert losses.keys() == {"loss", *terms}
-    weights = {"ce": 0.5, "response": 3.0, "feature": 7.0}
     torch.testing.assert_close(losses["loss"], sum(weights[name] * losses[name] for name in terms))
 
 
-def test_gradients_reach_student_and_adapters_and_never_the_teacher(teacher, batch):
+def test_a_term_of_weight_zero_is_not_computed(teacher, batch):
     images, labels = batch
-    training = objective("combined", teacher)
-    training(images, labels, teacher_taps(teacher, images, training.recipe))["loss"].backward()
+    recipe = load_recipe("shapes", {"gamma": 0.0})
+    training = objective("combined", teacher, recipe)
+    assert training.adapters is None
+    assert training(images, labels, teacher_taps(teacher, images, recipe)).keys() == {"loss", "ce", "response"}
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "value"),
+    [
+        ("response", "temperature", 1.5), ("response", "kl_reduction", "batchmean"),
+        ("feature", "feature_loss", "pearson"), ("cwd", "cwd_temperature", 1.5), ("dist", "dist_temperature", 3.0),
+    ],
+)  # fmt: skip
+def test_the_recipes_fields_reach_their_term(method, field, value, teacher, batch):
+    images, labels = batch
+    taps = teacher_taps(teacher, images, Recipe())
+    taps = taps._replace(logits=20 * taps.logits)  # sure of itself: T² undoes T on logits near uniform
+    default, changed = (
+        objective(method, teacher, Recipe.model_validate(fields))(images, labels, taps)[method].item()
+        for fields in ({}, {field: value})
+    )
+    assert abs(changed - default) > 0.001 * default
+
+
+@pytest.mark.parametrize("method", DISTILLED)
+def test_gradients_reach_student_and_adapters_and_never_the_teacher(method, teacher, batch):
+    """The teacher's parameters ask for gradients here, so that it is the pass itself that must withhold them."""
+    images, labels = batch
+    training = objective(method, teacher)
+    teacher.requires_grad_(True)
+    try:
+        training(images, labels, teacher_taps(teacher, images, training.recipe))["loss"].backward()
+        assert all(p.grad is None for p in teacher.parameters())
+    finally:
+        teacher.requires_grad_(False)
     without = [name for name, p in training.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
-    assert all(p.grad is None for p in teacher.parameters())
+    assert (training.adapters is not None) == (method in ("feature", "combined"))
 
 
-def test_teachers_state_does_not_move_in_a_step(teacher, batch):
+@pytest.mark.parametrize("method", DISTILLED)
+def test_the_term_alone_moves_the_student(method, teacher, batch):
+    """With α = 0 nothing but distillation is left: in a few steps it comes down."""
     images, labels = batch
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    training = objective("feature", teacher)
-    optimizer = make_optimizer(training, training.recipe)
-    for _ in range(2):
-        training(images, labels, teacher_taps(teacher, images, training.recipe))["loss"].backward()
+    recipe = load_recipe("shapes", {"alpha": 0.0})
+    training = objective(method, teacher, recipe)
+    optimizer = make_optimizer(training, recipe)
+    taps = teacher_taps(teacher, images, recipe)
+    values = []
+    for _ in range(6):
+        losses = training(images, labels, taps)
+        optimizer.zero_grad()
+        losses["loss"].backward()
         optimizer.step()
+        values.append(losses["loss"].item())
+    assert values[-1] < 0.95 * values[0]
+
+
+@pytest.mark.parametrize("method", DISTILLED)
+def test_an_epoch_moves_the_student_and_neither_weights_nor_statistics_of_the_teacher(method, teacher, batch, tmp_path):
+    training = objective(method, teacher)
+    arm = Arm(method, training, training.recipe, tmp_path / "student.safetensors", {}, steps_per_epoch=2)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = {name: value.clone() for name, value in training.model.state_dict().items()}
+    batches = SimpleNamespace(steps_per_epoch=2, epoch=lambda epoch: iter([batch, batch]))
+    train_epoch([arm], teacher, batches, 0, Bar("", None, None))
+    assert not teacher.training
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    moved = [name for name, value in training.model.state_dict().items() if not torch.equal(value, student[name])]
+    assert {name for name in student if "running_mean" in name} <= set(moved)
+    assert arm.seconds > 0
 
 
 def test_adapters_are_in_the_optimizer_but_not_in_the_student(teacher):
@@ -78,7 +145,7 @@ def test_adapters_are_in_the_optimizer_but_not_in_the_student(teacher):
 
 
 def test_every_method_starts_from_the_same_student(teacher):
-    states = [objective(m, teacher).model.state_dict() for m in ("baseline", "response", "feature", "combined")]
+    states = [objective(m, teacher).model.state_dict() for m in STUDENT_METHODS]
     for state in states[1:]:
         assert all(torch.equal(state[name], states[0][name]) for name in states[0])
 
@@ -88,3 +155,18 @@ def test_no_weight_decay_on_batchnorm_and_biases(teacher):
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
     assert all(p.ndim > 1 for p in groups[0]["params"])
     assert all(p.ndim == 1 for p in groups[1]["params"])
+
+
+def test_every_method_is_known_wherever_methods_are_shown():
+    """A method that was forgotten in one of these tables would fail at the end of a long training."""
+    assert {*DISTILLED, "baseline", TIME_MATCHED, "teacher"} == set(METHODS)
+    assert set(METHOD_STYLES) == set(STUDENT_METHODS)
+    assert set(TITLES) == set(METHODS)
+    assert all(len(title) < 24 for title in TITLES.values())  # the column that improvements are printed in
+    terms = {term.name: term.weight for method in DISTILLED for term in TERMS[method]}
+    assert {"ce": "alpha", **terms} == WEIGHTS
+    assert {"loss", *WEIGHTS} == set(LOSSES)
+
+
+def test_baselines_need_no_teacher():
+    assert [method for method in METHODS if not needs_teacher(method)] == ["baseline", TIME_MATCHED, "teacher"]

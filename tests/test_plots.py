@@ -12,7 +12,7 @@ import pytest
 from matplotlib import colors
 from PIL import Image
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree
+from kdbench.artifacts import STANDARD_METHODS, RunTree
 from kdbench.history import read_history
 from kdbench.plots import LOSSES, METHOD_STYLES, make_figures
 from tests.conftest import REPOSITORY
@@ -82,9 +82,9 @@ def test_same_history_same_bytes(kdbench, trained_runs, tmp_path):
 
 
 def test_loss_terms_are_the_history_unweighted(trained_runs):
-    figures, notes = figures_of(trained_runs, *STUDENT_METHODS)
+    figures, notes = figures_of(trained_runs, *STANDARD_METHODS)
     assert notes == []
-    for axes, method in zip(figures["losses"].axes, STUDENT_METHODS, strict=True):
+    for axes, method in zip(figures["losses"].axes, STANDARD_METHODS, strict=True):
         rows = rows_of(trained_runs, method)
         terms = [key for key in LOSSES if key in rows[0]]
         assert named_lines(axes) == {LOSSES[key][0]: ([1, 2], [row[key] for row in rows]) for key in terms}
@@ -104,7 +104,7 @@ def test_miou_has_the_baseline_and_the_teachers_level(trained_runs):
 def test_losses_of_all_methods_are_compared_whichever_is_asked_for(trained_runs):
     figures, _ = figures_of(trained_runs, "response")
     for axes, key in zip(figures["loss-comparison"].axes, ("loss", "ce"), strict=True):
-        expected = {m: ([1, 2], [row[key] for row in rows_of(trained_runs, m)]) for m in STUDENT_METHODS}
+        expected = {m: ([1, 2], [row[key] for row in rows_of(trained_runs, m)]) for m in STANDARD_METHODS}
         assert named_lines(axes) == expected
 
 
@@ -155,7 +155,7 @@ def test_epochs_without_validation_are_left_out(runs):
 
 
 def test_no_validation_yet_is_said(kdbench, runs, tmp_path):
-    for method in STUDENT_METHODS:
+    for method in STANDARD_METHODS:
         write_rows(runs, method, [{**row, "miou": None} for row in rows_of(runs, method)])
     (runs / "folder" / "teacher" / "teacher.json").unlink()
     done = kdbench("plot", "--method", "response", "--runs", runs, "--output", tmp_path)
@@ -229,9 +229,9 @@ def test_styles_are_told_apart_without_colour():
 
 
 def test_legends_lie_below_the_panels_and_inside_the_figure(runs):
-    for method in STUDENT_METHODS:
+    for method in STANDARD_METHODS:
         write_rows(runs, method, rows_of(runs, method), seed="seed-1")
-    figures, _ = figures_of(runs, *STUDENT_METHODS)
+    figures, _ = figures_of(runs, *STANDARD_METHODS)
     for figure in figures.values():
         figure.draw_without_rendering()
         legend = figure.legends[0].get_window_extent()

@@ -56,7 +56,7 @@ def test_every_make_target_and_recipe_named_exists():
 
 
 def test_every_flag_named_exists(kdbench):
-    names = ("train", "export", "compare", "plot", "predict", "doctor", "data check", "demo")
+    names = ("train", "export", "compare", "plot", "predict", "model", "doctor", "data check", "demo")
     commands = {name: kdbench(*name.split(), "--help").out for name in names}
     for line in re.findall(r"^kdbench [^#\n]*", README, re.MULTILINE):
         command = " ".join(word for word in line.split()[1:3] if not word.startswith("-"))

@@ -78,11 +78,12 @@ class Arm:
             return
         try:
             state = torch.load(self.state_file, weights_only=True, map_location="cpu")
-            before, now = json.loads(state["recipe"]), json.loads(self.recipe.model_dump_json())
-            self._expect("recipe", before, now)
+            self._expect("recipe", self.recipe.changes_since(json.loads(state["recipe"])))
             if state["epochs_done"] == 0:  # written at the start, before anything was learnt
                 return
-            self._expect("dataset or teacher", state["data"], training_data(self.about))
+            before, now = state["data"], training_data(self.about)
+            changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
+            self._expect("dataset or teacher", changed)
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
@@ -93,8 +94,7 @@ class Arm:
             text = " ".join(str(error).split())[:200]
             raise BadInput(f"--resume: '{self.state_file}' is corrupt ({text}): train without --resume") from error
 
-    def _expect(self, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-        changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
+    def _expect(self, what: str, changed: list[str]) -> None:
         if changed:
             raise BadInput(
                 f"--resume: {self.method} was started with another {what} ({', '.join(changed)}): "

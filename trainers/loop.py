@@ -7,7 +7,6 @@ with the weights that it would have had alone.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,7 @@ from kdbench.models.segmentation import SegmentationModel, Taps, parameter_count
 from kdbench.progress import Bar, progress_bar
 from trainers.arm import Arm
 from trainers.batches import TrainingBatches
+from trainers.clock import Mark, mark, seconds_between
 from trainers.recipe import Recipe
 
 CHECK_EVERY = 10
@@ -66,16 +66,17 @@ def train_epoch(
     arms: list[Arm], teacher: SegmentationModel | None, batches: TrainingBatches, epoch: int, bar: Bar
 ) -> None:
     """One pass over the training images for every arm."""
+    spans: list[tuple[Arm, Mark, Mark]] = []
     for arm in arms:
         arm.objective.train()
         arm.running = {}
     with out_of_memory_advice(arms[0].recipe):
         for step, (images, labels) in enumerate(batches.epoch(epoch), start=1):
-            before = time.perf_counter()
+            before = mark(images.device)
             taps = teacher_taps(teacher, images, arms[0].recipe) if teacher is not None else None
-            teacher_seconds = time.perf_counter() - before
+            taught = mark(images.device)
             for arm in arms:
-                before = time.perf_counter()
+                started = mark(images.device)
                 losses = arm.objective(images, labels, taps)
                 arm.optimizer.zero_grad(set_to_none=True)
                 losses["loss"].backward()
@@ -83,12 +84,16 @@ def train_epoch(
                 arm.scheduler.step()
                 for name, value in losses.items():
                     arm.running[name] = arm.running[name] + value.detach() if name in arm.running else value.detach()
-                # The teacher's pass is part of what a distilled arm costs, though the arms share it here.
-                arm.seconds += time.perf_counter() - before + (teacher_seconds if len(losses) > 2 else 0.0)
+                spans.append((arm, started, mark(images.device)))
+                if arm.objective.terms:
+                    # The teacher's pass is part of what a distilled arm costs, though the arms share it here.
+                    spans.append((arm, before, taught))
             text = ""
             if step % CHECK_EVERY == 0 or step == batches.steps_per_epoch:
                 text = "  ".join(f"{arm.method} {running_loss(arm, epoch, step):.3f}" for arm in arms)
             bar.advance(1, f"epoch {epoch + 1}/{arms[0].recipe.epochs}  loss {text}" if text else "")
+    for arm, started, ended in spans:
+        arm.seconds += seconds_between(started, ended)
     for arm in arms:
         arm.running = {name: value / batches.steps_per_epoch for name, value in arm.running.items()}
 
@@ -113,7 +118,7 @@ def running_loss(arm: Arm, epoch: int, step: int) -> float:
         raise RunFailed(
             f"{arm.method}: the loss became {mean} in epoch {epoch + 1}; {kept}: "
             f"try a lower --lr (was {arm.recipe.lr:g})"
-            + (" or --kl-reduction pixel" if "response" in arm.running else "")
+            + (" or --kl-reduction pixel" if "response" in arm.running and arm.recipe.kl_reduction != "pixel" else "")
         )
     return mean
 
@@ -126,7 +131,7 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
         "lr": arm.optimizer.param_groups[0]["lr"],
         **{name: value.item() for name, value in arm.running.items()},
         "miou": None,
-        "seconds": round(arm.seconds, 2),
+        "seconds": round(arm.seconds, 3),
     }
     if validation is not None:
         result = validate(arm, validation)
@@ -167,7 +172,7 @@ def save_arm(arm: Arm, result: Evaluation) -> None:
         "steps": arm.epochs_done * arm.steps_per_epoch,
         "miou": result.miou,
         "iou_per_class": [None if math.isnan(v) else v for v in result.iou_per_class],
-        "train_seconds": round(arm.seconds, 1),
+        "train_seconds": round(arm.seconds, 3),
     }
     save_checkpoint(arm.checkpoint, arm.objective.model.state_dict(), sidecar)
 

@@ -1,7 +1,8 @@
-"""The losses of distillation for segmentation, each in float32 and each a mean over the valid pixels V.
+"""The losses of distillation for segmentation, each in float32 and each over the valid pixels V alone.
 
 V is every pixel whose label is not 255. Labels are brought to a loss's grid by nearest neighbour, teacher maps by
-bilinear interpolation. A batch without a valid pixel gives 0, not NaN.
+bilinear interpolation. A batch without a valid pixel gives 0, not NaN. But for the guide's literal KL, none depends on
+the number of pixels or images: a batch doubled, or a scene tiled, has the same loss.
 """
 
 from __future__ import annotations
@@ -76,7 +77,55 @@ def feature_pearson(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         return student.sum() * 0
     s = student.float().movedim(1, -1)[valid]  # |V| x K
     t = resize(teacher.float(), student).movedim(1, -1)[valid]
-    return (1 - F.cosine_similarity(s - s.mean(0), t - t.mean(0), dim=0)).mean()
+    return correlation_distance(s, t, dim=0)
+
+
+def channel_wise(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Channel-wise distillation of logits (CWD, Shu et al., ICCV 2021, section 3.2).
+
+    Each channel c of an image becomes a distribution over its positions, φ_c = softmax(z_c / τ) over V, and
+    L = τ² / C · Σ_c Σ_i φ_c,i(teacher) · log(φ_c,i(teacher) / φ_c,i(student)), mean over the images that have a valid
+    pixel. The authors distil logits with τ = 4 and weight 3 (their repository's "channel kl 3 4").
+
+    Args:
+        student, teacher: N x C x h x w logits; the teacher's grid may differ.
+        labels: N x H x W int64.
+        temperature: τ.
+    """
+    teacher = resize(teacher.float(), student)
+    valid = valid_mask(labels, student)
+    # −1e30 and not −∞: the probability is exactly 0 all the same, and an image without a valid pixel gives 0, not NaN.
+    void = ~valid.flatten(1)[:, None]
+    log_student, log_teacher = (
+        F.log_softmax((logits.float().flatten(2) / temperature).masked_fill(void, -1e30), dim=-1)
+        for logits in (student, teacher)
+    )
+    divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    images = valid.flatten(1).any(1).sum().clamp(min=1)
+    return divergence / (images * student.shape[1]) * temperature**2
+
+
+def relations(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """DIST (Huang et al., NeurIPS 2022, section 4): the teacher's relations, not its exact probabilities.
+
+    With p = softmax(z / τ) over classes, L = τ² · [(1 − Pearson r over the classes of a pixel, mean over V) +
+    (1 − Pearson r over V of a class, mean over classes)]: the paper's inter-class and intra-class relations. Its
+    segmentation code weighs both with 1 and has τ = 1. Shapes as ``channel_wise``.
+    """
+    valid = valid_mask(labels, student)
+    if not valid.any():
+        return student.sum() * 0
+    s, t = (
+        F.softmax(logits.float().movedim(1, -1)[valid] / temperature, dim=1)  # |V| x C
+        for logits in (student, resize(teacher.float(), student))
+    )
+    return (correlation_distance(s, t, dim=1) + correlation_distance(s, t, dim=0)) * temperature**2
+
+
+def correlation_distance(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """1 − Pearson r along ``dim`` of two matrices, mean over the other dimension; between 0 and 2."""
+    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
+    return (1 - F.cosine_similarity(a, b, dim=dim)).mean()
 
 
 def resize(maps: Tensor, like: Tensor) -> Tensor:

@@ -1,29 +1,76 @@
-"""The methods: which losses a student trains with. L = α·CE + β·L_response + γ·L_feature.
+"""The methods: which losses a student trains with. L = α·CE + Σ weight · term.
 
-baseline   CE alone
-response   CE and KL on softened logits
-feature    CE and the distance of adapted features at three strides
-combined   all three
+baseline    CE alone
+response    CE and KL on softened logits
+feature     CE and the distance of adapted features at three strides
+combined    all three
+cwd         CE and channel-wise distillation of the logits
+dist        CE and DIST, correlation of the predictions over classes and over pixels
 
-To add a method, add its loss to ``losses.py`` and its term to ``Objective.forward``; the loop does not change.
+To add a method, write its loss in ``losses.py``, a term of it here, and its name into ``kdbench.artifacts``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps
 from trainers.adapters import make_adapters
-from trainers.losses import cross_entropy, feature_cosine, feature_pearson, response_kl
+from trainers.losses import channel_wise, cross_entropy, feature_cosine, feature_pearson, relations, response_kl
 from trainers.recipe import Recipe
 
-USES_RESPONSE = ("response", "combined")
-USES_FEATURES = ("feature", "combined")
+
+class Term(NamedTuple):
+    """One loss that a method adds to cross-entropy.
+
+    Attributes:
+        name: its key in the history.
+        weight: the recipe's field that weighs it.
+        loss: (student's taps, teacher's taps, labels, recipe) → scalar.
+        adapted: whether it reads features, which then come projected to the teacher's channels.
+    """
+
+    name: str
+    weight: str
+    loss: Callable[[Taps, Taps, Tensor, Recipe], Tensor]
+    adapted: bool = False
+
+
+def response(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
+    return response_kl(student.logits, teacher.logits, labels, recipe.temperature, recipe.kl_reduction)
+
+
+def feature(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
+    distance = feature_cosine if recipe.feature_loss == "cosine" else feature_pearson
+    return torch.stack([distance(student.features[k], teacher.features[k], labels) for k in LEVELS]).mean()
+
+
+def cwd(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
+    return channel_wise(student.logits, teacher.logits, labels, recipe.cwd_temperature)
+
+
+def dist(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
+    return relations(student.logits, teacher.logits, labels, recipe.dist_temperature)
+
+
+RESPONSE = Term("response", "beta", response)
+FEATURE = Term("feature", "gamma", feature, adapted=True)
+TERMS: dict[str, tuple[Term, ...]] = {
+    "response": (RESPONSE,),
+    "feature": (FEATURE,),
+    "combined": (RESPONSE, FEATURE),
+    "cwd": (Term("cwd", "cwd_weight", cwd),),
+    "dist": (Term("dist", "dist_weight", dist),),
+}
+"""The methods that distil; the others (baselines, and the teacher's own training) have cross-entropy alone."""
 
 
 def needs_teacher(method: str) -> bool:
-    return method in USES_RESPONSE or method in USES_FEATURES
+    return method in TERMS
 
 
 class Objective(nn.Module):
@@ -31,9 +78,9 @@ class Objective(nn.Module):
 
     Args:
         model: the student (or the teacher in its own training).
-        method: one of ``METHODS``; teacher and baseline train with cross-entropy alone.
-        recipe: weights, temperature and forms of the losses.
-        teacher_channels: channels of the teacher's taps; needed by feature and combined.
+        method: one of ``METHODS``.
+        recipe: weights, temperatures and forms of the losses; a term of weight 0 is not computed.
+        teacher_channels: channels of the teacher's taps; needed by methods that read features.
         class_weights: C floats for cross-entropy, or None.
     """
 
@@ -50,9 +97,9 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.beta = recipe.beta if method in USES_RESPONSE else 0.0
-        self.gamma = recipe.gamma if method in USES_FEATURES else 0.0
-        self.adapters = make_adapters(model.tap_channels, teacher_channels or {}) if self.gamma else None
+        self.terms = [term for term in TERMS.get(method, ()) if getattr(recipe, term.weight)]
+        adapted = any(term.adapted for term in self.terms)
+        self.adapters = make_adapters(model.tap_channels, teacher_channels or {}) if adapted else None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, teacher: Taps | None) -> dict[str, Tensor]:
@@ -64,21 +111,16 @@ class Objective(nn.Module):
             teacher: the teacher's taps of the same images; None for methods without a teacher.
 
         Returns:
-            Scalars: "loss" (the weighted sum), "ce", and, where the method has them, "response" and "feature".
+            Scalars: "loss" (the weighted sum), "ce", and each of the method's terms by name.
         """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             taps = self.model.taps(images)
-            adapted = {} if self.adapters is None else {k: self.adapters[k](taps.features[k]) for k in LEVELS}
+            if self.adapters is not None:
+                taps = Taps(taps.logits, {level: self.adapters[level](taps.features[level]) for level in LEVELS})
         losses = {"ce": cross_entropy(taps.logits, labels, self.class_weights)}
         loss = self.recipe.alpha * losses["ce"]
-        if self.beta and teacher is not None:
-            losses["response"] = response_kl(
-                taps.logits, teacher.logits, labels, self.recipe.temperature, self.recipe.kl_reduction
-            )
-            loss = loss + self.beta * losses["response"]
-        if self.gamma and teacher is not None:
-            distance = feature_cosine if self.recipe.feature_loss == "cosine" else feature_pearson
-            levels = [distance(adapted[level], teacher.features[level], labels) for level in LEVELS]
-            losses["feature"] = torch.stack(levels).mean()
-            loss = loss + self.gamma * losses["feature"]
+        if teacher is not None:
+            for term in self.terms:
+                losses[term.name] = term.loss(taps, teacher, labels, self.recipe)
+                loss = loss + getattr(self.recipe, term.weight) * losses[term.name]
         return {"loss": loss, **losses}

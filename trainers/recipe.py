@@ -25,10 +25,12 @@ class TeacherRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    arch: Literal["fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large"] = "fcn_resnet50"
-    epochs: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=2)
-    lr: float | None = Field(None, gt=0)
+    arch: Literal["fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large"] = Field(
+        "fcn_resnet50", description="torchvision's, or a ResNet-18 pyramid that two cores can train"
+    )
+    epochs: int | None = Field(None, ge=1, description="passes over the training images")
+    batch_size: int | None = Field(None, ge=2, description="images per step")
+    lr: float | None = Field(None, gt=0, description="peak learning rate")
 
 
 class Recipe(BaseModel):
@@ -38,10 +40,10 @@ class Recipe(BaseModel):
 
     size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(8, ge=2, description="BatchNorm has no statistics of a single image")
+    epochs: int = Field(30, ge=1, description="passes over the training images")
+    batch_size: int = Field(8, ge=2, description="images per step, 2 or more; a smaller last batch is left out")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, description="peak learning rate, after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="not on BatchNorm and biases")
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="poly has power 0.9")
     warmup_steps: int = Field(0, ge=0, description="linear, before the schedule")
@@ -50,25 +52,40 @@ class Recipe(BaseModel):
     class_weights: bool = Field(False, description="median-frequency cross-entropy weights, capped at 5, in every arm")
 
     scale_min: float = Field(1.0, gt=0, description="random zoom, log-uniform")
-    scale_max: float = Field(1.0, gt=0)
+    scale_max: float = Field(1.0, gt=0, description="upper end of the random zoom")
     flip: bool = Field(True, description="horizontally, half of the time")
     jitter: float = Field(0.0, ge=0, description="brightness, contrast and colour shift, in units of ImageNet's std")
 
     alpha: float = Field(1.0, ge=0, description="weight of cross-entropy")
     beta: float = Field(0.7, ge=0, description="weight of the response loss, in response and combined")
     gamma: float = Field(0.5, ge=0, description="weight of the feature loss, in feature and combined")
-    temperature: float = Field(4.0, gt=0)
+    temperature: float = Field(4.0, gt=0, description="T that softens logits in the response loss")
     kl_reduction: Literal["pixel", "batchmean"] = Field("pixel", description="batchmean is the guide's literal form")
-    feature_loss: Literal["cosine", "pearson"] = "cosine"
+    feature_loss: Literal["cosine", "pearson"] = Field("cosine", description="pearson standardises each channel first")
+    cwd_weight: float = Field(3.0, ge=0, description="weight of channel-wise distillation, in cwd")
+    cwd_temperature: float = Field(4.0, gt=0, description="its τ, in the softmax over positions")
+    dist_weight: float = Field(1.0, ge=0, description="weight of both relations of DIST, in dist")
+    dist_temperature: float = Field(1.0, gt=0, description="its τ, in the softmax over classes")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
-    seed: int = Field(0, ge=0, le=MAX_SEED)
-    teacher: TeacherRecipe = Field(default_factory=lambda: TeacherRecipe.model_validate({}))
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of initialisation, order of images, and augmentation")
+    teacher: TeacherRecipe = Field(
+        default_factory=lambda: TeacherRecipe.model_validate({}), description="the table [teacher], fields above"
+    )
 
     def for_teacher(self) -> Recipe:
         """The recipe of the teacher's own training."""
         changes = {k: v for k in ("epochs", "batch_size", "lr") if (v := getattr(self.teacher, k)) is not None}
         return self.model_copy(update={**changes, "precision": self.teacher_precision})
+
+    def changes_since(self, recorded: dict[str, Any]) -> list[str]:
+        """Fields that a recorded recipe has otherwise, as "lr 0.001 → 0.5".
+
+        A field that it lacks came with a later version, whose default does what was done before.
+        """
+        before = {**Recipe.model_validate({}).model_dump(mode="json"), **recorded}
+        now = self.model_dump(mode="json")
+        return [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str | None = None) -> Recipe:
@@ -100,7 +117,7 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         recipe = Recipe.model_validate({**fields, **overrides, "teacher": teacher})
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, p['loc']))}: got {p['input']!r}, {p['msg'][0].lower()}{p['msg'][1:]}"
+            f"{named(p['loc'], overrides)}: got {p['input']!r}, {p['msg'][0].lower()}{p['msg'][1:]}"
             for p in error.errors()
         )
         raise BadInput(f"recipe '{path.name}' with the flags given: {problems}") from error
@@ -109,3 +126,10 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
     if min(recipe.size) < 32 or max(recipe.size) > MAX_SIDE:
         raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected 32 x 32 to {MAX_SIDE} x {MAX_SIDE}")
     return recipe
+
+
+def named(location: tuple[str | int, ...], overrides: dict[str, Any]) -> str:
+    """A field as the person gave it: "--kl-reduction" when it came by a flag, "teacher.lr" when by the file."""
+    if location and location[0] in overrides:
+        return f"--{str(location[0]).replace('_', '-')}"
+    return ".".join(map(str, location))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.artifacts import RunTree, sha256, sidecar_path
+from kdbench.artifacts import TIME_MATCHED, RunTree, sha256, sidecar_path
 from kdbench.data import SegmentationDataset
 from kdbench.environment import environment
 from kdbench.errors import BadInput, KdbenchError, Missing
@@ -23,6 +23,7 @@ from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.recipe import Recipe
+from trainers.time_match import time_matched
 from trainers.weights import load_weights
 
 
@@ -31,7 +32,8 @@ class TrainingJob:
     """Everything that one call of ``kdbench train`` needs besides the data.
 
     Attributes:
-        methods: students to train side by side, possibly none.
+        methods: students to train side by side, possibly none; ``baseline-long`` comes after the others.
+        match: the method whose wall-clock ``baseline-long`` gets, or None for the slowest.
         train_teacher: train it anew; when a method needs it and it is missing, that is an error without this.
         seeds: students of the recipe's own seed lie in <method>/, those of others in <method>/seed-<n>/.
         weights: a file or torchvision weight name that the teacher starts from, or None.
@@ -41,6 +43,7 @@ class TrainingJob:
     tree: RunTree
     recipe: Recipe
     methods: tuple[str, ...]
+    match: str | None
     train_teacher: bool
     seeds: tuple[int, ...]
     device: torch.device
@@ -69,38 +72,63 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     if distils and not job.train_teacher:
         teacher, teacher_sidecar = open_teacher(job, about["classes"])
     made = []
+    side_by_side = tuple(method for method in job.methods if method != TIME_MATCHED)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
     teacher_folder = [job.tree.method_dir("teacher")] if job.train_teacher else []
     with locked([*teacher_folder, *students.values()]):
-        if not job.resume:
-            # An interrupted job leaves its later trainings not even begun: --resume must not take what an earlier job
-            # finished there for this one's.
-            for (seed, _), folder in students.items():
-                mark_started(folder / "state.pt", job.recipe.model_copy(update={"seed": seed}))
+        mark(job, side_by_side, job.recipe)
         if job.train_teacher:
             train_the_teacher(job, about, train_set, validation)
             made.append(job.tree.checkpoint("teacher"))
         if distils and teacher is None:
             teacher, teacher_sidecar = open_teacher(job, about["classes"])
-        made += train_the_students(job, about, teacher, teacher_sidecar, train_set, validation)
+        if side_by_side:
+            title = ", ".join(side_by_side)
+            made += train_students(
+                job, side_by_side, job.recipe, about, train_set, validation, title, teacher, teacher_sidecar
+            )
+        if TIME_MATCHED in job.methods:
+            recipe, matched = time_matched(job.tree, job.recipe, job.match)
+            mark(job, (TIME_MATCHED,), recipe)
+            title = f"{TIME_MATCHED}, {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
+            about = {**about, "time_matched": matched}
+            made += train_students(job, (TIME_MATCHED,), recipe, about, train_set, validation, title)
     return made
 
 
-def train_the_students(
+def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
+    """Leave a state without an epoch for each training that is to be done anew.
+
+    An interrupted job leaves its later trainings not even begun: --resume must not take what an earlier job finished
+    there for this one's.
+    """
+    if job.resume:
+        return
+    for seed in job.seeds:
+        for method in methods:
+            state_file = student_folder(job, method, seed) / "state.pt"
+            mark_started(state_file, recipe.model_copy(update={"seed": seed}))
+
+
+def train_students(
     job: TrainingJob,
+    methods: tuple[str, ...],
+    recipe: Recipe,
     about: dict[str, Any],
-    teacher: SegmentationModel | None,
-    teacher_sidecar: dict[str, Any] | None,
     train_set: SegmentationDataset,
     validation: SegmentationDataset,
+    title: str,
+    teacher: SegmentationModel | None = None,
+    teacher_sidecar: dict[str, Any] | None = None,
 ) -> list[Path]:
+    """Train the methods side by side, seed by seed, and return their checkpoints."""
     made = []
-    for seed in job.seeds if job.methods else ():
-        recipe = job.recipe.model_copy(update={"seed": seed})
-        batches = TrainingBatches(train_set, recipe, job.device)
+    for seed in job.seeds:
+        seeded = recipe.model_copy(update={"seed": seed})
+        batches = TrainingBatches(train_set, seeded, job.device)
         weights = batches.class_frequencies() if recipe.class_weights else None
         arms = []
-        for method in job.methods:
+        for method in methods:
             folder = student_folder(job, method, seed)
             student_about = {**about, "arch": "student"}
             if needs_teacher(method):
@@ -109,10 +137,10 @@ def train_the_students(
             student = build_model("student", len(train_set.classes))
             arms.append(
                 make_arm(
-                    method, student, recipe, folder / "student.safetensors", student_about, batches, weights, teacher
+                    method, student, seeded, folder / "student.safetensors", student_about, batches, weights, teacher
                 )
             )
-        run(arms, job, teacher, batches, validation, f"seed {seed}: {', '.join(job.methods)}")
+        run(arms, job, teacher, batches, validation, f"seed {seed}: {title}")
         made += [arm.checkpoint for arm in arms]
     return made
 
@@ -189,8 +217,8 @@ def is_finished(arm: Arm) -> bool:
     except KdbenchError as error:
         print(f"kdbench: {error}: training anew", file=sys.stderr)
         return False
-    was, now = sidecar["recipe"] | training_data(sidecar), arm.recipe.model_dump(mode="json") | training_data(arm.about)
-    changed = [key for key in now if was.get(key) != now[key]]
+    was, now = training_data(sidecar), training_data(arm.about)
+    changed = arm.recipe.changes_since(sidecar["recipe"]) + [key for key in now if was.get(key) != now[key]]
     if changed:
         reason = f"was made with other {', '.join(changed)}"
     elif sidecar["epoch"] != sidecar["epochs"]:

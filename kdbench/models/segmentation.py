@@ -29,6 +29,8 @@ class SegmentationModel(nn.Module, ABC):
 
     tap_channels: dict[str, int]
     """Channels of each of ``LEVELS``."""
+    stages: dict[str, tuple[str, ...]]
+    """The parts that a person would name, in the order of the pass → names of the modules in them."""
 
     @abstractmethod
     def taps(self, images: Tensor) -> Taps:

@@ -31,6 +31,16 @@ class Student(SegmentationModel):
     """
 
     tap_channels = {"low": 16, "mid": 24, "high": 48}  # noqa: RUF012
+    stages = {  # noqa: RUF012
+        "encoder, stride 4": ("encoder.0", "encoder.1"),
+        "encoder, stride 8": ("encoder.2", "encoder.3"),
+        "encoder, stride 16": ("encoder.4", "encoder.5", "encoder.6", "encoder.7", "encoder.8"),
+        "encoder, stride 32": ("encoder.9", "encoder.10", "encoder.11", "encoder.12"),
+        "context, stride 64": ("project", "context", "merge"),
+        "fusion, stride 16": ("lateral16", "reduce16", "fuse16"),
+        "fusion, stride 8": ("lateral8", "reduce8", "fuse8"),
+        "classifier": ("classifier",),
+    }
 
     def __init__(self, classes: int) -> None:
         super().__init__()

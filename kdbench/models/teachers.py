@@ -17,6 +17,13 @@ class FcnResNet50(SegmentationModel):
     """torchvision's ``fcn_resnet50``: layer3 and layer4 are dilated, so the ``high`` tap sits at stride 8."""
 
     tap_channels = {"low": 256, "mid": 512, "high": 1024}  # noqa: RUF012
+    stages = {  # noqa: RUF012
+        "backbone, stride 4": ("backbone.conv1", "backbone.bn1", "backbone.layer1"),
+        "backbone, stride 8": ("backbone.layer2",),
+        "backbone, layer 3": ("backbone.layer3",),
+        "backbone, layer 4": ("backbone.layer4",),
+        "classifier": ("classifier",),
+    }
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -35,6 +42,16 @@ class FpnResNet18(SegmentationModel):
     """ResNet-18 with a feature pyramid (Kirillov et al. 2019) merged at stride 4, trainable on two cores."""
 
     tap_channels = {"low": 64, "mid": 128, "high": 256}  # noqa: RUF012
+    stages = {  # noqa: RUF012
+        "backbone, stride 4": ("stem", "layer1"),
+        "backbone, stride 8": ("layer2",),
+        "backbone, stride 16": ("layer3",),
+        "backbone, stride 32": ("layer4",),
+        "pyramid, stride 16": ("lateral32", "lateral16", "fuse16"),
+        "pyramid, stride 8": ("lateral8", "fuse8"),
+        "pyramid, stride 4": ("reduce8", "lateral4", "fuse4"),
+        "classifier": ("classifier",),
+    }
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -63,6 +80,13 @@ class LrasppMobileNetV3Large(SegmentationModel):
     """torchvision's ``lraspp_mobilenet_v3_large`` (Howard et al. 2019), 3.2 M parameters; the last stage is dilated."""
 
     tap_channels = {"low": 24, "mid": 40, "high": 112}  # noqa: RUF012
+    stages = {  # noqa: RUF012
+        "backbone, stride 4": tuple(f"backbone.{i}" for i in range(4)),
+        "backbone, stride 8": tuple(f"backbone.{i}" for i in range(4, 7)),
+        "backbone, stride 16": tuple(f"backbone.{i}" for i in range(7, 13)),
+        "backbone, dilated": tuple(f"backbone.{i}" for i in range(13, 17)),
+        "classifier": ("classifier",),
+    }
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -1,0 +1,73 @@
+"""``kdbench model``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdbench.cli.app import app
+from kdbench.errors import BadInput
+
+
+@app.command()
+def model(
+    arch: Annotated[
+        str, typer.Option(help="student, fcn_resnet50, fpn_resnet18 or lraspp_mobilenet_v3_large.")
+    ] = "student",
+    classes: Annotated[int, typer.Option(help="Classes to tell apart.", min=1)] = 21,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = "512x512",
+    json_file: Annotated[str | None, typer.Option("--json", help="A file, or - for stdout, without the table.")] = None,
+) -> None:
+    """Show a network's parameters and GFLOPs by stage, and the shapes of what distillation reads.
+
+    GFLOPs are of one image, a multiply-add counted as two; stride is the image's side over the map's.
+
+    Example:
+      kdbench model --classes 11 --size 360x480
+    """
+    if json_file not in (None, "-") and not str(json_file).endswith(".json"):
+        raise BadInput(f"--json: got '{json_file}', expected a file that ends in .json, or - for stdout")
+    from kdbench.artifacts import write_json
+    from kdbench.data.preprocessing import parse_size
+    from kdbench.environment import environment
+    from kdbench.models.describe import describe
+
+    report = describe(arch, classes, parse_size(size))
+    document = {**report, "environment": environment()}
+    if json_file == "-":
+        print(json.dumps(document, indent=1, allow_nan=False))
+        return
+    print("\n".join(lines(report)))
+    if json_file is not None:
+        write_json(Path(json_file), document)
+        print(f"written: {json_file}")
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The report as a person reads it."""
+    params, gflops = report["params"], report["gflops"]
+    height, width = report["size"]
+
+    def row(name: str, of_params: int, of_gflops: float) -> str:
+        return (
+            f"{name:<22}{of_params:>12,}{of_params / params:>8.1%}"
+            f"{of_gflops:>10.3f}{of_gflops / gflops if gflops else 0:>8.1%}"
+        )
+
+    taps = [
+        f"{tap['name']:<8} stride {tap['stride']:<4}{tap['channels']:>5} x {tap['size'][0]} x {tap['size'][1]}"
+        for tap in report["taps"]
+    ]
+    return [
+        f"{report['arch']}, {report['classes']} classes, input {height} x {width}",
+        "",
+        f"{'stage':<22}{'parameters':>12}{'':>8}{'GFLOP':>10}",
+        *(row(stage["name"], stage["params"], stage["gflops"]) for stage in report["stages"]),
+        row("total", params, gflops),
+        "",
+        "taps, channels x height x width",
+        *taps,
+    ]
