@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from rich.console import Console
 
+from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
 from exporters.to_onnx import export_onnx
 from exporters.to_tensorrt import export_tensorrt
 from kdbench.artifacts import sidecar_path
 from kdbench.backends import load_backend
+from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, Missing, RunFailed
 from tests.exports import OUTPUTS, SIZE, edit_sidecar, make_job
@@ -181,6 +185,21 @@ def test_export_command_makes_all_formats_and_precisions_that_this_machine_can(t
         assert (sidecar["size"], f"{sidecar['format']}-{sidecar['precision']}") == ([64, 96], path.parent.name)
     assert "feature openvino fp16: skipped: OpenVINO exports are fp32 or int8" in done.out
     assert done.out.count("feature int8: 8 bits hurt most in ") == 1
+    assert "feature: change against PyTorch, in points (◄ lost over 2)" in done.out
+
+
+def test_a_class_that_lost_over_2_points_is_marked():
+    def attempt(precision, candidate, worse):
+        parity = {"iou_reference": [0.9, 0.5, None], "iou_candidate": candidate, "worse_classes": worse}
+        return Attempt("feature", "onnx", precision, "made", sidecar={"classes": ["a", "b", "c"], "parity": parity})
+
+    made = [attempt("fp16", [0.901, 0.5, None], []), attempt("int8", [0.9, 0.479, None], ["b"])]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(class_table("feature", made))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
+    assert ["a", "90.0", "+0.1", "+0.0"] in rows
+    assert ["b", "50.0", "+0.0", "-2.1 ◄"] in rows
+    assert ["c", "–", "–", "–"] in rows
 
 
 def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench):

@@ -14,6 +14,8 @@ from kdbench.cli.options import DataRoot, Dataset, OutputOption, Runs, choose, o
 from kdbench.errors import RunFailed
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from exporters.export import Attempt
 
 FORMATS = tuple(EXPORT_SUFFIX)
@@ -153,5 +155,29 @@ def print_attempts(attempts: list[Attempt]) -> None:
                 f"{attempt.method} int8: 8 bits hurt most in {worst}, as error of the logits when that layer alone has "
                 f"them; kept in float: {kept}"
             )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for method in dict.fromkeys(attempt.method for attempt in attempts):
+        made = [attempt for attempt in attempts if attempt.method == method and attempt.sidecar]
+        if made:
+            console.print(class_table(method, made))
     print("\n".join(lines))
+
+
+def class_table(method: str, made: list[Attempt]) -> Table:
+    """IoU per class in PyTorch, and what each export of a method changes; a loss of over 2 points is marked."""
+    from rich.table import Table
+
+    sidecars = [attempt.sidecar or {} for attempt in made]
+    table = Table("IoU per class", "PyTorch", title=f"{method}: change against PyTorch, in points (◄ lost over 2)")
+    for attempt in made:
+        table.add_column(f"{attempt.format} {attempt.precision}", justify="right")
+    for index, name in enumerate(sidecars[0]["classes"]):
+        before = [sidecar["parity"]["iou_reference"][index] for sidecar in sidecars]
+        cells = ["–" if before[0] is None else f"{100 * before[0]:.1f}"]
+        for reference, sidecar in zip(before, sidecars, strict=True):
+            value = sidecar["parity"]["iou_candidate"][index]
+            mark = " ◄" if name in sidecar["parity"]["worse_classes"] else ""
+            cells.append("–" if None in (value, reference) else f"{100 * (value - reference):+.1f}{mark}")
+        table.add_row(name, *cells)
+    return table
