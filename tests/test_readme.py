@@ -10,15 +10,16 @@ import sys
 
 import pytest
 
-from benchmarks.readme_table import BEGIN, END, RESULTS, rendered, with_table
+from benchmarks.readme_table import BEGIN, END, RESULTS, SPEED, rendered, with_table
 from kdbench.results import Comparison
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_the_committed_results():
-    assert with_table(README, RESULTS) == README, "run `make readme`"
+@pytest.mark.parametrize("results", [RESULTS, SPEED])
+def test_the_tables_are_the_committed_results(results):
+    assert with_table(README, results) == README, "run `make readme`"
 
 
 def test_another_number_in_the_results_is_noticed(tmp_path, monkeypatch):
@@ -28,6 +29,7 @@ def test_another_number_in_the_results_is_noticed(tmp_path, monkeypatch):
     document["rows"][0]["miou"] += 0.001
     (tmp_path / RESULTS).parent.mkdir(parents=True)
     (tmp_path / RESULTS).write_text(json.dumps(document), encoding="utf-8")
+    shutil.copy(REPOSITORY / SPEED, tmp_path / SPEED)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     monkeypatch.setattr(script, "REPOSITORY", tmp_path)
     monkeypatch.setattr(sys, "argv", ["readme_table", "--check"])
@@ -44,8 +46,11 @@ def test_markers_must_be_there():
 
 
 def test_no_measured_number_outside_the_table():
-    """Milliseconds, mIoU and speed-ups belong to the table, which is generated."""
-    outside = README.split(BEGIN.format(RESULTS.as_posix()))[0] + README.split(END)[1]
+    """Milliseconds, mIoU and speed-ups belong to the tables, which are generated."""
+    outside = README
+    for results in (RESULTS, SPEED):
+        head, rest = outside.split(BEGIN.format(results.as_posix()))
+        outside = head + rest.split(END, 1)[1]
     assert not re.findall(r"\d+(?:\.\d+)? ?(?:ms|mIoU|FPS|x faster)\b", outside)
 
 
@@ -56,10 +61,10 @@ def test_every_make_target_and_recipe_named_exists():
 
 
 def test_every_flag_named_exists(kdbench):
-    names = ("train", "export", "compare", "plot", "predict", "model", "doctor", "data check", "demo")
+    names = ("train", "export", "compare", "parity", "plot", "predict", "model", "doctor", "data check", "demo")
     commands = {name: kdbench(*name.split(), "--help").out for name in names}
     for line in re.findall(r"^kdbench [^#\n]*", README, re.MULTILINE):
-        command = " ".join(word for word in line.split()[1:3] if not word.startswith("-"))
+        command = next(name for name in names if line.startswith(f"kdbench {name}"))
         for flag in re.findall(r"--[a-z-]+", line):
             assert flag in commands[command], line
 
