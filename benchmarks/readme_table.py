@@ -52,7 +52,7 @@ def speed_table(results: Path) -> str:
         f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
         f"`{results.as_posix()}`."
         + (
-            f" A student trained at {trained} is out of its scale at {size}, hence the low mIoU: compare it between rows."
+            f" Trained at {trained}, the student is out of its scale at {size}: compare the low mIoU between rows."
             if size != trained
             else ""
         ),
