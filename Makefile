@@ -43,8 +43,8 @@ export-all: install  ## ONNX files and TensorRT engines of what was trained last
 compare: install  ## the table of what was trained last
 	$(BIN)/kdbench compare --backend $(BACKEND)
 
-test: install  ## the test suite
-	$(BIN)/python -m pytest
+test: install  ## the test suite, on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install  ## lint, format, types, the README's table
 	$(BIN)/ruff check .

@@ -86,6 +86,8 @@ def measure(
             "-c", str(settings), f"--rootdir={folder}",
         ]  # fmt: skip
         environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # pytest-benchmark measures nothing where it takes itself for one of pytest-xdist's workers.
+        environment.pop("PYTEST_XDIST_WORKER", None)
         done = subprocess.run(command, capture_output=True, text=True, env=environment, errors="replace")
         if done.returncode != 0 or not raw.exists():
             raise RunFailed(f"latency of {cases[0].backend}: the benchmark process failed: {_why(done)}")
