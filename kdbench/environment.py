@@ -73,6 +73,12 @@ def command_line() -> str:
     return " ".join(["kdbench", *sys.argv[1:]])
 
 
+def process_rank() -> int:
+    """Which of the processes that ``torchrun`` or ``accelerate launch`` started this is; 0 without a launcher."""
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isdecimal() else 0
+
+
 def environment() -> dict[str, Any]:
     """The ``environment`` object of results and sidecars; no host name, no user name, no absolute path."""
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -10,15 +11,20 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kdbench.environment import process_rank
+
 LINE_EVERY_SECONDS = 15.0
 
 
 class Bar:
     """One task; ``advance`` may be called as often as one likes."""
 
-    def __init__(self, title: str, total: int | None, progress: Progress | None) -> None:
+    def __init__(
+        self, title: str, total: int | None, progress: Progress | None, every_seconds: float = LINE_EVERY_SECONDS
+    ) -> None:
         self.title, self.total, self.done, self.text = title, total, 0, ""
         self._progress = progress
+        self._every_seconds = every_seconds
         self._task = progress.add_task(title, total=total, text="") if progress else None
         self._started = self._printed = time.monotonic()
 
@@ -30,7 +36,7 @@ class Bar:
             self._progress.update(self._task, advance=steps, text=self.text)
             return
         now = time.monotonic()
-        if now - self._printed >= LINE_EVERY_SECONDS:
+        if now - self._printed >= self._every_seconds:
             self._printed = now
             count = f"{self.done}"
             if self.total is not None:
@@ -41,7 +47,10 @@ class Bar:
 
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
-    """Show progress of ``total`` steps (None: nobody knows) while the block runs."""
+    """Show progress of ``total`` steps (None: nobody knows) while the block runs; one of several processes does."""
+    if process_rank() > 0:
+        yield Bar(title, total, None, every_seconds=math.inf)
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Bar(title, total, None)

@@ -58,12 +58,12 @@ def test_without_augmentation_pixels_are_the_backends_preprocessing(train_set):
 
 def test_augmented_labels_move_with_their_image(train_set):
     """A scene whose label is its own red channel must stay so under zoom, crop and flip (away from edges)."""
-    from trainers.batches import augment
+    from trainers.batches import augment, draw
 
     grid = torch.arange(64).view(1, 1, -1).expand(4, 64, 64).to(torch.uint8)
     images = grid[:, None].expand(4, 3, 64, 64).clone()
     recipe = Recipe(size=(64, 64), scale_min=0.5, scale_max=2.0)
-    pixels, labels = augment(images, grid.clone(), recipe, torch.Generator().manual_seed(5))
+    pixels, labels = augment(images, grid.clone(), draw(4, recipe, torch.Generator().manual_seed(5)))
     red = pixels[:, 0] * 255 * 0.229 + 255 * 0.485
     inside = labels != 255
     assert 0.3 < inside.float().mean() <= 1
@@ -72,12 +72,12 @@ def test_augmented_labels_move_with_their_image(train_set):
 
 
 def test_padding_is_ignored(train_set):
-    from trainers.batches import augment
+    from trainers.batches import augment, draw
 
     images = torch.full((2, 3, 64, 64), 200, dtype=torch.uint8)
     labels = torch.zeros(2, 64, 64, dtype=torch.uint8)
     recipe = Recipe(size=(64, 64), scale_min=0.5, scale_max=0.5, flip=False)
-    pixels, target = augment(images, labels, recipe, torch.Generator().manual_seed(0))
+    pixels, target = augment(images, labels, draw(2, recipe, torch.Generator().manual_seed(0)))
     assert set(target.unique().tolist()) == {0, 255}
     assert (target == 0).float().mean() == pytest.approx(0.25, abs=0.02)
     assert (pixels[:, 0][target == 255] == 0).float().mean() > 0.95

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.losses import channel_wise, correlation_distance, relations
+from trainers.losses import channel_wise, distance_over_classes, distance_over_pixels, relations
 
 
 def labels_of(rows):
@@ -98,9 +98,9 @@ def test_relations_are_those_of_probabilities_and_not_of_logits(maps):
 
 def test_correlation_distance_bounds():
     rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(2))
-    for dim in (0, 1):
-        assert correlation_distance(rows, 3 * rows + 2, dim).item() == pytest.approx(0, abs=1e-6)
-        assert correlation_distance(rows, -rows, dim).item() == pytest.approx(2, abs=1e-6)
+    for distance in (distance_over_classes, distance_over_pixels):
+        assert distance(rows, 3 * rows + 2).item() == pytest.approx(0, abs=1e-6)
+        assert distance(rows, -rows).item() == pytest.approx(2, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", [channel_wise, relations])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench.artifacts import atomic_path, write_text
 from kdbench.errors import BadInput
 from trainers.methods import Objective
+from trainers.processes import share_batchnorm, wrap
 from trainers.recipe import Recipe
 
 
@@ -24,6 +25,7 @@ class Arm:
     """One model in training.
 
     Attributes:
+        objective: on its device; with several processes it becomes the one whose gradients and statistics they share.
         checkpoint: where the trained model goes; history, TensorBoard and the resume state lie beside it.
         about: fields of its sidecar that the loop does not know.
         rows: the history, a row per finished epoch; kept in the resume state too, so that both always agree.
@@ -41,6 +43,8 @@ class Arm:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        share_batchnorm(self.objective)
+        self.losses_of = wrap(self.objective)
         self.optimizer = make_optimizer(self.objective, self.recipe)
         total = self.recipe.epochs * self.steps_per_epoch
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: lr_factor(s, total, self.recipe))

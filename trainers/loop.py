@@ -24,6 +24,7 @@ from kdbench.progress import Bar, progress_bar
 from trainers.arm import Arm
 from trainers.batches import TrainingBatches
 from trainers.clock import Mark, mark, seconds_between
+from trainers.processes import Part, is_main, rank, total, wait_for_all
 from trainers.recipe import Recipe
 
 CHECK_EVERY = 10
@@ -39,6 +40,8 @@ def train_arms(
 ) -> None:
     """Train every arm to its recipe's last epoch, validating, logging and saving on the way.
 
+    Of several processes, each trains on its rows of every batch, and one writes.
+
     Args:
         arms: with the same number of epochs; an arm that was resumed further on waits for the others.
         teacher: in eval mode on the batches' device, or None when no arm reads it.
@@ -49,7 +52,8 @@ def train_arms(
     recipe = arms[0].recipe
     first = min(arm.epochs_done for arm in arms)
     for arm in arms:
-        arm.open_logs()
+        if is_main():
+            arm.open_logs()
     with progress_bar(title, (recipe.epochs - first) * batches.steps_per_epoch) as bar:
         for epoch in range(first, recipe.epochs):
             active = [arm for arm in arms if arm.epochs_done == epoch]
@@ -58,8 +62,10 @@ def train_arms(
             for arm in active:
                 finish_epoch(arm, validation if last or (epoch + 1) % recipe.validate_every == 0 else None)
     for arm in arms:
-        arm.tensorboard.close()
-        arm.state_file.unlink(missing_ok=True)
+        if is_main():
+            arm.tensorboard.close()
+            arm.state_file.unlink(missing_ok=True)
+    wait_for_all()
 
 
 def train_epoch(
@@ -67,17 +73,20 @@ def train_epoch(
 ) -> None:
     """One pass over the training images for every arm."""
     spans: list[tuple[Arm, Mark, Mark]] = []
+    recipe = arms[0].recipe
+    # For dropout, of which a resumed run must drop the same.
+    torch.manual_seed((recipe.seed * 1_000_003 + epoch) * 1_009 + rank())
     for arm in arms:
         arm.objective.train()
         arm.running = {}
-    with out_of_memory_advice(arms[0].recipe):
+    with out_of_memory_advice(recipe):
         for step, (images, labels) in enumerate(batches.epoch(epoch), start=1):
             before = mark(images.device)
-            taps = teacher_taps(teacher, images, arms[0].recipe) if teacher is not None else None
+            taps = teacher_taps(teacher, images, recipe) if teacher is not None else None
             taught = mark(images.device)
             for arm in arms:
                 started = mark(images.device)
-                losses = arm.objective(images, labels, taps)
+                losses = arm.losses_of(images, labels, taps)
                 arm.optimizer.zero_grad(set_to_none=True)
                 losses["loss"].backward()
                 arm.optimizer.step()
@@ -91,7 +100,7 @@ def train_epoch(
             text = ""
             if step % CHECK_EVERY == 0 or step == batches.steps_per_epoch:
                 text = "  ".join(f"{arm.method} {running_loss(arm, epoch, step):.3f}" for arm in arms)
-            bar.advance(1, f"epoch {epoch + 1}/{arms[0].recipe.epochs}  loss {text}" if text else "")
+            bar.advance(1, f"epoch {epoch + 1}/{recipe.epochs}  loss {text}" if text else "")
     for arm, started, ended in spans:
         arm.seconds += seconds_between(started, ended)
     for arm in arms:
@@ -133,22 +142,26 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
         "miou": None,
         "seconds": round(arm.seconds, 3),
     }
+    arm.rows.append(row)
     if validation is not None:
         result = validate(arm, validation)
         row["miou"] = result.miou
-        save_arm(arm, result)
-    arm.rows.append(row)
-    arm.write_history()
-    log_to_tensorboard(arm, row)
-    arm.save_state()
+        if is_main():
+            save_arm(arm, result)
+    if is_main():
+        arm.write_history()
+        log_to_tensorboard(arm, row)
+        arm.save_state()
 
 
 def validate(arm: Arm, validation: SegmentationDataset) -> Evaluation:
-    """mIoU of the arm as it would be deployed with ``--output mask``."""
+    """mIoU of the arm as it would be deployed with ``--output mask``; the processes share the images."""
     device = next(arm.objective.parameters()).device
     result = evaluate(
-        TorchBackend(arm.objective.model, output="mask", size=arm.recipe.size, device=str(device)), validation
+        TorchBackend(arm.objective.model, output="mask", size=arm.recipe.size, device=str(device)), Part(validation)
     )
+    counts = total(torch.from_numpy(result.confusions.sum(0, keepdims=True)).to(device))
+    result.confusions = counts.cpu().numpy()
     if math.isnan(result.miou):
         raise BadInput(
             f"dataset '{validation.name}': its {validation.split} split has no labelled pixel, expected some to "

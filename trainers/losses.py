@@ -2,7 +2,8 @@
 
 V is every pixel whose label is not 255. Labels are brought to a loss's grid by nearest neighbour, teacher maps by
 bilinear interpolation. A batch without a valid pixel gives 0, not NaN. But for the guide's literal KL, none depends on
-the number of pixels or images: a batch doubled, or a scene tiled, has the same loss.
+the number of pixels or images: a batch doubled, or a scene tiled, has the same loss. A batch that several processes
+share has the loss of the whole in each of them: whatever is summed over pixels or images is summed with ``total``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kdbench.metrics import IGNORE
 from kdbench.models.segmentation import upsample
+from trainers.processes import total
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -25,10 +27,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     """
     logits = resize(logits.float(), labels)
     valid = labels != IGNORE
-    total = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
+    summed = total(F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum"))
     if class_weights is None:
-        return total / valid.sum().clamp(min=1)
-    return total / class_weights[labels[valid]].sum().clamp(min=1e-12)
+        return summed / total(valid.sum()).clamp(min=1)
+    return summed / total(class_weights[labels[valid]].sum()).clamp(min=1e-12)
 
 
 def response_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, reduction: str) -> Tensor:
@@ -46,7 +48,8 @@ def response_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: f
     if reduction == "batchmean":
         student, teacher = resize(student.float(), labels), resize(teacher.float(), labels)
         log_student = F.log_softmax(student / temperature, dim=1)
-        return F.kl_div(log_student, F.softmax(teacher / temperature, dim=1), reduction="batchmean") * temperature**2
+        divergence = F.kl_div(log_student, F.softmax(teacher / temperature, dim=1), reduction="sum")
+        return total(divergence) / total(torch.tensor(len(student), device=student.device)) * temperature**2
     teacher = resize(teacher.float(), student)
     log_student = F.log_softmax(student.float() / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
@@ -73,11 +76,9 @@ def feature_pearson(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     Cosine of post-ReLU maps starts high because their vectors are non-negative; standardised channels do not.
     """
     valid = valid_mask(labels, student)
-    if not valid.any():
-        return student.sum() * 0
     s = student.float().movedim(1, -1)[valid]  # |V| x K
     t = resize(teacher.float(), student).movedim(1, -1)[valid]
-    return correlation_distance(s, t, dim=0)
+    return distance_over_pixels(s, t)
 
 
 def channel_wise(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -101,8 +102,8 @@ def channel_wise(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
         for logits in (student, teacher)
     )
     divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-    images = valid.flatten(1).any(1).sum().clamp(min=1)
-    return divergence / (images * student.shape[1]) * temperature**2
+    images = total(valid.flatten(1).any(1).sum()).clamp(min=1)
+    return total(divergence) / (images * student.shape[1]) * temperature**2
 
 
 def relations(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -113,19 +114,27 @@ def relations(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
     segmentation code weighs both with 1 and has τ = 1. Shapes as ``channel_wise``.
     """
     valid = valid_mask(labels, student)
-    if not valid.any():
-        return student.sum() * 0
     s, t = (
         F.softmax(logits.float().movedim(1, -1)[valid] / temperature, dim=1)  # |V| x C
         for logits in (student, resize(teacher.float(), student))
     )
-    return (correlation_distance(s, t, dim=1) + correlation_distance(s, t, dim=0)) * temperature**2
+    return (distance_over_classes(s, t) + distance_over_pixels(s, t)) * temperature**2
 
 
-def correlation_distance(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """1 − Pearson r along ``dim`` of two matrices, mean over the other dimension; between 0 and 2."""
-    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    return (1 - F.cosine_similarity(a, b, dim=dim)).mean()
+def distance_over_classes(a: Tensor, b: Tensor) -> Tensor:
+    """1 − Pearson r over the columns of each row, mean over rows; |V| x C, between 0 and 2."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return total((1 - F.cosine_similarity(a, b)).sum()) / total(torch.tensor(len(a), device=a.device)).clamp(min=1)
+
+
+def distance_over_pixels(a: Tensor, b: Tensor) -> Tensor:
+    """1 − Pearson r over the rows of each column, mean over columns; |V| x K, between 0 and 2, and 0 without a row."""
+    rows = total(torch.tensor(len(a), device=a.device))
+    a, b = (x - total(x.sum(0)) / rows.clamp(min=1) for x in (a, b))
+    # The cosine of the centred columns as F.cosine_similarity has it: each norm is at least eps.
+    products, a_squares, b_squares = (total(x.sum(0)) for x in (a * b, a * a, b * b))
+    cosine = products / (a_squares.clamp(min=1e-16) * b_squares.clamp(min=1e-16)).sqrt()
+    return torch.where(rows > 0, 1 - cosine, 0 * products).mean()
 
 
 def resize(maps: Tensor, like: Tensor) -> Tensor:
@@ -140,4 +149,4 @@ def valid_mask(labels: Tensor, like: Tensor) -> Tensor:
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     # where, not multiplication: an infinite value under the mask must not become NaN
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    return total(torch.where(valid, values, 0.0).sum()) / total(valid.sum()).clamp(min=1)

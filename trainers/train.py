@@ -22,6 +22,7 @@ from trainers.batches import TrainingBatches
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
+from trainers.processes import is_main, wait_for_all, world_size
 from trainers.recipe import Recipe
 from trainers.time_match import time_matched
 from trainers.weights import load_weights
@@ -65,6 +66,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         "palette": [list(color) for color in train_set.palette],
         "train_images": min(len(train_set), job.recipe.images or len(train_set)),
         "val_images": len(validation),
+        "processes": world_size(),
         "environment": environment(),  # now: the checkout may move on while a training runs
     }
     teacher, teacher_sidecar = None, None
@@ -75,7 +77,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     side_by_side = tuple(method for method in job.methods if method != TIME_MATCHED)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
     teacher_folder = [job.tree.method_dir("teacher")] if job.train_teacher else []
-    with locked([*teacher_folder, *students.values()]):
+    with locked([*teacher_folder, *students.values()] if is_main() else []):
         mark(job, side_by_side, job.recipe)
         if job.train_teacher:
             train_the_teacher(job, about, train_set, validation)
@@ -102,12 +104,12 @@ def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
     An interrupted job leaves its later trainings not even begun: --resume must not take what an earlier job finished
     there for this one's.
     """
-    if job.resume:
-        return
-    for seed in job.seeds:
-        for method in methods:
-            state_file = student_folder(job, method, seed) / "state.pt"
-            mark_started(state_file, recipe.model_copy(update={"seed": seed}))
+    if is_main() and not job.resume:
+        for seed in job.seeds:
+            for method in methods:
+                state_file = student_folder(job, method, seed) / "state.pt"
+                mark_started(state_file, recipe.model_copy(update={"seed": seed}))
+    wait_for_all()
 
 
 def train_students(
@@ -161,15 +163,21 @@ def train_the_teacher(
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
         recipe = recipe.model_copy(update={"epochs": 0})
-        arm_state.unlink(missing_ok=True)
-    elif not job.resume:
-        mark_started(arm_state, recipe)
+    if is_main():
+        if complete:
+            arm_state.unlink(missing_ok=True)
+        elif not job.resume:
+            mark_started(arm_state, recipe)
+    wait_for_all()
     batches = TrainingBatches(train_set, recipe, job.device)
     weights = batches.class_frequencies() if recipe.class_weights else None
     about = {**about, "arch": arch, "weights": job.weights}
     arm = make_arm("teacher", model, recipe, job.tree.checkpoint("teacher"), about, batches, weights)
     if complete:
-        save_arm(arm, validate(arm, validation))
+        result = validate(arm, validation)
+        if is_main():
+            save_arm(arm, result)
+        wait_for_all()
     else:
         run([arm], job, None, batches, validation, f"teacher {arch}")
 
@@ -204,6 +212,7 @@ def run(
         for arm in arms:
             arm.load_state()
         arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm)]
+        wait_for_all()  # the main process may end an arm at once
     if arms:
         train_arms(arms, teacher, batches, validation, title)
 
@@ -215,7 +224,7 @@ def is_finished(arm: Arm) -> bool:
     try:
         sidecar = read_training_sidecar(sidecar_path(arm.checkpoint), "kdbench train")
     except KdbenchError as error:
-        print(f"kdbench: {error}: training anew", file=sys.stderr)
+        train_anew(str(error))
         return False
     was, now = training_data(sidecar), training_data(arm.about)
     changed = arm.recipe.changes_since(sidecar["recipe"]) + [key for key in now if was.get(key) != now[key]]
@@ -227,8 +236,13 @@ def is_finished(arm: Arm) -> bool:
         reason = "is not the file that its sidecar describes"
     else:
         return True
-    print(f"kdbench: '{arm.checkpoint}' {reason}: training anew", file=sys.stderr)
+    train_anew(f"'{arm.checkpoint}' {reason}")
     return False
+
+
+def train_anew(reason: str) -> None:
+    if is_main():
+        print(f"kdbench: {reason}: training anew", file=sys.stderr)
 
 
 def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from kdbench import __version__
+from kdbench.environment import process_rank
 from kdbench.errors import KdbenchError
 
 app = typer.Typer(
@@ -63,7 +64,9 @@ def run() -> None:
     try:
         app()
     except KdbenchError as error:
-        print(f"kdbench: {' '.join(str(error).split())}", file=sys.stderr)
+        rank = process_rank()
+        process = f"process {rank}: " if rank else ""
+        print(f"kdbench: {process}{' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is not None or error.errno != errno.ENOSPC:

@@ -92,11 +92,10 @@ def run_training(
     go_on: str = "go on with the same command and --resume",
 ) -> None:
     """Open data and recipe and train; ``keep_teacher`` trains one only where there is none to keep."""
-    import torch
-
     from kdbench.data import open_dataset
     from kdbench.data.preprocessing import parse_size
     from trainers.methods import TERMS
+    from trainers.processes import is_main, joined_processes, launcher_precision
     from trainers.recipe import load_recipe
     from trainers.train import TrainingJob, teacher_is_ready
     from trainers.train import train as run_job
@@ -114,26 +113,33 @@ def run_training(
             raise BadInput(f"--match {match}: got --method {','.join(methods)}, expected {TIME_MATCHED} among them")
     if size is not None:
         overrides["size"] = parse_size(size)
+    if precision := launcher_precision():
+        overrides["precision"] = precision
     recipe = load_recipe(recipe_name, overrides, teacher)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd, download=download)
     validation = open_dataset(tree.dataset, "val", data_root)
     reuse = keep_teacher and weights is None and teacher_is_ready(tree, recipe)
-    job = TrainingJob(
-        tree=tree,
-        recipe=recipe,
-        methods=tuple(m for m in methods if m != "teacher"),
-        match=match,
-        train_teacher="teacher" in methods and not reuse,
-        seeds=choose_seeds(seeds) if seeds else (recipe.seed,),
-        device=torch.device(choose_device(device)),
-        weights=weights,
-        resume=resume,
-        about={"dataset": tree.dataset, "data_root": None if data_root is None else data_root.as_posix()},
-    )
+    chosen_seeds = choose_seeds(seeds) if seeds else (recipe.seed,)
     try:
-        made = run_job(job, train_set, validation)
+        with joined_processes(choose_device(device)) as own_device:
+            job = TrainingJob(
+                tree=tree,
+                recipe=recipe,
+                methods=tuple(m for m in methods if m != "teacher"),
+                match=match,
+                train_teacher="teacher" in methods and not reuse,
+                seeds=chosen_seeds,
+                device=own_device,
+                weights=weights,
+                resume=resume,
+                about={"dataset": tree.dataset, "data_root": None if data_root is None else data_root.as_posix()},
+            )
+            made = run_job(job, train_set, validation)
+            if not is_main():
+                return
     except KeyboardInterrupt:
-        print(f"kdbench: interrupted; finished epochs are kept: {go_on}", file=sys.stderr)
+        if is_main():
+            print(f"kdbench: interrupted; finished epochs are kept: {go_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     for path in made:
         sidecar = read_json(sidecar_path(path), "kdbench train")

@@ -1,0 +1,154 @@
+"""Training in several processes: which one this is, sums over all of them, and models that stay equal in each.
+
+``torchrun`` or ``accelerate launch`` start the processes; Accelerate reads what they were told and joins them. Each
+takes its rows of every batch. Losses and BatchNorm statistics are sums over all processes, so every process has the
+loss of the whole batch, and training is what one process would do with that batch. Without a launcher there is one
+process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kdbench.data import Sample, SegmentationDataset
+from kdbench.errors import BadInput
+
+
+@contextmanager
+def joined_processes(device: str) -> Iterator[torch.device]:
+    """Join the other processes, if a launcher started any, and yield this one's device.
+
+    Args:
+        device: cpu or cuda; with several GPUs each process gets its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield torch.device(device)
+        return
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    yield state.device
+    # Only at a good end: after an error the others may be waiting for this one, and the launcher stops them.
+    state.destroy_process_group()
+
+
+def launcher_precision() -> str | None:
+    """What ``accelerate launch --mixed_precision`` asked for, as a recipe's precision; None when it did not.
+
+    Raises:
+        BadInput: a precision that would need a gradient scaler, or special hardware.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", "bf16"):
+        raise BadInput(f"accelerate launch --mixed_precision: got '{asked}', expected no or bf16: use bf16")
+    return asked if asked == "bf16" else None
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the one process that writes files."""
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    """Return when every process is here, so that what the main one wrote can be read."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+class _Total(torch.autograd.Function):
+    """Sum over processes. Every process goes on to compute the same loss, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Total.forward(ctx, gradients[0])
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of ``values`` over all processes, differentiable."""
+    return values if world_size() == 1 else _Total.apply(values)
+
+
+def wrap(module: nn.Module) -> nn.Module:
+    """The module, averaging gradients over the processes.
+
+    Each process computes the loss L of the whole batch, and ``total`` hands every process the sum of the gradients
+    of those equal losses: world size times dL. The average over processes is then just dL.
+    """
+    if world_size() == 1:
+        return module
+    # A term of weight 0 leaves parameters without gradients, but the same ones in every step.
+    return nn.parallel.DistributedDataParallel(module, static_graph=True)
+
+
+def share_batchnorm(module: nn.Module) -> None:
+    """Replace each BatchNorm inside by one whose statistics are of the whole batch; parameters stay what they are."""
+    if world_size() == 1:
+        return
+    for name, child in list(module.named_children()):
+        if not isinstance(child, nn.BatchNorm2d):
+            share_batchnorm(child)
+        elif child.weight.device.type != "cpu":
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum, device="meta")
+            shared._parameters, shared._buffers, shared.training = child._parameters, child._buffers, child.training
+            setattr(module, name, shared)
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the batch of all processes, on the CPU, which ``nn.SyncBatchNorm`` does not support."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        values = input.to(self.running_mean.dtype)
+        count = total(torch.tensor(float(values.numel() / values.shape[1])))
+        mean = total(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = total(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), momentum)
+        scaled = centred * (torch.rsqrt(variance + self.eps) * self.weight)[:, None, None] + self.bias[:, None, None]
+        return scaled.to(input.dtype)
+
+
+class Part(SegmentationDataset):
+    """Every ``world_size()``-th sample of a split, from ``rank()`` on; the parts of all processes make the split."""
+
+    def __init__(self, whole: SegmentationDataset) -> None:
+        super().__init__(whole.name, whole.split, whole.classes, whole.palette)
+        self._whole = whole
+        self.indices = range(rank(), len(whole), world_size())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._whole[self.indices[index]]
