@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -23,6 +23,14 @@ WARMUP_CALLS = 20
 
 Call = Callable[[int], Any]
 """One call of an engine; the argument counts calls, to choose among several inputs."""
+
+
+class Timed(Protocol):
+    """What ``alternate`` measures in slices."""
+
+    name: str
+
+    def slice_ms(self) -> float: ...
 
 
 class Contender:
@@ -72,7 +80,7 @@ def _serve(connection: Connection, open_call: Callable[..., Call], arguments: tu
         connection.send(statistics.median(milliseconds[1:]))
 
 
-def alternate(contenders: Sequence[Contender], blocks: int) -> dict[str, list[float]]:
+def alternate(contenders: Sequence[Timed], blocks: int) -> dict[str, list[float]]:
     """Measure ``blocks`` slices of each in random order within a block and back again: name → milliseconds per block.
 
     A block is the order and its reverse, so that a drift that is linear within it weighs on all alike; its value is

@@ -107,12 +107,14 @@ def train_epoch(
         arm.running = {name: value / batches.steps_per_epoch for name, value in arm.running.items()}
 
 
-@torch.no_grad()
 def teacher_taps(teacher: SegmentationModel, images: Tensor, recipe: Recipe) -> Taps:
     """The teacher's pass, in its own precision; float32 out."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.teacher_precision == "bf16"):
+    bf16 = torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.teacher_precision == "bf16")
+    with torch.inference_mode(), bf16:
         taps = teacher.taps(images)
-    return Taps(taps.logits.float(), {level: maps.float() for level, maps in taps.features.items()})
+    # Copies, because losses cannot save what was made in inference mode for their backward.
+    logits, *features = (maps.to(torch.float32, copy=True) for maps in (taps.logits, *taps.features.values()))
+    return Taps(logits, dict(zip(taps.features, features, strict=True)))
 
 
 def running_loss(arm: Arm, epoch: int, step: int) -> float:
