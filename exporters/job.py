@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exporters.graph import write_graph
 from exporters.sensitivity import LayerError, layer_errors
 from kdbench.artifacts import SCHEMA_VERSION, RunTree
+from kdbench.backends.precision_proof import LEAST_SHARE
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import Sample
 from kdbench.data.preprocessing import Size, resize_image
@@ -60,8 +61,14 @@ class ExportJob:
         self.model, self.trained = load_model(self.tree.checkpoint(self.method), command)
         height, width = self.size or self.trained["size"]
         self.size = (height, width)
+        known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
+        kept = self.keep_float if isinstance(self.keep_float, int) else len(set(self.keep_float))
+        if kept > (1 - LEAST_SHARE) * len(known):
+            raise BadInput(
+                f"--keep-float: got {kept} of {len(known)} convolutions, expected at most half of them: "
+                "what is left would be no int8 model; export --precision fp16 or fp32 instead"
+            )
         if not isinstance(self.keep_float, int):
-            known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
             wrong = [name for name in self.keep_float if name not in known]
             if wrong:
                 raise BadInput(

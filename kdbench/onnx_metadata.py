@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.artifacts import SCHEMA_VERSION
+from kdbench.errors import BadInput
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,14 +30,25 @@ def write_metadata(model: ModelProto, about: dict[str, Any]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def read_metadata(entries: Mapping[str, str]) -> dict[str, Any] | None:
-    """The object that ``write_metadata`` wrote, or None where a file has none, or one of another schema.
+def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any] | None:
+    """The object that ``write_metadata`` wrote, or None for a file from elsewhere.
 
     Args:
         entries: ``session.get_modelmeta().custom_metadata_map``, or {p.key: p.value for p in model.metadata_props}.
+        path: the file, for the error.
+
+    Raises:
+        BadInput: the entry is damaged, or of another version of kdbench.
     """
-    try:
-        about = json.loads(entries.get(ENTRY, ""))
-    except json.JSONDecodeError:
+    if ENTRY not in entries:
         return None
-    return about if isinstance(about, dict) and about.get("schema_version") == SCHEMA_VERSION else None
+    try:
+        about = json.loads(entries[ENTRY])
+    except json.JSONDecodeError:
+        about = None
+    if not isinstance(about, dict) or about.get("schema_version") != SCHEMA_VERSION:
+        raise BadInput(
+            f"'{path}': its metadata entry '{ENTRY}' is damaged or of another kdbench, expected JSON with "
+            f"schema_version {SCHEMA_VERSION}: export it again with `kdbench export`"
+        )
+    return about

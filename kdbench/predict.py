@@ -23,7 +23,7 @@ from kdbench.backends import Backend, artifact_of, load_backend, runs_checkpoint
 from kdbench.backends.onnx_file import OnnxFile
 from kdbench.data.base import IMAGE_SUFFIXES, Color, exif_orientation, read_image
 from kdbench.data.preprocessing import Size, resize_image, resize_label
-from kdbench.errors import BadInput
+from kdbench.errors import BadInput, RunFailed
 from kdbench.overlay import blend, palette_image, shares, with_legend
 from kdbench.progress import progress_bar
 
@@ -39,6 +39,10 @@ class Predictor:
     def class_map(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """H x W x 3 uint8 RGB of any size → H x W class ids."""
         result = self.backend.infer(self.backend.prepare(resize_image(image, self.backend.size)))[0]
+        if not np.isfinite(result).all():
+            raise RunFailed(
+                "the engine returned NaN or infinite logits, expected finite ones: its classes mean nothing"
+            )
         mask = result if self.backend.output == "mask" else result.argmax(0).astype(np.uint8)
         return resize_label(mask, (image.shape[0], image.shape[1]))
 

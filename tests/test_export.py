@@ -256,6 +256,10 @@ def test_an_export_that_fails_leaves_the_others_and_exit_code_1(tree, kdbench, m
         (["--method", "feature", "--size", "512"], "--size: got '512', expected HEIGHTxWIDTH"),
         (["--method", "combined"], "kdbench train --method combined --dataset shapes"),
         (["--method", "baseline", "--keep-float", "head"], "--keep-float: got 'head', expected a number, or names of"),
+        (
+            ["--method", "baseline", "--precision", "int8", "--keep-float", "32"],
+            "--keep-float: got 32 of 63 convolutions, expected at most half of them",
+        ),
         (["--method", "baseline", "--format", "trt", "--compute-capability", "SM1"], "--compute-capability: got 'SM1'"),
     ],
 )

@@ -127,7 +127,19 @@ def external_data_missing(path):
     (path.parent / "weights.bin").unlink()
 
 
+def of_metadata(entry):
+    def make(path):
+        model = onnx.load(nchw_logits(path))
+        model.metadata_props.add(key="kdbench", value=entry)
+        onnx.save(model, path)
+
+    return make
+
+
 REFUSED = [
+    (of_metadata('{"schema_version": 1, "cla'), "its metadata entry 'kdbench' is damaged or of another kdbench"),
+    (of_metadata('{"schema_version": 2}'), "expected JSON with schema_version 1: export it again with `kdbench"),
+    (lambda path: relu(path, {"image": (FLOAT, [1, 3, 99999, 99999])}), "expected at most 16384 pixels a side"),
     (two_inputs, "has 2 inputs (image, mask), expected one image"),
     (wrong_rank, "input 'image' is tensor(float) [3, 8, 8], expected an RGB image, N x 3 x H x W or N x H x W x 3"),
     (gray, "[1, 1, 8, 8], expected an RGB image"),
@@ -177,3 +189,15 @@ def test_class_ids_beyond_uint8(tmp_path):
 def test_size_that_the_file_does_not_leave_open(tmp_path):
     with pytest.raises(BadInput, match=r"--size 16x16 was asked for: leave --size out"):
         OnnxFile.open(nchw_logits(tmp_path / "a.onnx"), size=(16, 16))
+
+
+def test_nan_logits_are_no_prediction(tmp_path, kdbench):
+    from PIL import Image
+
+    nodes = [helper.make_node("Sqrt", ["x"], ["y"])]
+    path = save_model(tmp_path / "nan.onnx", {"x": (FLOAT, [1, 3, 8, 8])}, {"y": (FLOAT, [1, 3, 8, 8])}, nodes)
+    Image.new("RGB", (8, 8)).save(tmp_path / "black.png")  # negative after normalisation
+    done = kdbench("predict", path, tmp_path / "black.png", "--output-dir", tmp_path / "out")
+    assert done.code == 1
+    assert "the engine returned NaN or infinite logits, expected finite ones" in done.err
+    assert not (tmp_path / "out").exists()

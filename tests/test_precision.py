@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -94,7 +95,7 @@ def test_sidecars_name_calibration_and_the_layers_that_hurt(exported):
 
 def test_the_onnx_file_carries_what_predict_needs(exported):
     model = onnx.load(exported.export("baseline", "onnx", "int8", "mask"))
-    about = read_metadata({p.key: p.value for p in model.metadata_props})
+    about = read_metadata({p.key: p.value for p in model.metadata_props}, Path("model.onnx"))
     assert (about["classes"], about["precision"], about["output"]) == (list(Shapes("val").classes), "int8", "mask")
     assert about["size"] == list(SIZE)
     assert about["normalisation"]["mean"] == [0.485, 0.456, 0.406]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.backends.onnx_runtime import open_session
-from kdbench.data.preprocessing import MEAN, STD, Size, resize_image
+from kdbench.data.preprocessing import MAX_SIDE, MEAN, STD, Size, resize_image
 from kdbench.errors import BadInput, RunFailed
 from kdbench.onnx_metadata import read_metadata
 
@@ -73,7 +73,7 @@ class OnnxFile(Backend):
         session, details = open_session(path, threads=threads)
         backend = cls()
         backend._session, backend._path = session, path
-        backend.about = read_metadata(session.get_modelmeta().custom_metadata_map) or {}
+        backend.about = read_metadata(session.get_modelmeta().custom_metadata_map, path) or {}
         backend._read_input(size)
         backend.assumption = None
         if backend._dtype != np.uint8:
@@ -108,6 +108,8 @@ class OnnxFile(Backend):
             raise BadInput(f"{what}, expected a batch of 1 or an open one: export it again with batch 1")
         height, width = shape[1:3] if self._channels_last else shape[2:4]
         if isinstance(height, int) and isinstance(width, int):
+            if max(height, width) > MAX_SIDE:
+                raise BadInput(f"{what}, expected at most {MAX_SIDE} pixels a side")
             if size is not None and size != (height, width):
                 raise BadInput(f"{what}, --size {size[0]}x{size[1]} was asked for: leave --size out")
             self.size = (height, width)

@@ -35,7 +35,7 @@ def parse_size(text: str) -> Size:
         height, width = int(parts[0]), int(parts[1])
         if min(height, width) >= 32 and max(height, width) <= MAX_SIDE:
             return height, width
-    raise BadInput(f"--size: got '{text}', expected HEIGHTxWIDTH of at least 32 each, for example 512x512")
+    raise BadInput(f"--size: got '{text}', expected HEIGHTxWIDTH of 32 to {MAX_SIDE} each, for example 512x512")
 
 
 def resize_image(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
