@@ -26,7 +26,7 @@ def test_parse_size(text, size):
 
 @pytest.mark.parametrize("text", ["", "512", "512x", "31x512", "512x512x3", "-64x64", "6.4e1x64", "5²x64", "a x b"])
 def test_parse_size_refuses(text):
-    with pytest.raises(BadInput, match="expected HEIGHTxWIDTH of at least 32") as caught:
+    with pytest.raises(BadInput, match="expected HEIGHTxWIDTH of 32 to 16384 each") as caught:
         parse_size(text)
     assert f"--size: got '{text}'" in str(caught.value)
 
