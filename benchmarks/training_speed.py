@@ -205,7 +205,7 @@ def main() -> None:
             ]
         )
         few = recipe.model_copy(update={"images": arguments.teacher_images})
-        for arch in arguments.teachers.split(","):
+        for arch in filter(None, arguments.teachers.split(",")):
             batches = TrainingBatches(dataset, few, torch.device("cpu"))
             teacher = build_model(arch, classes).eval().requires_grad_(False)
             teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 # One thread everywhere, in this process and those that tests start: on tiny inputs a second one only waits, and weights
@@ -104,27 +105,53 @@ def tiny_arguments(folder_dataset, tiny_recipe):
 
 
 @pytest.fixture(scope="session")
-def trained_runs(tmp_path_factory, tiny_arguments):
-    """`kdbench train --method all` in a process of its own: a runs folder. Copy it before changing it."""
-    runs = tmp_path_factory.mktemp("trained") / "runs"
-    command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-    return runs
+def made_once(tmp_path_factory):
+    """Make a folder of this session's own, or take it as another of pytest-xdist's processes made it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make_or_take(name, make):
+        folder, finished = base / name, base / f"{name}.finished"
+        with FileLock(base / f"{name}.lock"):
+            if not finished.exists():
+                folder.mkdir()
+                make(folder)
+                finished.touch()
+        return folder
+
+    return make_or_take
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
+def trained_runs(made_once, tiny_arguments):
+    """`kdbench train --method all` in a process of its own: a runs folder. Copy it before changing it."""
+
+    def make(runs):
+        command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+
+    return made_once("trained", make)
+
+
+@pytest.fixture(scope="session")
+def exported(made_once):
     """A runs tree with two students; the baseline is exported to everything. Not to be changed.
 
     ONNX and TensorRT in fp32 with both outputs; the mask also in fp16 and int8, and to OpenVINO in fp32 and int8.
     """
+    from kdbench.artifacts import RunTree
+
+    return RunTree(made_once("exported", make_exports), "shapes")
+
+
+def make_exports(runs):
     from exporters.export import export_all
     from exporters.to_onnx import export_onnx
     from exporters.to_tensorrt import export_tensorrt
     from kdbench.artifacts import PRECISIONS, RunTree
     from tests.exports import make_job, make_student
 
-    tree = RunTree(tmp_path_factory.mktemp("exported"), "shapes")
+    tree = RunTree(runs, "shapes")
     make_student(tree, "baseline", 0)
     make_student(tree, "feature", 1)
     with make_job(tree, output="logits") as job:
@@ -135,7 +162,6 @@ def exported(tmp_path_factory):
     with make_job(tree, allow_drift=True) as job:
         export_all(job, ("onnx", "trt", "openvino"), PRECISIONS, on_attempt=attempts.append)
     assert {a.status for a in attempts if (a.format, a.precision) != ("openvino", "fp16")} == {"made"}, attempts
-    return tree
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from kdbench.models.deploy import build_model
@@ -180,7 +180,7 @@ def test_torchrun_has_the_loss_curve_of_one_process_and_the_exact_miou(kdbench, 
 def test_when_a_process_is_killed_the_others_end_and_resume_goes_on(kdbench, arguments, tmp_path):
     command = ["train", "--method", "baseline", *arguments, "--runs", str(tmp_path / "runs")]
     launcher = subprocess.Popen(
-        [*TORCHRUN, "--master-port", free_port(), "-m", "kdbench", *command, "--epochs", "40"],
+        [*TORCHRUN, "--master-port", free_port(), "-m", "kdbench", *command, "--epochs", "15"],
         cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     folder = tmp_path / "runs" / "folder" / "baseline"
@@ -197,11 +197,11 @@ def test_when_a_process_is_killed_the_others_end_and_resume_goes_on(kdbench, arg
         launcher.kill()
         launcher.communicate()
     done_before = len(history(folder))
-    assert done_before < 40
+    assert done_before < 15
     # One process can go on with what two began.
-    done = kdbench(*command, "--epochs", "40", "--resume")
+    done = kdbench(*command, "--epochs", "15", "--resume")
     assert done.code == 0, done.err
-    assert len(history(folder)) == 40
+    assert len(history(folder)) == 15
     assert load_file(folder / "student.safetensors")
 
 
@@ -231,22 +231,21 @@ def test_an_error_names_its_process(kdbench, arguments, monkeypatch):
     assert done.err.startswith("kdbench: process 1: recipe ")
 
 
-def test_more_processes_than_images_in_a_batch_are_refused(arguments, tmp_path):
-    launcher = (*TORCHRUN[:-1], "3")
-    done = subprocess.run(
-        [*launcher, "--master-port", free_port(), "-m", "kdbench", "train", "--method", "baseline", *arguments,
-         "--batch-size", "2", "--runs", str(tmp_path / "runs")],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "kdbench: --batch-size: got 2 (of 8 images) for 3 processes, expected at least one image" in done.stderr
+def test_more_processes_than_images_in_a_batch_are_refused(kdbench, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.batches.world_size", lambda: 5)
+    done = kdbench("train", "--method", "baseline", *arguments, "--runs", tmp_path / "runs")
+    assert done.code == 2
+    assert "--batch-size: got 4 (of 8 images) for 5 processes, expected at least one image for each" in done.err
 
 
 def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments, tmp_path, monkeypatch):
-    """fcn_resnet50 has dropout, whose random numbers must not depend on where a run was interrupted."""
+    """Some teachers have dropout, whose random numbers must not depend on where a run was interrupted."""
+    from kdbench.models.student import Student
     from trainers.arm import Arm
 
-    command = ["train", "--method", "teacher", "--teacher", "fcn_resnet50", "--size", "32x32", *arguments]
+    plain = Student.taps
+    monkeypatch.setattr(Student, "taps", lambda self, images: plain(self, F.dropout(images, 0.5, self.training)))
+    command = ["train", "--method", "baseline", *arguments]
     assert kdbench(*command, "--runs", tmp_path / "whole").code == 0
     save = Arm.save_state
 
@@ -254,12 +253,12 @@ def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments,
         save(arm)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Arm, "save_state", interrupted)
-    assert kdbench(*command, "--runs", tmp_path / "resumed").code == 130
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Arm, "save_state", interrupted)
+        assert kdbench(*command, "--runs", tmp_path / "resumed").code == 130
     torch.manual_seed(12345)
     assert kdbench(*command, "--runs", tmp_path / "resumed", "--resume").code == 0
     whole, resumed = (
-        load_file(tmp_path / name / "folder" / "teacher" / "teacher.safetensors") for name in ("whole", "resumed")
+        load_file(tmp_path / name / "folder" / "baseline" / "student.safetensors") for name in ("whole", "resumed")
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -157,21 +157,23 @@ def augment(images: Tensor, labels: Tensor, drawn: Augmentation) -> tuple[Tensor
     """
     n, _, height, width = images.shape
     device = images.device
+    contrast, shade = drawn.contrast.to(device), drawn.shade.to(device)
     mean = 255.0 * torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
     std = 255.0 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    pixels = (images.float() - mean) / std
+    pixels = images.float().sub_(mean)
     if (drawn.zoom != 1).any() or (drawn.mirror != 1).any():
         # Output coordinates in [-1, 1] → source coordinates: x' = mirror/zoom · x + shift
-        theta = torch.zeros(n, 2, 3)
-        theta[:, 0, 0], theta[:, 1, 1] = drawn.mirror / drawn.zoom, 1 / drawn.zoom
-        theta[:, :, 2] = drawn.shift
-        grid = F.affine_grid(theta, [n, 3, height, width], align_corners=False).to(device)
+        x, y = ((2 * torch.arange(side) + 1) / side - 1 for side in (width, height))
+        grid = torch.empty(n, height, width, 2)
+        grid[..., 0] = ((drawn.mirror / drawn.zoom)[:, None] * x + drawn.shift[:, :1])[:, None, :]
+        grid[..., 1] = ((1 / drawn.zoom)[:, None] * y + drawn.shift[:, 1:])[:, :, None]
+        grid = grid.to(device)
         pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         # +1, because what lies outside is sampled as 0
-        shifted = F.grid_sample(labels[:, None].float() + 1, grid, mode="nearest", align_corners=False)
-        target = shifted[:, 0].round().long() - 1
-        target[target < 0] = IGNORE
+        shifted = F.grid_sample(labels[:, None].float().add_(1), grid, mode="nearest", align_corners=False)
+        target = shifted[:, 0].long().sub_(1)
+        target.masked_fill_(target < 0, IGNORE)
     else:
         target = labels.long()
-    pixels = pixels * drawn.contrast.to(device) + drawn.shade.to(device)
+    pixels = torch.addcmul(shade, pixels, contrast / std)
     return pixels.contiguous(memory_format=torch.channels_last), target
