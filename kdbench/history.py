@@ -69,7 +69,7 @@ def read_history(tree: RunTree, method: str) -> MethodHistory:
         Missing: none was written, or no epoch was finished. BadInput: a broken line.
     """
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
-    seeds = [SeedHistory(path, _read_rows(path, command)) for path in _history_files(tree, method)]
+    seeds = [SeedHistory(path, read_rows(path, command)) for path in _history_files(tree, method)]
     seeds = [seed for seed in seeds if seed.rows]
     if not seeds:
         raise Missing(f"no finished epoch in '{tree.method_dir(method) / 'history.jsonl'}': make it with `{command}`")
@@ -92,7 +92,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_rows(path: Path, command: str) -> tuple[dict[str, Any], ...]:
+def read_rows(path: Path, command: str) -> tuple[dict[str, Any], ...]:
     """The rows of a history; a last line without its end is being written right now, and left out."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):

@@ -3,7 +3,21 @@
 The only part of the core that imports trainers and exporters.
 """
 
-from kdbench.cli import train, export, compare, parity, plot, predict, model, doctor, demo, data  # noqa: I001  in the order of --help
+from kdbench.cli import train, sweep, export, compare, parity, plot, predict, model, doctor, demo, data  # noqa: I001  in the order of --help
 from kdbench.cli.app import app, main
 
-__all__ = ["app", "compare", "data", "demo", "doctor", "export", "main", "model", "parity", "plot", "predict", "train"]
+__all__ = [
+    "app",
+    "compare",
+    "data",
+    "demo",
+    "doctor",
+    "export",
+    "main",
+    "model",
+    "parity",
+    "plot",
+    "predict",
+    "sweep",
+    "train",
+]
