@@ -27,7 +27,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     """
     logits = resize(logits.float(), labels)
     valid = labels != IGNORE
-    summed = total(F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum"))
+    pixels, wanted = logits, labels
+    if torch.are_deterministic_algorithms_enabled():
+        # CUDA has no deterministic cross-entropy over maps, but one over rows.
+        pixels, wanted = logits.movedim(1, -1).flatten(0, -2), labels.flatten()
+    summed = total(F.cross_entropy(pixels, wanted, class_weights, ignore_index=IGNORE, reduction="sum"))
     if class_weights is None:
         return summed / total(valid.sum()).clamp(min=1)
     return summed / total(class_weights[labels[valid]].sum()).clamp(min=1e-12)

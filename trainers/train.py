@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class TrainingJob:
         seeds: students of the recipe's own seed lie in <method>/, those of others in <method>/seed-<n>/.
         weights: a file or torchvision weight name that the teacher starts from, or None.
         about: dataset fields that go into every sidecar (how to open it again).
+        deterministic: refuse operators whose result may differ from run to run.
+        time_matched: of a past ``baseline-long`` that is trained again: the recipe is its own, and this is its match.
     """
 
     tree: RunTree
@@ -51,6 +54,8 @@ class TrainingJob:
     weights: str | None
     resume: bool
     about: dict[str, Any]
+    deterministic: bool = False
+    time_matched: dict[str, Any] | None = None
 
 
 def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> list[Path]:
@@ -60,6 +65,9 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         Missing: a method needs a teacher and there is none. RunFailed: see ``train_arms``.
         BadInput: another process trains in one of the folders.
     """
+    if job.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(job.deterministic)
     about = {
         **job.about,
         "classes": list(train_set.classes),
@@ -67,6 +75,9 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         "train_images": min(len(train_set), job.recipe.images or len(train_set)),
         "val_images": len(validation),
         "processes": world_size(),
+        "threads": torch.get_num_threads(),
+        "device": job.device.type,
+        "deterministic": job.deterministic,
         "environment": environment(),  # now: the checkout may move on while a training runs
     }
     teacher, teacher_sidecar = None, None
@@ -90,7 +101,9 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
                 job, side_by_side, job.recipe, about, train_set, validation, title, teacher, teacher_sidecar
             )
         if TIME_MATCHED in job.methods:
-            recipe, matched = time_matched(job.tree, job.recipe, job.match)
+            recipe, matched = job.recipe, job.time_matched
+            if matched is None:
+                recipe, matched = time_matched(job.tree, job.recipe, job.match)
             mark(job, (TIME_MATCHED,), recipe)
             title = f"{TIME_MATCHED}, {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
             about = {**about, "time_matched": matched}

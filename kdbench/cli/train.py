@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,15 +14,20 @@ from kdbench.cli.app import app
 from kdbench.cli.options import Device, Runs, choose, choose_device, choose_seeds
 from kdbench.errors import BadInput
 
+if TYPE_CHECKING:
+    from kdbench.data import SegmentationDataset
+    from trainers.train import TrainingJob
+
 
 @app.command()
 def train(
+    context: typer.Context,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             help=f"{', '.join(METHODS)}: several with commas, or all = {', '.join((*STANDARD_METHODS, 'teacher'))}."
         ),
-    ],
+    ] = None,
     dataset: Annotated[str, typer.Option(help="shapes, camvid, voc2012 or folder.")] = "shapes",
     data_root: Annotated[Path | None, typer.Option(help="The dataset's folder; shapes needs none.")] = None,
     runs: Runs = Path("runs"),
@@ -45,6 +51,12 @@ def train(
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; skip finished ones.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse operators whose results vary from run to run.")
+    ] = False,
+    past: Annotated[
+        Path | None, typer.Option("--from", help="A sidecar (student.json): train that again, under another --runs.")
+    ] = None,
     sbd: Annotated[bool, typer.Option(help="voc2012: train on the 10,582 images that SBD adds to.")] = False,
     download: Annotated[bool, typer.Option(help="voc2012: download it first.")] = False,
 ) -> None:
@@ -59,7 +71,17 @@ def train(
       kdbench train --method all --dataset camvid --data-root data/camvid --seeds 0,1,2
       kdbench train --method cwd,dist
       kdbench train --method baseline-long
+      kdbench train --from runs/camvid/dist/student.json --runs again
+      torchrun --nproc-per-node 2 -m kdbench train --method all
     """
+    if past is not None:
+        given = {p.opts[0] for p in context.command.params if is_given(context, str(p.name))}
+        if extra := sorted(given - {"--from", "--runs", "--data-root", "--device", "--resume", "--deterministic"}):
+            raise BadInput(f"--from takes everything from '{past}', got {extra[0]} as well: leave it out")
+        rerun(past, runs, data_root, device, resume, deterministic)
+        return
+    if method is None:
+        raise BadInput("--method: got none, expected what to train, for example --method all (or --from a sidecar)")
     methods = choose("--method", method, METHODS, (*STANDARD_METHODS, "teacher"))
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
@@ -68,8 +90,13 @@ def train(
     run_training(
         RunTree(runs, dataset), methods, recipe or dataset, overrides, data_root, size=size, teacher=teacher,
         match=match, weights=weights, seeds=seeds, device=device, resume=resume, sbd=sbd, download=download,
-        keep_teacher=method == "all",
+        keep_teacher=method == "all", deterministic=deterministic,
     )  # fmt: skip
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def run_training(
@@ -89,21 +116,20 @@ def run_training(
     sbd: bool = False,
     download: bool = False,
     keep_teacher: bool = False,
+    deterministic: bool = False,
     go_on: str = "go on with the same command and --resume",
 ) -> None:
     """Open data and recipe and train; ``keep_teacher`` trains one only where there is none to keep."""
+    import torch
+
     from kdbench.data import open_dataset
     from kdbench.data.preprocessing import parse_size
     from trainers.methods import TERMS
-    from trainers.processes import is_main, joined_processes, launcher_precision
+    from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe
     from trainers.train import TrainingJob, teacher_is_ready
-    from trainers.train import train as run_job
 
-    if tree.runs.exists() and not tree.runs.is_dir():
-        raise BadInput(f"--runs: '{tree.runs}' is a file, expected a folder, which is made when missing: name another")
-    if not str(tree.runs).isprintable():  # TensorBoard's writer takes UTF-8 alone
-        raise BadInput(f"--runs: '{tree.runs}' is not a printable UTF-8 name: name another folder")
+    check_runs(tree)
     if weights is not None and "teacher" not in methods:
         raise BadInput(f"--weights: got '{weights}', but they are the teacher's start: add teacher to --method")
     if match is not None:
@@ -120,23 +146,86 @@ def run_training(
     validation = open_dataset(tree.dataset, "val", data_root)
     reuse = keep_teacher and weights is None and teacher_is_ready(tree, recipe)
     chosen_seeds = choose_seeds(seeds) if seeds else (recipe.seed,)
+    job = TrainingJob(
+        tree=tree,
+        recipe=recipe,
+        methods=tuple(m for m in methods if m != "teacher"),
+        match=match,
+        train_teacher="teacher" in methods and not reuse,
+        seeds=chosen_seeds,
+        device=torch.device(choose_device(device)),
+        weights=weights,
+        resume=resume,
+        about=about_data(tree, data_root, sbd),
+        deterministic=deterministic,
+    )
+    execute(job, train_set, validation, go_on)
+
+
+def rerun(past_file: Path, runs: Path, data_root: Path | None, device: str, resume: bool, deterministic: bool) -> None:
+    """Train what a sidecar describes, and say whether it came out the same."""
+    import torch
+
+    from kdbench.data import open_dataset
+    from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
+    from trainers.train import TrainingJob
+
+    past = read_past_training(past_file)
+    tree = RunTree(runs, past.sidecar["dataset"])
+    check_runs(tree)
+    require_new_place(past, tree)
+    recorded, sbd = past.sidecar.get("data_root"), past.sidecar.get("sbd", False)
+    data_root = data_root or (Path(recorded) if recorded else None)
+    train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd)
+    require_same_data(past, train_set)
+    bring_teacher(past, tree)
+    is_teacher = past.method == "teacher"
+    job = TrainingJob(
+        tree=tree,
+        recipe=past.recipe,
+        methods=() if is_teacher else (past.method,),
+        match=None,
+        train_teacher=is_teacher,
+        seeds=(past.recipe.seed,),
+        device=torch.device(choose_device(device)),
+        weights=past.sidecar.get("weights"),
+        resume=resume,
+        about=about_data(tree, data_root, sbd),
+        deterministic=deterministic or past.sidecar.get("deterministic", False),
+        time_matched=past.sidecar.get("time_matched"),
+    )
+    for checkpoint in execute(job, train_set, open_dataset(tree.dataset, "val", data_root)):
+        print(verdict(past, checkpoint))
+
+
+def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
+    """What a sidecar says of where the data are."""
+    root = None if data_root is None else data_root.as_posix()
+    return {"dataset": tree.dataset, "data_root": root, **({"sbd": True} if sbd else {})}
+
+
+def check_runs(tree: RunTree) -> None:
+    if tree.runs.exists() and not tree.runs.is_dir():
+        raise BadInput(f"--runs: '{tree.runs}' is a file, expected a folder, which is made when missing: name another")
+    if not str(tree.runs).isprintable():  # TensorBoard's writer takes UTF-8 alone
+        raise BadInput(f"--runs: '{tree.runs}' is not a printable UTF-8 name: name another folder")
+
+
+def execute(
+    job: TrainingJob,
+    train_set: SegmentationDataset,
+    validation: SegmentationDataset,
+    go_on: str = "go on with the same command and --resume",
+) -> list[Path]:
+    """Train in all processes that a launcher started; the main one prints and returns the checkpoints."""
+    from trainers.processes import is_main, joined_processes
+    from trainers.train import train as run_job
+
     try:
-        with joined_processes(choose_device(device)) as own_device:
-            job = TrainingJob(
-                tree=tree,
-                recipe=recipe,
-                methods=tuple(m for m in methods if m != "teacher"),
-                match=match,
-                train_teacher="teacher" in methods and not reuse,
-                seeds=chosen_seeds,
-                device=own_device,
-                weights=weights,
-                resume=resume,
-                about={"dataset": tree.dataset, "data_root": None if data_root is None else data_root.as_posix()},
-            )
-            made = run_job(job, train_set, validation)
+        with joined_processes(job.device.type) as device:
+            made = run_job(replace(job, device=device), train_set, validation)
             if not is_main():
-                return
+                return []
     except KeyboardInterrupt:
         if is_main():
             print(f"kdbench: interrupted; finished epochs are kept: {go_on}", file=sys.stderr)
@@ -148,3 +237,4 @@ def run_training(
             f", {sidecar['epochs']} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
         )
         print(f"{sidecar['method']} seed {sidecar['seed']}: mIoU {sidecar['miou']:.4f}{how}, {path}")
+    return made
