@@ -7,7 +7,6 @@ python -m benchmarks.readme_table --check    # exit 1 when README.md differs fro
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
@@ -18,12 +17,8 @@ from kdbench.tables import as_markdown
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/camvid-cpu.json")
 SPEED = Path("results/backend-speedup.json")
+TRAINING = Path("results/training-speed.json")
 BEGIN, END = "<!-- table: begin, from {} -->", "<!-- table: end -->"
-
-
-def rendered(results: Path) -> str:
-    """The table of a results file, with its hardware, versions, command and revision."""
-    return comparison_table(results) if results == RESULTS else speed_table(results)
 
 
 def speed_table(results: Path) -> str:
@@ -31,15 +26,14 @@ def speed_table(results: Path) -> str:
     report = read_json(REPOSITORY / results, "python -m benchmarks.backend_speedup")
     environment, usual = report["environment"], report["block_ms"]["torch eager, usual pipeline"]
     lines = [
-        "| image → mask | ms | times faster | 95% interval | mIoU |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        f"| torch eager, usual pipeline | {statistics.median(usual):.1f} | 1 | – | – |",
+        "| image → mask | times faster | 95% interval | mIoU |",
+        "| --- | ---: | ---: | ---: |",
+        "| torch eager, usual pipeline | 1 | – | – |",
     ]
     for row in report["rows"]:
         name = f"{row['backend']} {row['precision']}"
-        median = statistics.median(report["block_ms"][name])
         low, high = row["ci95"]
-        lines.append(f"| {name} | {median:.1f} | {row['speedup']:.2f} | {low:.2f}–{high:.2f} | {row['miou']:.4f} |")
+        lines.append(f"| {name} | {row['speedup']:.2f} | {low:.2f}–{high:.2f} | {row['miou']:.4f} |")
     added = report["kdbench_over_bare_session_run"]
     size, trained = ("x".join(map(str, report[key])) for key in ("size", "trained_size"))
     hardware = environment["hardware"]
@@ -56,6 +50,28 @@ def speed_table(results: Path) -> str:
             if size != trained
             else ""
         ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def training_table(results: Path) -> str:
+    """What ``benchmarks.training_speed`` measured."""
+    report = read_json(REPOSITORY / results, "python -m benchmarks.training_speed")
+    environment = report["environment"]
+    lines = ["| training | ratio | 95% interval |", "| --- | ---: | ---: |"]
+    for row in report["rows"]:
+        low, high = row["ci95"]
+        lines.append(f"| {row['name']} | {row['ratio']:.2f} | {low:.2f}–{high:.2f} |")
+    blocks = len(report["block_ms"]["throughput"]["floor"])
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"{report['dataset']} at {'x'.join(map(str, report['size']))}, batch {report['batch_size']}, {report['threads']} "
+        f"threads, epochs side by side in one run of {blocks} blocks on {hardware['cores']} cores ({hardware['cpu']}). "
+        f"The teacher's passes are in {report['teacher_precision']}. Revision "
+        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`.",
         "",
     ]
     return "\n".join(lines)
@@ -81,13 +97,17 @@ def comparison_table(results: Path) -> str:
     )
 
 
+RENDER = {RESULTS: comparison_table, SPEED: speed_table, TRAINING: training_table}
+"""Results file → what writes its table."""
+
+
 def with_table(readme: str, results: Path) -> str:
     """``readme`` with the text between a table's two markers replaced."""
     begin = BEGIN.format(results.as_posix())
     if readme.count(begin) != 1 or END not in readme.split(begin)[1]:
         raise SystemExit(f"README.md: expected the markers '{begin}' and '{END}' once each")
     head, rest = readme.split(begin)
-    return f"{head}{begin}\n{rendered(results)}{END}{rest.split(END, 1)[1]}"
+    return f"{head}{begin}\n{RENDER[results](results)}{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
@@ -97,13 +117,13 @@ def main() -> None:
     path = REPOSITORY / "README.md"
     now = path.read_text(encoding="utf-8")
     wanted = now
-    for results in (RESULTS, SPEED):
+    for results in RENDER:
         before, wanted = wanted, with_table(wanted, results)
         if check and before != wanted:
             sys.exit(f"README.md's table differs from {results.as_posix()}: run `make readme`")
     if not check:
         write_text(path, wanted)
-    print(f"README.md's tables {'agree with' if check else 'were written from'} {RESULTS} and {SPEED}")
+    print(f"README.md's tables {'agree with' if check else 'were written from'} {', '.join(map(str, RENDER))}")
 
 
 if __name__ == "__main__":

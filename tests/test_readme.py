@@ -10,14 +10,14 @@ import sys
 
 import pytest
 
-from benchmarks.readme_table import BEGIN, END, RESULTS, SPEED, rendered, with_table
+from benchmarks.readme_table import BEGIN, END, RENDER, RESULTS, comparison_table, with_table
 from kdbench.results import Comparison
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("results", [RESULTS, SPEED])
+@pytest.mark.parametrize("results", list(RENDER))
 def test_the_tables_are_the_committed_results(results):
     assert with_table(README, results) == README, "run `make readme`"
 
@@ -29,7 +29,8 @@ def test_another_number_in_the_results_is_noticed(tmp_path, monkeypatch):
     document["rows"][0]["miou"] += 0.001
     (tmp_path / RESULTS).parent.mkdir(parents=True)
     (tmp_path / RESULTS).write_text(json.dumps(document), encoding="utf-8")
-    shutil.copy(REPOSITORY / SPEED, tmp_path / SPEED)
+    for other in RENDER.keys() - {RESULTS}:
+        shutil.copy(REPOSITORY / other, tmp_path / other)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     monkeypatch.setattr(script, "REPOSITORY", tmp_path)
     monkeypatch.setattr(sys, "argv", ["readme_table", "--check"])
@@ -37,7 +38,7 @@ def test_another_number_in_the_results_is_noticed(tmp_path, monkeypatch):
         script.main()
     monkeypatch.setattr(sys, "argv", ["readme_table"])
     script.main()
-    assert rendered(RESULTS) in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert comparison_table(RESULTS) in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_markers_must_be_there():
@@ -48,7 +49,7 @@ def test_markers_must_be_there():
 def test_no_measured_number_outside_the_table():
     """Milliseconds, mIoU and speed-ups belong to the tables, which are generated."""
     outside = README
-    for results in (RESULTS, SPEED):
+    for results in RENDER:
         head, rest = outside.split(BEGIN.format(results.as_posix()))
         outside = head + rest.split(END, 1)[1]
     assert not re.findall(r"\d+(?:\.\d+)? ?(?:ms|mIoU|FPS|x faster)\b", outside)
