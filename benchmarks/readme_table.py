@@ -67,8 +67,9 @@ def training_table(results: Path) -> str:
     hardware = environment["hardware"]
     lines += [
         "",
-        f"{report['dataset']} at {'x'.join(map(str, report['size']))}, batch {report['batch_size']}, {report['threads']} "
-        f"threads, epochs side by side in one run of {blocks} blocks on {hardware['cores']} cores ({hardware['cpu']}). "
+        f"{report['dataset']} at {'x'.join(map(str, report['size']))}, batch {report['batch_size']}, "
+        f"{report['threads']} threads, epochs side by side in one run of {blocks} blocks on {hardware['cores']} cores "
+        f"({hardware['cpu']}). "
         f"The teacher's passes are in {report['teacher_precision']}. Revision "
         f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
         f"`{results.as_posix()}`.",
