@@ -62,7 +62,20 @@ def test_every_make_target_and_recipe_named_exists():
 
 
 def test_every_flag_named_exists(kdbench):
-    names = ("train", "export", "compare", "parity", "plot", "predict", "model", "doctor", "data check", "demo")
+    names = (
+        "train",
+        "sweep",
+        "export",
+        "compare",
+        "regress",
+        "parity",
+        "plot",
+        "predict",
+        "model",
+        "doctor",
+        "data check",
+        "demo",
+    )
     commands = {name: kdbench(*name.split(), "--help").out for name in names}
     for line in re.findall(r"^kdbench [^#\n]*", README, re.MULTILINE):
         command = next(name for name in names if line.startswith(f"kdbench {name}"))

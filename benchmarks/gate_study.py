@@ -1,0 +1,414 @@
+"""How often the latency gate is right, live and on its own recordings, beside the rules that people use instead.
+
+    python -m benchmarks.gate_study prepare                 # exports two models, builds slower twins, calibrates them
+    python -m benchmarks.gate_study run --minutes 60        # live runs, as many as fit; goes on where it stopped
+    python -m benchmarks.gate_study run --minutes 60 --loaded
+    python -m benchmarks.gate_study score --json results/gate-study.json
+
+A run is one verdict of ``kdbench regress``: identical files (A/A), or a candidate with extra real layers that make it
+3%, 5% or 10% slower, or a baseline with such layers (the candidate is 5% faster). Which one comes next is shuffled
+with a fixed seed. ``--loaded`` has another process work in bursts on the same machine. ``score`` judges the same
+samples by other rules too, and replays windows of recorded A/A blocks with fresh coins thousands of times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import multiprocessing
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest, mannwhitneyu
+
+from benchmarks.extra_layers import add_layers
+from exporters.job import ExportJob
+from exporters.to_onnx import export_onnx
+from exporters.to_openvino import export_openvino
+from kdbench.artifacts import RunTree, read_json, save_checkpoint, sha256, sidecar_path, write_json, write_text
+from kdbench.data.shapes import Shapes
+from kdbench.environment import environment
+from kdbench.models.deploy import build_model
+from kdbench.progress import progress_bar
+from kdbench.regress.artifact import Filter, find_artifacts, pair
+from kdbench.regress.blocks import Settings
+from kdbench.regress.gate import run_gate
+from kdbench.regress.record import Cell, Recording
+from kdbench.regress.rule import Rule, judge
+from kdbench.regress.signed_rank import hodges_lehmann
+
+STUDY = Path("runs/gate-study")
+SIZE, CLASSES = (512, 512), 11
+CELLS = {
+    "student-onnx": ("student", "onnx", 2),
+    "student-openvino": ("student", "openvino", 2),
+    "lraspp-onnx": ("lraspp_mobilenet_v3_large", "onnx", 1),
+}
+"""Cell → model, backend, threads."""
+SLOWDOWNS = {"+3%": 0.03, "+5%": 0.05, "+10%": 0.10}
+SCENARIOS = {"A/A": 4, "+3%": 1, "+5%": 4, "+10%": 4, "-5%": 1}
+"""Scenario → runs in each shuffled round of a cell."""
+CALIBRATION_CHANNELS = 256
+CALIBRATION_SECONDS = 240.0
+WINDOWS = 2000
+
+
+# ---------------------------------------------------------------------------------------------------------- prepare
+
+
+def prepare() -> None:
+    """Export every model, and twins that are slower by what was asked for."""
+    for name, (arch, backend, threads) in CELLS.items():
+        done = STUDY / name / "calibration.json"
+        if done.exists():
+            continue
+        build(name, arch, backend, "base", 0)
+        build(name, arch, backend, "probe", CALIBRATION_CHANNELS)
+        # The time of a branch grows with its width: one precise ratio gives the width of any slowdown.
+        recording = measure(
+            name, "base", "probe", threads, budget_s=CALIBRATION_SECONDS, rule=Rule(0.0, 0.0001, ((1.0, 1e-9),))
+        )
+        ratio = math.exp(hodges_lehmann(recording.cells[0].ln_ratios("candidate")))
+        widths = {}
+        for scenario, slower in SLOWDOWNS.items():
+            widths[scenario] = max(1, round(CALIBRATION_CHANNELS * slower / (ratio - 1)))
+            build(name, arch, backend, scenario, widths[scenario])
+        write_json(done, {"schema_version": 1, "probe_ratio": ratio, "channels": widths})
+        print(f"{name}: {CALIBRATION_CHANNELS} channels take {ratio:.3f} x; widths {widths}")
+
+
+def build(name: str, arch: str, backend: str, variant: str, channels: int) -> None:
+    """One variant's export, in a tree of its own: the plain model (0 channels), or with an extra branch."""
+    tree = RunTree(STUDY / name, variant)
+    torch.manual_seed(0)
+    about = {"arch": arch, "classes": [str(i) for i in range(CLASSES)], "palette": [], "size": list(SIZE)}
+    save_checkpoint(tree.checkpoint("baseline"), build_model(arch, CLASSES).state_dict(), about)
+    with ExportJob(tree, "baseline", "mask", samples=[Shapes("val")[0]], allow_drift=True) as job:
+        path = export_onnx(job, "fp32") if backend == "onnx" else export_openvino(job, "fp32")
+        if channels:
+            with tempfile.TemporaryDirectory() as folder:
+                slower = Path(folder) / "mask.onnx"
+                add_layers(job.graph(elementwise=backend == "openvino"), slower, channels)
+                if backend == "onnx":
+                    shutil.copy(slower, path)
+                else:
+                    import openvino
+
+                    openvino.save_model(openvino.Core().read_model(slower), path, compress_to_fp16=False)
+            sidecar = read_json(sidecar_path(path), "kdbench export")
+            sidecar["sha256"] = sha256(path)
+            if "weights" in sidecar:
+                sidecar["weights"]["sha256"] = sha256(path.with_suffix(".bin"))
+            write_json(sidecar_path(path), sidecar)
+
+
+def measure(
+    name: str, baseline: str, candidate: str, threads: int, *, budget_s: float, rule: Rule, seed: int = 0
+) -> Recording:
+    sides = [find_artifacts(STUDY / name / side, Filter(backends=(CELLS[name][1],))) for side in (baseline, candidate)]
+    settings = Settings(threads=threads, device="cpu", budget_s=budget_s, seed=seed, rule=rule)
+    return run_gate(
+        pair(sides[0], sides[1], (baseline, candidate)), settings, images=[], allow_different_outputs=False,
+        keep=lambda recording: None,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- run
+
+
+def schedule() -> Iterator[tuple[int, str, str]]:
+    """(number, cell, scenario) without end: every round holds ``SCENARIOS`` of each cell, shuffled."""
+    rng = np.random.default_rng(0)
+    number = 0
+    while True:
+        runs = [(cell, scenario) for cell in CELLS for scenario, times in SCENARIOS.items() for _ in range(times)]
+        for index in rng.permutation(len(runs)):
+            yield number, *runs[index]
+            number += 1
+
+
+def run(minutes: float, loaded: bool, budget_s: float) -> None:
+    """Do the next runs of the schedule until ``minutes`` are over; the last one is finished."""
+    until = time.monotonic() + 60 * minutes
+    folder = STUDY / ("loaded" if loaded else "quiet")
+    for number, cell, scenario in schedule():
+        file = folder / f"{number:04d}.json.gz"
+        if file.exists():
+            continue
+        if time.monotonic() > until:
+            return
+        sides = ("base", "base") if scenario == "A/A" else ("+5%", "base") if scenario == "-5%" else ("base", scenario)
+        with background_load() if loaded else no_load():
+            started = time.monotonic()
+            recording = measure(cell, *sides, CELLS[cell][2], budget_s=budget_s, rule=Rule(), seed=number)
+            seconds = time.monotonic() - started
+        verdict, reason = recording.verdict()
+        document = {
+            "cell": cell,
+            "scenario": scenario,
+            "wall_seconds": seconds,
+            "recording": recording.model_dump(mode="json"),
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".part")
+        temporary.write_bytes(gzip.compress(json.dumps(document).encode()))
+        temporary.replace(file)
+        print(f"{number} {cell} {scenario}: {verdict} after {seconds:.0f} s ({reason})", flush=True)
+
+
+@contextmanager
+def no_load() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def background_load() -> Iterator[None]:
+    """A neighbour that computes for 2 seconds on average, then rests for 4 on average."""
+    process = multiprocessing.get_context("spawn").Process(target=_work_in_bursts, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _work_in_bursts() -> None:
+    rng = np.random.default_rng()
+    torch.set_num_threads(1)
+    matrix = torch.rand(1024, 1024)
+    while True:
+        until = time.monotonic() + rng.exponential(2)
+        while time.monotonic() < until:
+            matrix @ matrix
+        time.sleep(rng.exponential(4))
+
+
+# ------------------------------------------------------------------------------------------------------------ score
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another rule: samples of both sides in milliseconds → whether it fails the candidate."""
+
+    name: str
+    fails: Callable[[NDArray[np.float64], NDArray[np.float64]], bool]
+
+
+def _processes(cell: Cell, arm: Any) -> list[NDArray[np.float64]]:
+    """The calls of an arm, process by process."""
+    return [
+        np.concatenate([c for r in b.rounds for a, c in zip(r.order, r.calls_ms, strict=True) if a == arm])
+        for b in cell.blocks
+    ]
+
+
+def rivals(cell: Cell) -> dict[str, bool]:
+    """What other rules say of the same samples: True = fails the candidate.
+
+    "One process" is what a CI job has: one run of each side, here the first block's. "All" gives a rule every call
+    that the gate saw, and so the same pairing in time, which it would not have by itself.
+    """
+    ours, theirs = _processes(cell, "baseline"), _processes(cell, "candidate")
+    found = {}
+    for scope, a, b in (("one process", ours[0], theirs[0]), ("all", np.concatenate(ours), np.concatenate(theirs))):
+        found[f"pytest-benchmark mean:5%, {scope}"] = bool(b.mean() > 1.05 * a.mean())
+        found[f"pytest-benchmark min:5%, {scope}"] = bool(b.min() > 1.05 * a.min())
+        found[f"Mann-Whitney at .05, {scope}"] = bool(mannwhitneyu(b, a, alternative="greater").pvalue < 0.05)
+    medians = [float(np.median([np.median(p) for p in side[:7]])) for side in (ours, theirs)]
+    found["median of 7 processes, 10%"] = medians[1] > 1.1 * medians[0]
+    return found
+
+
+def share(times: int, of: int) -> dict[str, Any]:
+    """A proportion with its exact 95% interval (Clopper and Pearson)."""
+    if of == 0:
+        return {"times": 0, "of": 0, "share": None, "ci95": None}
+    interval = binomtest(times, of).proportion_ci(method="exact")
+    return {"times": times, "of": of, "share": times / of, "ci95": [interval.low, interval.high]}
+
+
+def read_runs() -> list[dict[str, Any]]:
+    """One row per live run, with what follows from its calls."""
+    rows = []
+    files = sorted(STUDY.glob("*/[0-9]*.json.gz"))
+    with progress_bar("score", len(files)) as bar:
+        for file in files:
+            document = json.loads(gzip.decompress(file.read_bytes()))
+            recording = Recording.model_validate(document["recording"])
+            cell = recording.cells[0]
+            verdict, reason = recording.verdict()
+            rows.append(
+                {
+                    "number": int(file.name[:4]), "machine": file.parent.name, "cell": document["cell"],
+                    "scenario": document["scenario"], "verdict": verdict, "reason": reason,
+                    "seconds": round(document["wall_seconds"], 1), "blocks": len(cell.blocks),
+                    "looks": cell.looks, "rivals": rivals(cell),
+                    "ln_candidate": [round(v, 5) for v in cell.ln_ratios("candidate").tolist()],
+                    "ln_control": [round(v, 5) for v in cell.ln_ratios("control").tolist()],
+                    "block_seconds": [block.seconds for block in cell.blocks],
+                }
+            )  # fmt: skip
+            bar.advance()
+    return rows
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per machine and scenario: the gate's verdicts, how long they took, the true effect, and the rivals'."""
+    table = []
+    for machine in ("quiet", "loaded"):
+        for scenario in SCENARIOS:
+            chosen = [r for r in rows if r["machine"] == machine and r["scenario"] == scenario]
+            if not chosen:
+                continue
+            n = len(chosen)
+            verdicts = {
+                verdict: share(sum(r["verdict"] == verdict for r in chosen), n)
+                for verdict in ("pass", "regression", "inconclusive")
+            }
+            seconds = np.array([r["seconds"] for r in chosen])
+            # Over a study's worth of blocks: what the layers really cost.
+            effect = {
+                cell: math.exp(hodges_lehmann(np.concatenate([r["ln_candidate"] for r in chosen if r["cell"] == cell])))
+                for cell in CELLS
+                if any(r["cell"] == cell for r in chosen)
+            }
+            table.append(
+                {
+                    "machine": machine, "scenario": scenario, "runs": n, "verdicts": verdicts,
+                    "true_ratio": effect, "seconds_median": float(np.median(seconds)),
+                    "seconds_longest": float(seconds.max()),
+                    "rivals": {name: share(sum(r["rivals"][name] for r in chosen), n) for name in chosen[0]["rivals"]},
+                }
+            )  # fmt: skip
+    return table
+
+
+def replays(rows: list[dict[str, Any]], budget_s: float) -> list[dict[str, Any]]:
+    """Verdicts over windows of the recorded A/A blocks: as they are, and with a slowdown added to every block.
+
+    A window is a stretch of consecutive blocks of one cell that fills the time budget; the run's files follow each
+    other in time. The coin that says which of two identical processes is the candidate is tossed again for every
+    block, so windows that overlap differ.
+    """
+    rng, rule = np.random.default_rng(0), Rule()
+    table = []
+    for machine in ("quiet", "loaded"):
+        traces = {}
+        for cell in CELLS:
+            chosen = [r for r in rows if (r["machine"], r["cell"], r["scenario"]) == (machine, cell, "A/A")]
+            traces[cell] = tuple(
+                np.concatenate([r[key] for r in chosen]) if chosen else np.empty(0)
+                for key in ("ln_candidate", "ln_control", "block_seconds")
+            )
+        usable = [cell for cell, trace in traces.items() if trace[2].sum() > budget_s]
+        if not usable:
+            continue
+        for slower in (0.0, 0.03, 0.05, 0.10):
+            verdicts = []
+            for index in range(WINDOWS):
+                candidate, control, seconds = traces[usable[index % len(usable)]]
+                n = min(len(seconds), max(1, int(budget_s / seconds.mean())))
+                start = int(rng.integers(0, len(seconds) - n + 1))
+                window = slice(start, start + n)
+                coins = rng.choice([-1, 1], (2, n))
+                spent = np.cumsum(seconds[window]) / budget_s
+                verdicts.append(
+                    _replay(coins[0] * candidate[window] + math.log1p(slower), coins[1] * control[window], spent, rule)
+                )
+            table.append(
+                {
+                    "machine": machine, "slower": slower, "cells": usable, "windows": WINDOWS,
+                    "verdicts": {v: share(verdicts.count(v), WINDOWS) for v in ("pass", "regression", "inconclusive")},
+                }
+            )  # fmt: skip
+    return table
+
+
+def _replay(
+    candidate: NDArray[np.float64], control: NDArray[np.float64], spent: NDArray[np.float64], rule: Rule
+) -> str:
+    """The verdict of one window, with the looks of a live run."""
+    unspent = 0.0
+    for position, alpha in rule.looks:
+        unspent += alpha
+        last = position == rule.looks[-1][0]
+        n = len(spent) if last else int(np.searchsorted(spent, position)) + 1
+        if n > len(spent) or (n == len(spent) and not last):
+            continue
+        found = judge(candidate[:n], control[:n], unspent, rule)
+        unspent = 0.0
+        if found.verdict != "inconclusive":
+            return found.verdict
+    return "inconclusive"
+
+
+def score(budget_s: float, json_file: Path | None) -> None:
+    rows = read_runs()
+    if not rows:
+        raise SystemExit(f"no runs under {STUDY}: python -m benchmarks.gate_study run --minutes 60")
+    report = {
+        "schema_version": 1, "benchmark": "gate_study", "budget_s": budget_s,
+        "calibration": {name: read_json(STUDY / name / "calibration.json", "prepare") for name in CELLS},
+        "live": summarise(rows), "replayed": replays(rows, budget_s), "runs": rows,
+        "environment": {**environment(), "command": "python -m benchmarks.gate_study score"},
+    }  # fmt: skip
+    lines = as_text(report)
+    print(lines)
+    if json_file:
+        write_text(json_file, json.dumps(report, allow_nan=False) + "\n")
+    print(json.dumps({key: report[key] for key in ("benchmark", "live", "replayed")}))
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """One line per machine, scenario and rule: how often it fails, passes, and does not know."""
+
+    def percent(found: dict[str, Any]) -> str:
+        low, high = found["ci95"]
+        return f"{found['times']}/{found['of']} ({100 * low:.1f}-{100 * high:.1f}%)"
+
+    lines = [f"{'':<8}{'candidate':<11}{'rule':<38}{'fails':<24}{'passes':<24}{'inconclusive':<24}"]
+    for row in report["live"]:
+        verdicts = row["verdicts"]
+        what = f"{row['machine']:<8}{row['scenario']:<11}"
+        cells = (percent(verdicts[v]) for v in ("regression", "pass", "inconclusive"))
+        lines.append(f"{what}{'kdbench regress':<38}" + "".join(f"{cell:<24}" for cell in cells))
+        lines += [f"{what}{name:<38}{percent(found)}" for name, found in row["rivals"].items()]
+        true = ", ".join(f"{cell} {ratio:.3f}" for cell, ratio in row["true_ratio"].items())
+        lines.append(f"{what}seconds: median {row['seconds_median']:.0f}, longest {row['seconds_longest']:.0f}; {true}")
+    for row in report["replayed"]:
+        cells = (percent(row["verdicts"][v]) for v in ("regression", "pass", "inconclusive"))
+        what = f"{row['machine']:<8}{100 * row['slower']:+.0f}%{'':<8}"
+        lines.append(f"{what}{'kdbench regress, replayed':<38}" + "".join(f"{cell:<24}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("prepare", "run", "score"))
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--loaded", action="store_true", help="with a neighbour that works in bursts")
+    parser.add_argument("--budget", type=float, default=240, help="seconds for a verdict")
+    parser.add_argument("--json", type=Path, help="write the scores to this file")
+    arguments = parser.parse_args()
+    if arguments.step == "prepare":
+        prepare()
+    elif arguments.step == "run":
+        run(arguments.minutes, arguments.loaded, arguments.budget)
+    else:
+        score(arguments.budget, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What the gate can time, and how the artifacts of two sides are paired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdbench.artifacts import EXPORT_SUFFIX, METHODS, PRECISIONS, RunTree, read_json, sha256, sidecar_path
+from kdbench.errors import BadInput, Missing
+
+FORMAT_OF_SUFFIX = {f".{suffix}": name for name, suffix in EXPORT_SUFFIX.items()}
+OUTPUTS = ("mask", "logits")
+UNNAMED_SIDES = 512
+"""Height and width for an input that leaves them open."""
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The source tree that this kdbench runs from."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file and how it is run.
+
+    Attributes:
+        name: what both sides of a cell share, for example "baseline/onnx-fp32/mask".
+        backend: a backend of kdbench, or "onnx-file" for an ONNX file on its own.
+        output: for a checkpoint, which can give both.
+        shape, dtype: of its input, batch first.
+        checkout: the source tree whose kdbench runs it.
+        shown: the path as a person gave it, for messages and the report.
+    """
+
+    name: str
+    path: Path
+    backend: str
+    output: str | None
+    shape: tuple[int, ...]
+    dtype: str
+    shown: str
+    checkout: Path = CHECKOUT
+
+    def spec(self) -> dict[str, Any]:
+        """What ``worker.py`` needs to run it."""
+        return {
+            "artifact": str(self.path.absolute()), "backend": self.backend, "output": self.output,
+            "checkout": str(self.checkout),
+        }  # fmt: skip
+
+    def about(self) -> dict[str, Any]:
+        """For the report: which bytes."""
+        weights = self.path.with_suffix(".bin") if self.path.suffix == ".xml" else None
+        extra = weights.stat().st_size if weights is not None and weights.is_file() else 0
+        return {"path": self.shown, "sha256": sha256(self.path), "bytes": self.path.stat().st_size + extra}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which of a folder's artifacts to take; empty = all."""
+
+    methods: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def keeps(self, method: str, backend: str, precision: str, output: str) -> bool:
+        return all(
+            not wanted or found in wanted
+            for wanted, found in (
+                (self.methods, method), (self.backends, backend), (self.precisions, precision), (self.outputs, output),
+            )
+        )  # fmt: skip
+
+
+def find_artifacts(path: Path, wanted: Filter) -> list[Artifact]:
+    """What a path names: one file; or the artifacts in an export folder, a method's folder, or a tree of runs.
+
+    Raises:
+        Missing, BadInput: there is none, or one that cannot be timed.
+    """
+    if path.is_file():
+        if path.suffix == ".json":
+            raise BadInput(
+                f"'{path}' is a file of numbers, expected an artifact (.onnx, an export, a checkpoint): stored "
+                "milliseconds are no baseline, both sides are measured in the same run"
+            )
+        return [_file(path)]
+    if not path.is_dir():
+        raise Missing(
+            f"'{path}' does not exist, expected an .onnx file, a checkpoint, an export folder or a runs folder"
+        )
+    folders = [folder for folder in (path, *sorted(path.rglob("*"))) if folder.is_dir()]
+    found = [artifact for folder in folders for artifact in _in_folder(folder, wanted)]
+    if not found:
+        raise Missing(
+            f"'{path}' holds nothing to time, expected exports or checkpoints (that the options leave): make them with "
+            "`kdbench export`"
+        )
+    return found
+
+
+def _in_folder(folder: Path, wanted: Filter) -> list[Artifact]:
+    found = []
+    parts = folder.name.split("-")
+    if len(parts) == 2 and parts[0] in EXPORT_SUFFIX and parts[1] in PRECISIONS:
+        method = folder.absolute().parents[1].name
+        for output in OUTPUTS:
+            file = folder / f"{output}.{EXPORT_SUFFIX[parts[0]]}"
+            if file.is_file() and wanted.keeps(method, parts[0], parts[1], output):
+                found.append(_export(file, f"{method}/{folder.name}/{output}"))
+    elif folder.name in METHODS:
+        checkpoint = RunTree(folder.parent.parent, folder.parent.name).checkpoint(folder.name)
+        if checkpoint.is_file() and wanted.keeps(folder.name, "torch", "fp32", "mask"):
+            found.append(_checkpoint(checkpoint, f"{folder.name}/torch-fp32/mask"))
+    return found
+
+
+def _file(path: Path) -> Artifact:
+    if path.suffix == ".onnx":
+        return _onnx_file(path)
+    if path.suffix in FORMAT_OF_SUFFIX:
+        return _export(path, "")
+    if path.suffix == ".safetensors":
+        return _checkpoint(path, "")
+    raise BadInput(
+        f"'{path}' ends in '{path.suffix}', expected .onnx, .xml (OpenVINO), .engine (TensorRT), .safetensors (a "
+        "checkpoint), or a folder of these"
+    )
+
+
+def _export(path: Path, name: str) -> Artifact:
+    from kdbench.backends.exported import read_export
+
+    sidecar = read_export(path, FORMAT_OF_SUFFIX[path.suffix], None)
+    return _ours(path, name, FORMAT_OF_SUFFIX[path.suffix], sidecar["output"], sidecar["size"])
+
+
+def _checkpoint(path: Path, name: str) -> Artifact:
+    sidecar = read_json(sidecar_path(path), "kdbench train")
+    if "size" not in sidecar or "arch" not in sidecar:
+        raise BadInput(f"'{sidecar_path(path)}' is not the sidecar of a training: make it again with `kdbench train`")
+    return _ours(path, name, "torch", "mask", sidecar["size"])
+
+
+def _ours(path: Path, name: str, backend: str, output: str, size: list[int]) -> Artifact:
+    height, width = size
+    shape, dtype = ((1, height, width, 3), "uint8") if output == "mask" else ((1, 3, height, width), "float32")
+    return Artifact(name, path, backend, output, shape, dtype, path.as_posix())
+
+
+def _onnx_file(path: Path) -> Artifact:
+    import onnx
+
+    from kdbench.backends.onnx_file import check_file
+
+    check_file(path)
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {initializer.name for initializer in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise BadInput(f"'{path}' has {len(inputs)} inputs ({names}), expected one")
+    tensor = inputs[0].type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    sides = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in tensor.shape.dim]
+    # An open batch is one, other open sides are those of an image.
+    shape = tuple(side or (1 if index == 0 else UNNAMED_SIDES) for index, side in enumerate(sides))
+    return Artifact("", path, "onnx-file", None, shape, str(dtype), path.as_posix())
+
+
+def pair(
+    baseline: list[Artifact], candidate: list[Artifact], shown: tuple[str, str]
+) -> list[tuple[Artifact, Artifact]]:
+    """Cells: the artifacts of both sides that have the same name.
+
+    Raises:
+        BadInput: the candidate lacks one of the baseline's, or the inputs of a cell differ: never a pass.
+    """
+    if len(baseline) == len(candidate) == 1:
+        candidate = [replace(candidate[0], name=baseline[0].name)]
+    ours = {artifact.name: artifact for artifact in candidate}
+    lacking = [artifact.name for artifact in baseline if artifact.name not in ours]
+    if lacking:
+        raise BadInput(
+            f"--candidate '{shown[1]}' lacks {', '.join(lacking)}, which --baseline '{shown[0]}' has, expected each of "
+            "them: export it, or name what to compare with --method, --backend, --precision"
+        )
+    cells = [(artifact, ours[artifact.name]) for artifact in baseline]
+    for left, right in cells:
+        if (left.shape, left.dtype) != (right.shape, right.dtype):
+            raise BadInput(
+                f"the input of '{right.shown}' is {_shown(right)}, that of the baseline '{left.shown}' {_shown(left)}, "
+                "expected the same: export both at one --size and --output"
+            )
+    return cells
+
+
+def _shown(artifact: Artifact) -> str:
+    return f"{'x'.join(map(str, artifact.shape))} {artifact.dtype}"

@@ -1,0 +1,226 @@
+"""Measuring one pair of artifacts: blocks of fresh processes, slices in turn, everyone else suspended."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from kdbench.errors import RunFailed
+from kdbench.regress.artifact import Artifact
+from kdbench.regress.record import ARMS, Arm, Block, Cell, Round, Start
+from kdbench.regress.rule import Rule, judge
+
+SLICE_MS, SLICE_SAMPLES, SAMPLE_MS = 50.0, 5, 1.0
+"""A slice of the slowest side lasts at least this long and has so many samples or more; calls that are shorter than a
+sample are timed several at once."""
+WARMUP_WINDOW, WARMUP_AGREEMENT, WARMUP_CAP = 3, 0.05, 4
+"""Calls per window of the warm-up; adjacent windows' medians must agree within this share; windows at most."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        budget_s: seconds for a cell, from its first process to its verdict.
+        rounds: rounds in a block.
+        seed: of the orders.
+    """
+
+    threads: int
+    device: str
+    budget_s: float
+    seed: int
+    rule: Rule
+    rounds: int = 6
+    max_blocks: int | None = None
+
+
+class Worker:
+    """A process of ``worker.py``; suspended whenever it does not measure, so that its threads cannot spin."""
+
+    def __init__(self, artifact: Artifact, settings: Settings, inputs: Path) -> None:
+        spec = {**artifact.spec(), "inputs": str(inputs), "threads": settings.threads, "device": settings.device}
+        self.artifact = artifact
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
+        path = [str(artifact.checkout), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        }  # fmt: skip
+        # -P: neither this file's folder nor the current one may hide the side's own kdbench.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), json.dumps(spec)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment,
+        )  # fmt: skip
+        self._handle = psutil.Process(self._process.pid)
+
+    def started(self) -> Start:
+        """Wait until it is loaded, and suspend it."""
+        start = Start.model_validate(self._answer())
+        self._handle.suspend()
+        return start
+
+    def ask(self, command: str) -> Any:
+        """Wake it, let it do one thing, suspend it again."""
+        self._handle.resume()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it died: the answer says so
+            self._process.stdin.write(f"{command}\n".encode())
+            self._process.stdin.flush()
+        answer = self._answer()
+        self._handle.suspend()
+        return answer
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RunFailed(f"'{self.artifact.shown}' cannot be timed: {self._why()}")
+        return json.loads(line)
+
+    def _why(self) -> str:
+        """The last line that a dead process said, else how it ended."""
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        if code < 0 or not lines:
+            return f"its process ended by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
+        return lines[-1].removeprefix("kdbench.errors.")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(BrokenPipeError):
+                stream.close()  # type: ignore[union-attr]
+
+
+def outputs_of(artifact: Artifact, settings: Settings, inputs: Path) -> list[Any]:
+    """What an artifact makes of every input.
+
+    Raises:
+        RunFailed: it does not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="kdbench-regress-") as folder, ExitStack() as stack:
+        worker = Worker(artifact, settings, inputs)
+        stack.callback(worker.stop)
+        worker.started()
+        worker.ask(f"outputs {Path(folder) / 'outputs.npz'}")
+        with np.load(Path(folder) / "outputs.npz") as found:
+            return [found[str(i)] for i in range(len(found))]
+
+
+def measure_cell(
+    cell: Cell,
+    sides: tuple[Artifact, Artifact],
+    inputs: Path,
+    settings: Settings,
+    cells: int,
+    on_block: Callable[[Cell, float], None],
+) -> None:
+    """Add blocks and looks to ``cell`` until a look decides or the time is spent.
+
+    Args:
+        cell: its ``blocks`` and ``looks`` are filled; after Ctrl-C it holds what was measured so far.
+        sides: baseline and candidate.
+        inputs: .npy, one entry per input.
+        cells: how many cells the run has: each spends its share of the error.
+        on_block: told after every block, with the share of the time that is spent.
+    """
+    artifacts: dict[Arm, Artifact] = {"baseline": sides[0], "candidate": sides[1], "control": sides[0]}
+    rng = np.random.default_rng(settings.seed)
+    started = time.monotonic()
+    pending = list(settings.rule.looks)
+    while True:
+        cell.blocks.append(_block(artifacts, inputs, settings, rng, cell))
+        elapsed = time.monotonic() - started
+        cell.seconds = round(elapsed, 2)
+        longest = max(block.seconds for block in cell.blocks)
+        last = elapsed + longest > settings.budget_s or len(cell.blocks) == settings.max_blocks
+        due = [look for look in pending if last or elapsed >= look[0] * settings.budget_s]
+        if due:
+            pending = pending[len(due) :]
+            # What each of them may spend is fixed in advance: several at once may spend the sum.
+            cell.looks.append((len(cell.blocks), sum(alpha for _, alpha in due)))
+        on_block(cell, elapsed / settings.budget_s)
+        if last or (due and _decided(cell, settings.rule, cells)):
+            return
+
+
+def _decided(cell: Cell, rule: Rule, cells: int) -> bool:
+    alpha = cell.looks[-1][1] / cells
+    return judge(cell.ln_ratios("candidate"), cell.ln_ratios("control"), alpha, rule).verdict != "inconclusive"
+
+
+def _block(
+    artifacts: dict[Arm, Artifact], inputs: Path, settings: Settings, rng: np.random.Generator, cell: Cell
+) -> Block:
+    """Start a process for each arm, warm all up alike, and measure the rounds."""
+    began, steal_before = time.monotonic(), _cpu_times()
+    workers: dict[Arm, Worker] = {}
+    with ExitStack() as stack:
+        for index in rng.permutation(len(ARMS)):
+            workers[ARMS[index]] = Worker(artifacts[ARMS[index]], settings, inputs)
+            stack.callback(workers[ARMS[index]].stop)
+        starts = {arm: worker.started() for arm, worker in workers.items()}
+        warmup_calls, call_ms = _warm_up(workers, rng)
+        if cell.samples_per_slice == 0:  # decided once: every block of a cell must measure alike
+            cell.calls_per_sample = int(np.ceil(SAMPLE_MS / call_ms))
+            cell.samples_per_slice = max(SLICE_SAMPLES, int(np.ceil(SLICE_MS / (call_ms * cell.calls_per_sample))))
+        ask = f"calls {cell.samples_per_slice} {cell.calls_per_sample}"
+        rounds = []
+        for _ in range(settings.rounds):
+            order = [ARMS[index] for index in rng.permutation(len(ARMS))]
+            order += reversed(order)
+            calls = [workers[arm].ask(ask) for arm in order]
+            rounds.append(Round(order=order, calls_ms=[[round(ms, 5) for ms in slice_] for slice_ in calls]))
+    return Block(
+        rounds=rounds, starts=starts, warmup_calls=warmup_calls, seconds=round(time.monotonic() - began, 3),
+        load_average=_load_average(), steal=_steal(steal_before, _cpu_times()),
+    )  # fmt: skip
+
+
+def _warm_up(workers: dict[Arm, Worker], rng: np.random.Generator) -> tuple[int, float]:
+    """Run all arms until adjacent windows of each agree, at most to the cap: all get the longest arm's warm-up.
+
+    Returns:
+        Calls per arm, and the slowest arm's last median in milliseconds.
+    """
+    before: dict[Arm, float] = {}
+    windows = 0
+    while windows < WARMUP_CAP:
+        windows += 1
+        order = [ARMS[index] for index in rng.permutation(len(ARMS))]
+        now = {arm: statistics.median(workers[arm].ask(f"calls {WARMUP_WINDOW} 1")) for arm in order}
+        if before and all(abs(now[arm] / before[arm] - 1) <= WARMUP_AGREEMENT for arm in ARMS):
+            break
+        before = now
+    return windows * (WARMUP_WINDOW + 1), max(now.values())
+
+
+def _cpu_times() -> Any:
+    return psutil.cpu_times()
+
+
+def _steal(before: Any, after: Any) -> float | None:
+    if not hasattr(after, "steal"):
+        return None
+    total = sum(after) - sum(before)
+    return round((after.steal - before.steal) / total, 4) if total > 0 else 0.0
+
+
+def _load_average() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -1,0 +1,90 @@
+"""``kdbench regress`` as a function: check that both sides compute the same, measure every cell, judge."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from kdbench.environment import environment
+from kdbench.errors import BadInput
+from kdbench.progress import progress_bar
+from kdbench.regress.artifact import Artifact
+from kdbench.regress.blocks import Settings, measure_cell, outputs_of
+from kdbench.regress.inputs import compare_outputs, make_inputs
+from kdbench.regress.record import Cell, Recording
+
+TICKS = 100
+
+
+def run_gate(
+    pairs: list[tuple[Artifact, Artifact]],
+    settings: Settings,
+    *,
+    images: list[Path],
+    allow_different_outputs: bool,
+    keep: Callable[[Recording], None],
+) -> Recording:
+    """Measure all cells in turn.
+
+    Args:
+        pairs: baseline and candidate of every cell.
+        images: inputs; empty = generated scenes.
+        allow_different_outputs: time them even where they compute different things.
+        keep: given the recording after every block, to be written: a killed run leaves what it had.
+
+    Raises:
+        BadInput: the sides compute different things. RunFailed: an artifact does not run here.
+    """
+    recording = Recording(
+        environment=environment(),
+        settings={
+            "threads": settings.threads, "device": settings.device, "budget_s": settings.budget_s,
+            "seed": settings.seed, "rounds": settings.rounds, "rule": asdict(settings.rule),
+        },
+        cells=[],
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="kdbench-regress-") as folder:
+        files = []
+        for index, (baseline, candidate) in enumerate(pairs):
+            file = Path(folder) / f"inputs-{index}.npy"
+            inputs, what = make_inputs(baseline.shape, baseline.dtype, images, settings.seed)
+            np.save(file, inputs)
+            files.append(file)
+            outputs = [outputs_of(side, settings, file) for side in (baseline, candidate)]
+            same, how_near = compare_outputs(*outputs)
+            if not same and not allow_different_outputs:
+                raise BadInput(
+                    f"{baseline.name or candidate.shown}: '{baseline.shown}' and '{candidate.shown}' compute different "
+                    f"things ({how_near}; {what}), expected the same: a faster model that is wrong is no improvement; "
+                    "where that is meant, --allow-different-outputs times them all the same"
+                )
+            recording.cells.append(
+                Cell(
+                    name=baseline.name or baseline.path.stem, backend=baseline.backend, baseline=baseline.about(),
+                    candidate=candidate.about(), inputs=what, outputs=how_near, outputs_same=same,
+                )
+            )  # fmt: skip
+        for cell, sides, file in zip(recording.cells, pairs, files, strict=True):
+            with progress_bar(f"gate {cell.name}", TICKS) as bar:
+
+                def on_block(cell: Cell, spent: float) -> None:
+                    keep(recording)
+                    bar.advance(min(TICKS, int(spent * TICKS)) - bar.done, _progress_text(cell))
+
+                try:
+                    measure_cell(cell, sides, file, settings, len(pairs), on_block)
+                except KeyboardInterrupt:
+                    cell.interrupted = True
+                    keep(recording)
+                    raise
+    keep(recording)
+    return recording
+
+
+def _progress_text(cell: Cell) -> str:
+    ratio = float(np.exp(np.median(cell.ln_ratios("candidate"))))
+    return f"{len(cell.blocks)} blocks, ratio {ratio:.3f}"
