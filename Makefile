@@ -13,10 +13,14 @@ DATA_ROOT ?=
 SEEDS ?= 0
 METHOD ?= all
 BACKEND ?= torch,onnx,trt
+# Of `make gate`: the revision to hold the working tree against, seconds to decide, and whether 3 (inconclusive) fails.
+BASE ?= origin/main
+BUDGET ?= 240
+INCONCLUSIVE ?= fail
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test check bench readme clean
+.PHONY: help install demo train-all export-all compare test check bench gate readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +59,14 @@ check: install  ## lint, format, types, the README's table
 bench: install  ## share of `evaluate` that the engine takes, and start-up times
 	$(BIN)/python -m benchmarks.evaluate_overlap
 	$(BIN)/python -m benchmarks.startup_time
+
+gate: install runs/gate/shapes/baseline/student.json  ## is the working tree slower than BASE=origin/main? runs/gate/gate.*
+	@$(BIN)/kdbench regress --base-ref $(BASE) --runs runs/gate --size 512x512 --budget $(BUDGET) \
+	  --json runs/gate/gate.json; code=$$?; \
+	if [ $$code = 3 ] && [ $(INCONCLUSIVE) = allow ]; then exit 0; else exit $$code; fi
+
+runs/gate/shapes/baseline/student.json:  # latency does not depend on how long it was trained
+	$(BIN)/kdbench train --method baseline --dataset shapes --recipe demo --epochs 1 --runs runs/gate
 
 readme: install  ## write the README's table from the committed results
 	$(BIN)/python -m benchmarks.readme_table

@@ -47,6 +47,7 @@ def regress(
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the orders and noise inputs.", min=0)] = 0,
+    size: Annotated[str | None, typer.Option(help="--base-ref: HEIGHTxWIDTH of the exports.")] = None,
     runs: Runs = Path("runs"),
     dataset: Dataset = None,
 ) -> None:
@@ -66,7 +67,7 @@ def regress(
 
     try:
         code = _regress(
-            baseline, candidate, json_file, replay, images, base_ref=base_ref, runs=runs, dataset=dataset,
+            baseline, candidate, json_file, replay, images, base_ref=base_ref, runs=runs, dataset=dataset, size=size,
             budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
             chosen=Filter(
                 methods=() if method == "all" else choose("--method", method, STUDENT_METHODS),
@@ -91,6 +92,7 @@ def _regress(
     base_ref: str | None,
     runs: Path,
     dataset: str | None,
+    size: str | None,
     budget: float,
     rule: Rule,
     chosen: Filter,
@@ -102,6 +104,8 @@ def _regress(
     """The exit code."""
     from contextlib import ExitStack
 
+    from kdbench.artifacts import RunTree
+    from kdbench.data.preprocessing import parse_size
     from kdbench.predict import find_images
     from kdbench.regress.artifact import find_artifacts, pair
     from kdbench.regress.base_ref import both_sides
@@ -116,6 +120,10 @@ def _regress(
         return _show_replay(Recording.read(replay), json_file)
     if (baseline is None or candidate is None) == (base_ref is None) or (base_ref and (baseline or candidate)):
         raise BadInput("kdbench regress: expected --baseline and --candidate, or --base-ref alone, or --replay alone")
+    if size is not None:
+        if base_ref is None:
+            raise BadInput("--size: got it without --base-ref, expected only there: artifacts have a size of their own")
+        parse_size(size)
     if rule.tolerance <= rule.margin:
         raise BadInput(
             f"--tolerance: got {100 * rule.tolerance:g}%, expected more than --margin, {100 * rule.margin:g}%"
@@ -142,7 +150,7 @@ def _regress(
 
     with ExitStack() as stack:
         if base_ref is not None:
-            sides = stack.enter_context(both_sides(base_ref, runs, dataset, chosen))
+            sides = stack.enter_context(both_sides(base_ref, RunTree.find(runs, dataset), chosen, size))
             shown = (base_ref, "the working tree")
         else:
             assert baseline is not None

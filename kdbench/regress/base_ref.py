@@ -19,20 +19,20 @@ from kdbench.regress.artifact import CHECKOUT, Artifact, Filter, find_artifacts
 
 @contextmanager
 def both_sides(
-    base_ref: str, runs: Path, dataset: str | None, wanted: Filter
+    base_ref: str, tree: RunTree, wanted: Filter, size: str | None
 ) -> Iterator[tuple[list[Artifact], list[Artifact]]]:
     """Artifacts of ``base_ref`` and of the working tree, each bound to its own source tree.
 
     Args:
         base_ref: anything that git resolves to a commit: origin/main, HEAD~1.
-        runs, dataset: where the checkpoints lie, which both sides export.
+        tree: where the checkpoints lie, which both sides export.
+        size: HEIGHTxWIDTH of the exports; None = that of training.
         wanted: methods (default: all that are trained), backends (default: onnx), precisions (default: fp32).
 
     Raises:
         BadInput: this kdbench runs from no git checkout, there is no such revision, or one side cannot export.
         Missing: no checkpoint.
     """
-    tree = RunTree.find(runs, dataset)
     methods = [m for m in wanted.methods or STUDENT_METHODS if tree.checkpoint(m).exists()]
     lacking = [m for m in wanted.methods if m not in methods]
     if lacking or not methods:
@@ -42,8 +42,8 @@ def both_sides(
         )
     with tempfile.TemporaryDirectory(prefix="kdbench-base-") as folder, _worktree(base_ref, Path(folder)) as base:
         yield (
-            _side(base, Path(folder) / "baseline-runs", tree, methods, wanted, base_ref),
-            _side(CHECKOUT, Path(folder) / "candidate-runs", tree, methods, wanted, "the working tree"),
+            _side(base, Path(folder) / "baseline-runs", tree, methods, wanted, size, base_ref),
+            _side(CHECKOUT, Path(folder) / "candidate-runs", tree, methods, wanted, size, "the working tree"),
         )
 
 
@@ -87,7 +87,7 @@ def _side(checkout: Path, runs: Path, tree: RunTree, methods: list[str], wanted:
             command = [
                 sys.executable, "-P", "-m", "kdbench", "export", "--runs", str(runs), "--dataset", tree.dataset,
                 "--method", ",".join(methods), "--format", ",".join(formats), "--precision", ",".join(precisions),
-                "--output", output,
+                "--output", output, *(["--size", size] if size else []),
             ]  # fmt: skip
             environment = {**os.environ, "PYTHONPATH": str(checkout)}
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
