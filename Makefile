@@ -13,6 +13,9 @@ DATA_ROOT ?=
 SEEDS ?= 0
 METHOD ?= all
 BACKEND ?= torch,onnx,trt
+# Of `make bench`: the tree of runs, and batch sizes (above 1: PyTorch, and exports with --dynamic-batch).
+RUNS ?= runs
+BATCH ?= 1
 # Of `make gate`: the revision to hold the working tree against, seconds to decide, and whether 3 (inconclusive) fails.
 BASE ?= origin/main
 BUDGET ?= 240
@@ -56,9 +59,8 @@ check: install  ## lint, format, types, the README's table
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.readme_table --check
 
-bench: install  ## share of `evaluate` that the engine takes, and start-up times
-	$(BIN)/python -m benchmarks.evaluate_overlap
-	$(BIN)/python -m benchmarks.startup_time
+bench: install  ## latency of all that was trained and exported: pytest-benchmark's JSON in runs/<dataset>/latency/
+	$(BIN)/python -m benchmarks.latency_suite --runs $(RUNS) --backend all --precision all --batch $(BATCH)
 
 gate: install runs/gate/shapes/baseline/student.json  ## is the working tree slower than BASE=origin/main? runs/gate/gate.*
 	@$(BIN)/kdbench regress --base-ref $(BASE) --runs runs/gate --size 512x512 --budget $(BUDGET) \

@@ -1,14 +1,15 @@
-"""Latency of one backend's artifacts: ``kdbench compare`` runs this file in a process of its own per backend.
+"""Latency of artifacts, one case each: ``kdbench compare`` and ``latency_suite`` run this file in processes of its own.
 
-Timed is ``Backend.infer`` on host memory, batch 1: for ``mask`` from a uint8 image to a uint8 class map with
-normalisation and argmax inside; for ``logits`` the network alone, from a normalised image. Copies to and from a GPU
-are inside. Calls rotate over several real images.
+Timed is ``Backend.infer`` on host memory: for ``mask`` from uint8 images to uint8 class maps with normalisation and
+argmax inside; for ``logits`` the network alone, from normalised images. Copies to and from a GPU are inside. Calls
+rotate over several real images. The first call, and calls until two windows of them agree, are not among the rounds.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 
 from kdbench.backends import load_backend
+from kdbench.latency import until_steady
+from kdbench.machine_state import StealMeter, machine_state, peak_memory_mib
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,6 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_latency(benchmark: Any, case: dict[str, Any]) -> None:
+    state, started = machine_state(), time.perf_counter()
     backend = load_backend(
         case["backend"],
         Path(case["artifact"]),
@@ -34,14 +38,40 @@ def test_latency(benchmark: Any, case: dict[str, Any]) -> None:
         device=case["device"],
         threads=case["threads"],
     )
+    load_ms = (time.perf_counter() - started) * 1e3
     try:
-        batches = itertools.cycle([backend.prepare(image) for image in np.load(case["images"])])
-        benchmark.extra_info["case"] = case["name"]
-        benchmark.pedantic(
-            backend.infer,
-            setup=lambda: ((next(batches),), {}),
-            rounds=case["rounds"],
-            warmup_rounds=case["warmup_rounds"],
+        prepared = [backend.prepare(image) for image in np.load(case["images"])]
+        count = case["batch"]
+        # Batch i holds the images from number i on, so that every call sees other ones.
+        batches = itertools.cycle(
+            [np.concatenate([prepared[(i + j) % len(prepared)] for j in range(count)]) for i in range(len(prepared))]
         )
+
+        def call_ms() -> float:
+            batch = next(batches)
+            began = time.perf_counter()
+            backend.infer(batch)
+            return (time.perf_counter() - began) * 1e3
+
+        first_ms = call_ms()
+        warmup_calls = until_steady(call_ms)
+        meter = StealMeter()
+        benchmark.pedantic(backend.infer, setup=lambda: ((next(batches),), {}), rounds=case["rounds"])
+        benchmark.extra_info |= {
+            "case": case["name"], "backend": case["backend"], "output": case["output"], "batch": count,
+            "threads": case["threads"], "device": case["device"], "load_ms": load_ms, "first_ms": first_ms,
+            "warmup_calls": warmup_calls, "steal": meter.share(), "peak_mib": peak_memory_mib(),
+            "gpu_mib": gpu_memory_mib(case["device"]), "before": state, "after": machine_state(),
+        }  # fmt: skip
     finally:
         backend.close()
+
+
+def gpu_memory_mib(device: str) -> float | None:
+    """In use on the GPU, by whatever engine: measured while the artifact is loaded."""
+    if device != "cuda":
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**20

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,10 +26,12 @@ from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 from kdbench.results import Latency
 
-ROUNDS = 100
-WARMUP_ROUNDS = 10
 BEYOND = 5
 """Rounds that must lie beyond a percentile for it to be reported."""
+WINDOW, AGREEMENT, MAX_WINDOWS = 5, 0.03, 20
+"""Of the warm-up: calls in a window; share by which the medians of adjacent ones may differ; windows at most."""
+UNSTABLE_HALVES, UNSTABLE_INTERVAL, UNSTABLE_STEAL = 0.05, 0.025, 0.02
+"""Shares beyond which a measurement is called unstable: halves against each other, interval's half-width, steal."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class LatencyCase:
     artifact: str
     output: str
     size: Size | None
+    batch: int = 1
 
 
 def measure(
@@ -72,7 +78,6 @@ def measure(
             "device": device,
             "threads": threads,
             "rounds": rounds,
-            "warmup_rounds": WARMUP_ROUNDS,
         }
         spec_file = Path(folder) / "spec.json"
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
@@ -103,6 +108,53 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
     # A process that memory or a crash ended is in the middle of a line of dots.
     ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
     return ended if done.returncode < 0 or not said else said[-1]
+
+
+def until_steady(call_ms: Callable[[], float]) -> int:
+    """Call until the medians of two adjacent windows agree, or ``MAX_WINDOWS`` are over: the number of calls.
+
+    Args:
+        call_ms: makes one call and returns its milliseconds.
+    """
+    before, windows, steady = math.inf, 0, False
+    while not steady and windows < MAX_WINDOWS:
+        now = statistics.median(call_ms() for _ in range(WINDOW))
+        steady = abs(now / before - 1) <= AGREEMENT
+        before, windows = now, windows + 1
+    return windows * WINDOW
+
+
+def instability(
+    milliseconds: NDArray[np.float64], latency: Latency, steal: float | None, load_average: float | None
+) -> str | None:
+    """Why a measurement should not be trusted to a few percent, and what to do; None = nothing speaks against it.
+
+    Args:
+        milliseconds: the rounds in the order of time.
+        latency: their statistics.
+        steal: share of CPU time that the hypervisor gave away meanwhile.
+        load_average: of the machine before it began.
+    """
+    reasons = []
+    half = len(milliseconds) // 2
+    if half >= BEYOND:
+        change = float(np.median(milliseconds[half:]) / np.median(milliseconds[:half])) - 1
+        if abs(change) > UNSTABLE_HALVES:
+            reasons.append(f"its second half is {100 * change:+.0f}% against its first")
+    width = (latency.ci95_ms[1] - latency.ci95_ms[0]) / 2 / latency.median_ms
+    if width > UNSTABLE_INTERVAL:
+        reasons.append(f"the median is known to ±{100 * width:.0f}% alone")
+    if steal is not None and steal > UNSTABLE_STEAL:
+        reasons.append(f"the hypervisor gave {100 * steal:.0f}% of the CPU time to others")
+    cores = os.cpu_count() or 1
+    if load_average is not None and load_average > 1.5 * cores:  # kdbench's own work before it leaves about 1
+        reasons.append(f"the load average was {load_average:g} on {cores} cores before it began")
+    if not reasons:
+        return None
+    return (
+        f"{'; '.join(reasons)}: close what else runs and measure again with more --rounds; whether two artifacts "
+        "differ is what `kdbench regress` tells on such a machine"
+    )
 
 
 def summarise(milliseconds: NDArray[np.float64]) -> Latency:

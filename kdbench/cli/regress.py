@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,9 @@ def regress(
         )  # fmt: skip
     except KdbenchError as error:
         raise BadInput(str(error)) from error  # exit code 1 is a regression's alone
+    except Exception:  # a bug keeps its traceback, and is no regression either
+        traceback.print_exc()
+        code = BadInput.exit_code
     raise typer.Exit(code)
 
 

@@ -73,7 +73,9 @@ def _worktree(base_ref: str, folder: Path) -> Iterator[Path]:
         git("worktree", "remove", "--force", str(place))
 
 
-def _side(checkout: Path, runs: Path, tree: RunTree, methods: list[str], wanted: Filter, shown: str) -> list[Artifact]:
+def _side(
+    checkout: Path, runs: Path, tree: RunTree, methods: list[str], wanted: Filter, size: str | None, shown: str
+) -> list[Artifact]:
     """Copy the checkpoints, export them with the checkout's code, and list what can be timed."""
     ours = RunTree(runs, tree.dataset)
     for method in methods:

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from kdbench.errors import RunFailed
+from kdbench.machine_state import StealMeter, load_average
 from kdbench.regress.artifact import Artifact
 from kdbench.regress.record import ARMS, Arm, Block, Cell, Round, Start
 from kdbench.regress.rule import Rule, judge
@@ -29,6 +30,9 @@ sample are timed several at once."""
 WARMUP_WINDOW, WARMUP_AGREEMENT, WARMUP_CAP = 3, 0.05, 4
 """Calls per window of the warm-up; adjacent windows' medians must agree within this share; windows at most."""
 
+MANY_BLOCKS = 24
+"""Blocks that a budget should hold: what processes differ in averages out over blocks alone."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,7 +40,7 @@ class Settings:
 
     Attributes:
         budget_s: seconds for a cell, from its first process to its verdict.
-        rounds: rounds in a block.
+        rounds: rounds in a block, fewer where blocks would become so long that there are under ``MANY_BLOCKS``.
         seed: of the orders.
     """
 
@@ -144,8 +148,11 @@ def measure_cell(
     rng = np.random.default_rng(settings.seed)
     started = time.monotonic()
     pending = list(settings.rule.looks)
+    rounds = settings.rounds
     while True:
-        cell.blocks.append(_block(artifacts, inputs, settings, rng, cell))
+        cell.blocks.append(_block(artifacts, inputs, settings, rounds, rng, cell))
+        if len(cell.blocks) == 1:
+            rounds = _rounds_that_fit(cell, settings)
         elapsed = time.monotonic() - started
         cell.seconds = round(elapsed, 2)
         longest = max(block.seconds for block in cell.blocks)
@@ -160,16 +167,31 @@ def measure_cell(
             return
 
 
+def _rounds_that_fit(cell: Cell, settings: Settings) -> int:
+    """As many rounds as let the budget hold ``MANY_BLOCKS``, by what the first block took; 2 at least."""
+    first = cell.blocks[0]
+    measuring = sum(ms for round_ in first.rounds for slice_ in round_.calls_ms for ms in slice_) / 1e3
+    per_round = cell.calls_per_sample * measuring / len(first.rounds)
+    starting = first.seconds - per_round * len(first.rounds)
+    fitting = int((settings.budget_s / MANY_BLOCKS - starting) / per_round)
+    return min(settings.rounds, max(2, fitting))
+
+
 def _decided(cell: Cell, rule: Rule, cells: int) -> bool:
     alpha = cell.looks[-1][1] / cells
     return judge(cell.ln_ratios("candidate"), cell.ln_ratios("control"), alpha, rule).verdict != "inconclusive"
 
 
 def _block(
-    artifacts: dict[Arm, Artifact], inputs: Path, settings: Settings, rng: np.random.Generator, cell: Cell
+    artifacts: dict[Arm, Artifact],
+    inputs: Path,
+    settings: Settings,
+    rounds: int,
+    rng: np.random.Generator,
+    cell: Cell,
 ) -> Block:
     """Start a process for each arm, warm all up alike, and measure the rounds."""
-    began, steal_before = time.monotonic(), _cpu_times()
+    began, meter = time.monotonic(), StealMeter()
     workers: dict[Arm, Worker] = {}
     with ExitStack() as stack:
         for index in rng.permutation(len(ARMS)):
@@ -181,15 +203,15 @@ def _block(
             cell.calls_per_sample = int(np.ceil(SAMPLE_MS / call_ms))
             cell.samples_per_slice = max(SLICE_SAMPLES, int(np.ceil(SLICE_MS / (call_ms * cell.calls_per_sample))))
         ask = f"calls {cell.samples_per_slice} {cell.calls_per_sample}"
-        rounds = []
-        for _ in range(settings.rounds):
+        measured = []
+        for _ in range(rounds):
             order = [ARMS[index] for index in rng.permutation(len(ARMS))]
             order += reversed(order)
             calls = [workers[arm].ask(ask) for arm in order]
-            rounds.append(Round(order=order, calls_ms=[[round(ms, 5) for ms in slice_] for slice_ in calls]))
+            measured.append(Round(order=order, calls_ms=[[round(ms, 5) for ms in slice_] for slice_ in calls]))
     return Block(
-        rounds=rounds, starts=starts, warmup_calls=warmup_calls, seconds=round(time.monotonic() - began, 3),
-        load_average=_load_average(), steal=_steal(steal_before, _cpu_times()),
+        rounds=measured, starts=starts, warmup_calls=warmup_calls, seconds=round(time.monotonic() - began, 3),
+        load_average=load_average(), steal=meter.share(),
     )  # fmt: skip
 
 
@@ -209,18 +231,3 @@ def _warm_up(workers: dict[Arm, Worker], rng: np.random.Generator) -> tuple[int,
             break
         before = now
     return windows * (WARMUP_WINDOW + 1), max(now.values())
-
-
-def _cpu_times() -> Any:
-    return psutil.cpu_times()
-
-
-def _steal(before: Any, after: Any) -> float | None:
-    if not hasattr(after, "steal"):
-        return None
-    total = sum(after) - sum(before)
-    return round((after.steal - before.steal) / total, 4) if total > 0 else 0.0
-
-
-def _load_average() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -101,9 +101,13 @@ def judge(candidate: NDArray[np.float64], control: NDArray[np.float64], alpha: f
         reason = f"slower by {100 * rule.tolerance:g}% or more is ruled out"
         if found.high < 1:
             reason = "faster, of which chance is ruled out"
+    elif math.isinf(found.high):
+        reason = f"{len(candidate)} blocks are too few to bound the ratio: give it more time with --budget"
     else:
-        span = f"{found.low:.3f} to {found.high:.3f}"
-        reason = f"the ratio may be anything from {span}: give it more time with --budget, or a quieter machine"
+        reason = (
+            f"the ratio may be anything from {found.low:.3f} to {found.high:.3f}: give it more time with --budget, or "
+            "a quieter machine"
+        )
     return Judgement(verdict, reason, found, check)
 
 

@@ -91,7 +91,7 @@ def _row(cell: Cell, judgement: Judgement | None) -> str:
         found, control = judgement.estimate, judgement.control
         low, high = found.ci95
         measured = [
-            f"{found.ratio:.3f}", f"{low:.3f}–{high:.3f}",
+            f"{found.ratio:.3f}", f"{low:.3f}–{high:.3f}" if math.isfinite(high) else "–",
             f"{100 * (found.smallest_seen - 1):+.1f}%" if math.isfinite(found.smallest_seen) else "–",
             f"{control.ratio:.3f}",
         ]  # fmt: skip
