@@ -46,7 +46,7 @@ from kdbench.regress.blocks import Settings
 from kdbench.regress.gate import run_gate
 from kdbench.regress.record import Cell, Recording
 from kdbench.regress.rule import Rule, judge
-from kdbench.regress.signed_rank import hodges_lehmann
+from kdbench.regress.signed_rank import SignedRank
 
 STUDY = Path("runs/gate-study")
 SIZE, CLASSES = (512, 512), 11
@@ -79,7 +79,7 @@ def prepare() -> None:
         recording = measure(
             name, "base", "probe", threads, budget_s=CALIBRATION_SECONDS, rule=Rule(0.0, 0.0001, ((1.0, 1e-9),))
         )
-        ratio = math.exp(hodges_lehmann(recording.cells[0].ln_ratios("candidate")))
+        ratio = math.exp(SignedRank(recording.cells[0].ln_ratios("candidate")).centre)
         widths = {}
         for scenario, slower in SLOWDOWNS.items():
             widths[scenario] = max(1, round(CALIBRATION_CHANNELS * slower / (ratio - 1)))
@@ -279,11 +279,11 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
             seconds = np.array([r["seconds"] for r in chosen])
             # Over a study's worth of blocks: what the layers really cost.
-            effect = {
-                cell: math.exp(hodges_lehmann(np.concatenate([r["ln_candidate"] for r in chosen if r["cell"] == cell])))
-                for cell in CELLS
-                if any(r["cell"] == cell for r in chosen)
+            blocks = {
+                cell: [r["ln_candidate"] for r in chosen if r["cell"] == cell]
+                for cell in dict.fromkeys(r["cell"] for r in chosen)
             }
+            effect = {cell: math.exp(SignedRank(np.concatenate(values)).centre) for cell, values in blocks.items()}
             table.append(
                 {
                     "machine": machine, "scenario": scenario, "runs": n, "verdicts": verdicts,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from kdbench.regress.signed_rank import bounds, hodges_lehmann
+from kdbench.regress.signed_rank import SignedRank
 
 Verdict = Literal["pass", "regression", "inconclusive"]
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "inconclusive": 3}
@@ -67,9 +67,8 @@ class Judgement:
 
 def estimate(values: NDArray[np.float64], alpha: float, rule: Rule) -> Estimate:
     """From ln ratios of blocks; see ``Estimate``."""
-    centre = hodges_lehmann(values)
-    low, high = bounds(values, alpha)
-    low95, high95 = bounds(values, 0.025)
+    ranks = SignedRank(values)
+    centre, (low, high), (low95, high95) = ranks.centre, ranks.bounds(alpha), ranks.bounds(0.025)
     # The bound lies z(alpha) standard errors below the centre; to be above the margin with POWER takes z(POWER) more.
     reach = (centre - low) * (1 + norm.ppf(POWER) / norm.ppf(1 - alpha))
     return Estimate(

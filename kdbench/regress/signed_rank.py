@@ -13,28 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def hodges_lehmann(values: NDArray[np.float64]) -> float:
-    """Median of the averages of all pairs (each value with itself included): the estimate that belongs to the test."""
-    return float(np.median(_walsh_averages(values)))
+class SignedRank:
+    """Estimate and bounds of the centre of ``values``."""
 
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        self._count = len(values)
+        rows, columns = np.triu_indices(self._count)
+        self._averages = np.sort((values[rows] + values[columns]) / 2)
 
-def bounds(values: NDArray[np.float64], alpha: float) -> tuple[float, float]:
-    """Lower and upper bound of the centre, each wrong with probability ``alpha`` at most.
+    @property
+    def centre(self) -> float:
+        """Hodges and Lehmann's: the median of the averages of all pairs, each value with itself included."""
+        return float(np.median(self._averages))
 
-    Infinite where there are too few values for such an ``alpha``: n values can do no better than 2**-n.
-    """
-    averages = _walsh_averages(values)
-    # The largest t with P(T <= t) <= alpha under the hypothesis; -1 where even T = 0 is too likely.
-    t = int(np.searchsorted(_null_distribution(len(values)), alpha * (1 + 1e-12), side="right")) - 1
-    if t < 0:
-        return -np.inf, np.inf
-    return float(averages[t]), float(averages[-1 - t])
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        """Lower and upper bound of the centre, each wrong with probability ``alpha`` at most.
 
-
-def _walsh_averages(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows, columns = np.triu_indices(len(values))
-    averages: NDArray[np.float64] = np.sort((values[rows] + values[columns]) / 2)
-    return averages
+        Infinite where there are too few values for such an ``alpha``: n values can do no better than 2**-n.
+        """
+        # The largest t with P(T <= t) <= alpha under the hypothesis; -1 where even T = 0 is too likely.
+        t = int(np.searchsorted(_null_distribution(self._count), alpha * (1 + 1e-12), side="right")) - 1
+        if t < 0:
+            return -np.inf, np.inf
+        return float(self._averages[t]), float(self._averages[-1 - t])
 
 
 @lru_cache(maxsize=512)
