@@ -23,7 +23,7 @@ INCONCLUSIVE ?= fail
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test check bench gate readme clean
+.PHONY: help install demo train-all export-all compare test test-slow check bench gate readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ compare: install  ## the table of what was trained last
 
 test: install  ## the test suite, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: install  ## the tests that take tens of seconds each
+	$(BIN)/python -m pytest -n 2 --dist load -m slow
 
 check: install  ## lint, format, types, the README's table
 	$(BIN)/ruff check .

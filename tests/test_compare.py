@@ -183,6 +183,7 @@ def test_logits_without_an_export_and_torch_beside(broken_runs, kdbench):
     assert got.timing["call"] == "normalised image → logits"
 
 
+@pytest.mark.slow
 def test_three_seeds_are_paired_and_a_gain_may_be_claimed(broken_runs, kdbench, tiny_arguments):
     done = kdbench("train", "--method", "baseline,response", "--seeds", "0,1,2", "--runs", broken_runs, *tiny_arguments)
     assert done.code == 0, done.err

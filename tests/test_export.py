@@ -173,6 +173,7 @@ def test_a_corrupt_checkpoint_is_named(tree):
         make_job(tree)
 
 
+@pytest.mark.slow
 def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_path):
     tree = RunTree(tmp_path / "runs", "folder")
     shutil.copytree(trained_runs, tree.runs)

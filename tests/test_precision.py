@@ -146,6 +146,7 @@ def test_the_layer_that_8_bits_spoil_is_named_first(spoiled):
     assert len({error.layer for error in errors}) == 63
 
 
+@pytest.mark.slow
 def test_layers_kept_in_float_bring_the_model_back(spoiled):
     with make_job(spoiled, allow_drift=True) as job:
         for export in (export_onnx, export_openvino, export_tensorrt):
@@ -185,6 +186,7 @@ def test_calibration_images_are_spread_over_the_split():
     assert np.ptp(np.diff(chosen)) <= 1
 
 
+@pytest.mark.slow
 def test_dynamic_batch(exported, tmp_path):
     tree = RunTree(tmp_path, "shapes")
     make_student(tree, "baseline", 0)

@@ -156,6 +156,7 @@ def test_an_export_copied_into_the_folder_of_another_precision(tree, backend):
 # Through the command line
 
 
+@pytest.mark.slow
 def test_rows_that_are_missing_or_mislabelled(trained_runs, kdbench, tmp_path, monkeypatch):
     tree = RunTree(tmp_path / "runs", "folder")
     shutil.copytree(trained_runs, tree.runs)
