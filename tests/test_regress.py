@@ -316,6 +316,8 @@ def test_extra_layers_change_nothing_but_the_time(models):
 
 
 class TestBaseRef:
+    @pytest.mark.slow
+    @pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no git checkout")
     def test_both_sides_export_and_run_with_their_own_code(self, exported, tmp_path):
         done = run("--base-ref", "HEAD", "--method", "baseline", "--runs", exported.runs, "--size", "64x64",
                    "--budget", 10, "--json", tmp_path / "gate.json")  # fmt: skip
@@ -338,7 +340,11 @@ class TestBaseRef:
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
-            (["--base-ref", "no-such-branch"], "--base-ref: got 'no-such-branch', which is no revision here"),
+            pytest.param(
+                ["--base-ref", "no-such-branch"],
+                "--base-ref: got 'no-such-branch', which is no revision here",
+                marks=pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="no git checkout"),
+            ),
             (["--base-ref", "HEAD", "--method", "dist"], "kdbench train --method dist --dataset shapes"),
             (["--base-ref", "HEAD", "--size", "9"], "--size: got '9'"),
             (["--size", "64x64"], "expected --baseline and --candidate, or --base-ref"),
