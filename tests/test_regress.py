@@ -177,7 +177,7 @@ class TestNeverAPass:
     """Exit code 2 and one line: nothing is measured."""
 
     def refused(self, kdbench, *arguments):
-        done = kdbench("regress", *arguments, "--json", "-")
+        done = kdbench("regress", "--json", "-", *arguments)
         assert done.code == 2
         assert done.err.count("\n") == 1
         return done.err
@@ -237,6 +237,8 @@ class TestNeverAPass:
             (["--tolerance", "1"], "expected more than --margin"),
             (["--threads", "100000"], "expected at most"),
             (["--images", "nowhere"], "'nowhere' does not exist"),
+            (["--json", "gate.txt"], "expected a file that ends in .json"),
+            (["--json", "/dev/null/gate.json"], "cannot be written"),
             (["--base-ref", "HEAD"], "or --base-ref alone"),
             (["--method", "mine"], "--method: got 'mine'"),
         ],
@@ -264,6 +266,13 @@ class TestArtifacts:
     def test_single_files_are_paired_whatever_their_names(self, models):
         cells = pair(*(find_artifacts(models / f"{n}.onnx", Filter()) for n in ("base", "slow")), ("a", "b"))
         assert len(cells) == 1
+
+    def test_an_export_beside_a_loose_file_is_run_as_one(self, exported):
+        file = exported.export("baseline", "onnx", "fp32", "mask")
+        (cell,) = pair(
+            find_artifacts(file.parent, Filter(outputs=("mask",))), find_artifacts(file, Filter()), ("a", "b")
+        )
+        assert [side.backend for side in cell] == ["onnx-file", "onnx-file"]
 
 
 class TestInputs:

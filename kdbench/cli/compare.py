@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from kdbench.cli.options import (
     Device,
     OutputOption,
     Runs,
+    check_writable,
     choose,
     choose_device,
     open_trained_dataset,
@@ -52,25 +52,6 @@ def compare(
         guide = ("baseline", "response", "feature")
         method = ",".join(m for m in STUDENT_METHODS if m in guide or tree.checkpoint(m).exists())
     run_compare(tree, method, backend, precision, output, json_file, data_root, device, threads, rounds)
-
-
-def check_writable(destination: Path) -> None:
-    """Refuse before the measurements what could not be written after them.
-
-    Raises:
-        BadInput: the results file or one of its twins is a folder, or its folder cannot be made or written.
-    """
-    for suffix in (".json", ".txt", ".md", ".csv"):
-        if destination.with_suffix(suffix).is_dir():
-            raise BadInput(f"--json: '{destination.with_suffix(suffix)}' is a folder, expected a file: name another")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=destination.parent):
-            pass
-    except OSError as error:
-        raise BadInput(
-            f"--json: '{destination}' cannot be written ({error.strerror}): name a file in a folder that can be"
-        ) from error
 
 
 def run_compare(
@@ -109,7 +90,7 @@ def run_compare(
     destination = json_file or tree.root / "compare.json"
     if destination.suffix != ".json":
         raise BadInput(f"--json: got '{destination}', expected a file that ends in .json")
-    check_writable(destination)
+    check_writable(destination, ".txt", ".md", ".csv")
     comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
     write_all(comparison, destination)
     print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))

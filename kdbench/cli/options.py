@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,3 +60,26 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
     recorded = sidecar.get("data_root")
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
+
+
+def check_writable(destination: Path, *twins: str) -> None:
+    """Refuse before the measurements what could not be written after them.
+
+    Args:
+        destination: of --json.
+        twins: suffixes of the files written beside it.
+
+    Raises:
+        BadInput: the results file or one of its twins is a folder, or its folder cannot be made or written.
+    """
+    for suffix in (".json", *twins):
+        if destination.with_suffix(suffix).is_dir():
+            raise BadInput(f"--json: '{destination.with_suffix(suffix)}' is a folder, expected a file: name another")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=destination.parent):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"--json: '{destination}' cannot be written ({error.strerror}): name a file in a folder that can be"
+        ) from error

@@ -12,7 +12,7 @@ import typer
 
 from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Device, Runs, choose, choose_device
+from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def _regress(
     destination = Path("regress.json" if json_file in (None, "-") else str(json_file))
     if destination.suffix != ".json":
         raise BadInput(f"--json: got '{destination}', expected a file that ends in .json, or -")
+    if not to_stdout:
+        check_writable(destination, ".md", ".png")
     most = max(256, os.cpu_count() or 1)
     if threads > most:
         raise BadInput(f"--threads: got {threads}, expected at most {most}: leave it out for one per core")

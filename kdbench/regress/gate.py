@@ -56,15 +56,16 @@ def run_gate(
             files.append(file)
             outputs = [outputs_of(side, settings, file) for side in (baseline, candidate)]
             same, how_near = compare_outputs(*outputs)
+            name = baseline.name or baseline.path.stem
             if not same and not allow_different_outputs:
                 raise BadInput(
-                    f"{baseline.name or candidate.shown}: '{baseline.shown}' and '{candidate.shown}' compute different "
-                    f"things ({how_near}; {what}), expected the same: a faster model that is wrong is no improvement; "
+                    f"{name}: '{baseline.shown}' and '{candidate.shown}' compute different things ({how_near}; {what}), expected the same: a faster model that is wrong is no improvement; "
                     "where that is meant, --allow-different-outputs times them all the same"
                 )
             recording.cells.append(
                 Cell(
-                    name=baseline.name or baseline.path.stem, backend=baseline.backend, baseline=baseline.about(),
+                    name=name,
+                    backend=" → ".join(dict.fromkeys((baseline.backend, candidate.backend))), baseline=baseline.about(),
                     candidate=candidate.about(), inputs=what, outputs=how_near, outputs_same=same,
                 )
             )  # fmt: skip
