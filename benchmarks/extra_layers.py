@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 def add_layers(source: Path, destination: Path, channels: int, repeat: int = 1) -> None:
     """Write ``source`` with ``repeat`` residual branches before its last convolution: x + B(A(x)), where B is zero.
 
-    A widens to ``channels`` by a 3 x 3 convolution and B narrows again by a 1 x 1, so an engine has to compute both:
-    none looks for zero weights.
+    A widens to ``channels`` and B narrows again, both 1 x 1 convolutions. An engine has to compute them: none looks
+    for zero weights.
 
     Args:
         channels: width of a branch; decides, with ``repeat``, how much slower the model is.
@@ -34,12 +34,12 @@ def add_layers(source: Path, destination: Path, channels: int, repeat: int = 1) 
     nodes = []
     for index in range(repeat):
         name = f"extra{index}"
-        shapes = {f"{name}.wide": (channels, width, 3, 3), f"{name}.narrow": (width, channels, 1, 1)}
+        shapes = {f"{name}.wide": (channels, width, 1, 1), f"{name}.narrow": (width, channels, 1, 1)}
         for weight, shape in shapes.items():
             values = np.zeros(shape) if weight.endswith("narrow") else rng.normal(size=shape)
             graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), weight))
         nodes += [
-            helper.make_node("Conv", [before, f"{name}.wide"], [f"{name}.a"], name=f"{name}.a", pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", [before, f"{name}.wide"], [f"{name}.a"], name=f"{name}.a"),
             helper.make_node("Conv", [f"{name}.a", f"{name}.narrow"], [f"{name}.b"], name=f"{name}.b"),
             helper.make_node("Add", [before, f"{name}.b"], [f"{name}.out"], name=f"{name}.out"),
         ]

@@ -59,8 +59,8 @@ CELLS = {
 SLOWDOWNS = {"+3%": 0.03, "+5%": 0.05, "+10%": 0.10}
 SCENARIOS = {"A/A": 4, "+3%": 1, "+5%": 4, "+10%": 4, "-5%": 1}
 """Scenario → runs in each shuffled round of a cell."""
-CALIBRATION_CHANNELS = 256
-CALIBRATION_SECONDS = 240.0
+PROBES, STEP, PROBE_SECONDS = (64, 256), 16, 120.0
+"""Widths of the extra branch that are measured to find those of the slowdowns; engines work in multiples of the step."""
 WINDOWS = 2000
 
 
@@ -74,18 +74,21 @@ def prepare() -> None:
         if done.exists():
             continue
         build(name, arch, backend, "base", 0)
-        build(name, arch, backend, "probe", CALIBRATION_CHANNELS)
-        # The time of a branch grows with its width: one precise ratio gives the width of any slowdown.
-        recording = measure(
-            name, "base", "probe", threads, budget_s=CALIBRATION_SECONDS, rule=Rule(0.0, 0.0001, ((1.0, 1e-9),))
-        )
-        ratio = math.exp(SignedRank(recording.cells[0].ln_ratios("candidate")).centre)
+        ratios = []
+        for channels in PROBES:
+            build(name, arch, backend, "probe", channels)
+            # No verdict can stop it: the ratio is wanted as precisely as the time allows.
+            rule = Rule(margin=0.0, tolerance=1e-4, looks=((1.0, 1e-9),))
+            recording = measure(name, "base", "probe", threads, budget_s=PROBE_SECONDS, rule=rule)
+            ratios.append(math.exp(SignedRank(recording.cells[0].ln_ratios("candidate")).centre))
+        per_channel = (ratios[1] - ratios[0]) / (PROBES[1] - PROBES[0])
         widths = {}
         for scenario, slower in SLOWDOWNS.items():
-            widths[scenario] = max(1, round(CALIBRATION_CHANNELS * slower / (ratio - 1)))
+            exact = PROBES[0] + (1 + slower - ratios[0]) / per_channel
+            widths[scenario] = max(STEP, STEP * round(exact / STEP))
             build(name, arch, backend, scenario, widths[scenario])
-        write_json(done, {"schema_version": 1, "probe_ratio": ratio, "channels": widths})
-        print(f"{name}: {CALIBRATION_CHANNELS} channels take {ratio:.3f} x; widths {widths}")
+        write_json(done, {"schema_version": 1, "probes": list(PROBES), "ratios": ratios, "channels": widths})
+        print(f"{name}: {PROBES} channels take {ratios} x; widths {widths}", flush=True)
 
 
 def build(name: str, arch: str, backend: str, variant: str, channels: int) -> None:

@@ -28,7 +28,7 @@ def models(tmp_path_factory):
     """A small network, the same much slower, and a different one."""
     folder = tmp_path_factory.mktemp("models")
     nchw_logits(folder / "base.onnx", height=96, width=96)
-    add_layers(folder / "base.onnx", folder / "slow.onnx", channels=64)
+    add_layers(folder / "base.onnx", folder / "slow.onnx", channels=256)
     nchw_logits(folder / "other.onnx", seed=5, height=96, width=96)
     return folder
 

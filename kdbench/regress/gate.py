@@ -59,7 +59,8 @@ def run_gate(
             name = baseline.name or baseline.path.stem
             if not same and not allow_different_outputs:
                 raise BadInput(
-                    f"{name}: '{baseline.shown}' and '{candidate.shown}' compute different things ({how_near}; {what}), expected the same: a faster model that is wrong is no improvement; "
+                    f"{name}: '{baseline.shown}' and '{candidate.shown}' compute different things "
+                    f"({how_near}; {what}), expected the same: a faster model that is wrong is no improvement; "
                     "where that is meant, --allow-different-outputs times them all the same"
                 )
             recording.cells.append(
