@@ -60,7 +60,7 @@ SLOWDOWNS = {"+3%": 0.03, "+5%": 0.05, "+10%": 0.10}
 SCENARIOS = {"A/A": 4, "+3%": 1, "+5%": 4, "+10%": 4, "-5%": 1}
 """Scenario → runs in each shuffled round of a cell."""
 PROBES, STEP, PROBE_SECONDS = (64, 256), 16, 120.0
-"""Widths of the extra branch that are measured to find those of the slowdowns; engines work in multiples of the step."""
+"""Widths of the extra branch that are measured to find those of the slowdowns; engines like multiples of the step."""
 WINDOWS = 2000
 
 
