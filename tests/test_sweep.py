@@ -115,6 +115,7 @@ def test_rows_have_paired_differences_and_claim_over_three_seeds():
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'kdbench[sweep]'"
 )
+@pytest.mark.slow
 def test_a_killed_workers_run_is_taken_up_and_a_failed_one_leaves_the_others(
     kdbench, grid, tiny_arguments, trained_runs, tmp_path
 ):
