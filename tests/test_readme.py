@@ -70,6 +70,7 @@ def test_every_flag_named_exists(kdbench):
         "regress",
         "parity",
         "plot",
+        "report",
         "predict",
         "model",
         "doctor",

@@ -3,7 +3,7 @@
 The only part of the core that imports trainers and exporters.
 """
 
-from kdbench.cli import train, sweep, export, compare, regress, parity, plot, predict, model, doctor, demo, data  # noqa: I001  in the order of --help
+from kdbench.cli import train, sweep, export, compare, regress, parity, plot, report, predict, model, doctor, demo, data  # noqa: I001  in the order of --help
 from kdbench.cli.app import app, main
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "plot",
     "predict",
     "regress",
+    "report",
     "sweep",
     "train",
 ]

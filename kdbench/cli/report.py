@@ -1,0 +1,60 @@
+"""``kdbench report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.artifacts import RunTree
+from kdbench.cli.app import app
+from kdbench.cli.options import DataRoot, Dataset, Runs, open_trained_dataset
+from kdbench.errors import BadInput, KdbenchError
+
+
+@app.command()
+def report(
+    output: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the dataset's runs.")] = None,
+    results: Annotated[Path | None, typer.Option(help="A comparison's JSON. Default: compare.json there.")] = None,
+    pictures: Annotated[int, typer.Option(help="Images in the gallery; 0 = none.", min=0, max=100)] = 30,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write one HTML page that needs no network, and a Markdown twin, from results and runs alone.
+
+    A part that is missing becomes a sentence that says which command makes it.
+
+    Examples:
+      kdbench report
+      kdbench report --dataset camvid --pictures 50 --output report.html
+    """
+    from kdbench.artifacts import write_text
+    from kdbench.report.evidence import collect
+    from kdbench.report.gallery import make_gallery
+    from kdbench.report.page import as_html, as_markdown
+
+    tree = RunTree.find(runs, dataset)
+    destination = output or tree.root / "report.html"
+    if destination.suffix != ".html":
+        raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")
+    found = collect(tree, results or tree.root / "compare.json")
+    methods = tuple(method for method in found.trainings if method != "teacher")
+    gallery, legend = [], []
+    if pictures == 0:
+        found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."
+    elif not methods:
+        found.gaps["gallery"] = f"No student was trained: `kdbench train --method all --dataset {tree.dataset}`."
+    else:
+        try:
+            split = open_trained_dataset(tree, data_root, methods[0])
+            gallery = make_gallery(tree, methods, split, pictures)
+            legend = list(zip(split.classes, split.palette, strict=True))
+        except KdbenchError as error:  # the rest of the page does not need the images
+            found.gaps["gallery"] = f"No gallery: {' '.join(str(error).split())}"
+    write_text(destination, as_html(found, gallery, legend))
+    write_text(destination.with_suffix(".md"), as_markdown(found))
+    for sentence in found.gaps.values():
+        print(sentence)
+    print(f"written: {destination} (.md beside it)")

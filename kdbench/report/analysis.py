@@ -1,0 +1,140 @@
+"""Sentences that follow from the numbers, and claim no more than they show."""
+
+from __future__ import annotations
+
+from kdbench.report.evidence import Evidence
+from kdbench.results import Comparison, Improvement, Row
+from kdbench.tables import TITLES
+
+KD_LEAD_POINTS = 3.0
+
+
+def analysis(found: Evidence) -> list[str]:
+    """One sentence or two per finding, in the order in which a reader asks."""
+    comparison = found.comparison
+    if comparison is None:
+        return [found.gaps["comparison"]]
+    sentences = [gain_sentence(gain) for gain in comparison.improvements]
+    if not comparison.improvements:
+        sentences.append(
+            "No method was compared with a baseline of the same seeds, so nothing is said of what distillation gains: "
+            "train both with `kdbench train --method baseline,response --seeds 0,1,2`."
+        )
+    sentences += teacher_sentence(comparison)
+    sentences += speed_sentences(comparison)
+    sentences += agreement_sentences(comparison)
+    missing = [row for row in comparison.rows if row.status != "ok"]
+    if missing:
+        sentences.append(
+            f"{len(missing)} of {len(comparison.rows)} rows have no measurement on this machine; the reasons are "
+            "listed below, and nothing is inferred for them."
+        )
+    return sentences
+
+
+def gain_sentence(gain: Improvement) -> str:
+    """What a method is shown to do to mIoU."""
+    name, points, error = TITLES.get(gain.method, gain.method), 100 * gain.delta_miou, 100 * gain.standard_error
+    against = f"{name}: {points:+.2f} points of mIoU against the baseline's {100 * gain.baseline_miou:.2f}"
+    if gain.standard_error_over == "images":
+        return (
+            f"{against}, one training each (± {error:.2f} over images alone). The spread between trainings is unknown, "
+            "so no gain is claimed: train with --seeds 0,1,2."
+        )
+    paired = f"{against}, ± {error:.2f} standard error over {gain.seeds} paired seeds"
+    if gain.seeds < 3:
+        return f"{paired}. With fewer than three seeds no gain is claimed."
+    if gain.verdict == "no gain shown":
+        return f"{paired}: within two standard errors, so no gain is shown."
+    return f"{paired}: a {gain.verdict} of more than two standard errors."
+
+
+def teacher_sentence(comparison: Comparison) -> list[str]:
+    teacher = comparison.teacher
+    if teacher is None:
+        return []
+    text = f"The teacher ({teacher.arch}, {teacher.params / 1e6:.1f}M parameters) has {100 * teacher.miou:.2f} mIoU"
+    if teacher.lead is None:
+        return [f"{text}."]
+    lead = 100 * teacher.lead
+    verdict = (
+        f"under {KD_LEAD_POINTS:g}, so distillation is not expected to help"
+        if lead < KD_LEAD_POINTS
+        else "which is the room that distillation has"
+    )
+    return [f"{text}, {lead:+.1f} points from the baseline's mean: {verdict}."]
+
+
+def speed_sentences(comparison: Comparison) -> list[str]:
+    """The fastest row against PyTorch of the same method, when their intervals are apart."""
+    timed = [row for row in comparison.rows if row.status == "ok" and row.latency is not None]
+    torch = {row.method: row for row in timed if row.backend == "torch"}
+    others = [row for row in timed if row.backend != "torch" and row.method in torch]
+    if not others:
+        return []
+
+    def times_faster(row: Row) -> float:
+        ours, theirs = torch[row.method].latency, row.latency
+        assert ours is not None
+        assert theirs is not None
+        return ours.median_ms / theirs.median_ms
+
+    best = max(others, key=times_faster)
+    eager = torch[best.method]
+    assert best.latency is not None
+    assert eager.latency is not None
+    apart = best.latency.ci95_ms[1] < eager.latency.ci95_ms[0]
+    name = f"{best.backend} {best.precision}"
+    if not apart:
+        return [
+            f"No backend is shown to be faster than PyTorch eager: the intervals of {name}, the fastest, overlap its."
+        ]
+    return [
+        f"The fastest row is {name} ({TITLES.get(best.method, best.method)}): {times_faster(best):.1f} times as fast "
+        "as PyTorch eager by the medians of two processes that ran one after the other. For a difference of a few "
+        "percent use `kdbench regress`, which measures side by side."
+    ]
+
+
+def agreement_sentences(comparison: Comparison) -> list[str]:
+    """Whether exports are still the same model, by precision."""
+    sentences = []
+    exported = [row for row in comparison.rows if row.status == "ok" and not row.backend.startswith("torch")]
+    for precision in dict.fromkeys(row.precision for row in exported):
+        rows = [row for row in exported if row.precision == precision and row.agreement_with_torch is not None]
+        if not rows:
+            continue
+        worst = min(rows, key=lambda row: row.agreement_with_torch or 0.0)
+        torch = {row.method: row.miou for row in comparison.rows if row.backend == "torch" and row.miou is not None}
+        changes = [100 * (row.miou - torch[row.method]) for row in rows if row.miou is not None and row.method in torch]
+        change = f"; mIoU changes by {min(changes):+.2f} to {max(changes):+.2f} points" if changes else ""
+        sentences.append(
+            f"In {precision}, every export that ran gives PyTorch's class to at least "
+            f"{100 * (worst.agreement_with_torch or 0.0):.3f}% of pixels ({worst.backend}, "
+            f"{TITLES.get(worst.method, worst.method)}){change}."
+        )
+    return sentences
+
+
+def checklist(found: Evidence) -> list[tuple[bool, str, str]]:
+    """The guide's checklist: (done, item, what it is ticked by or which command does it)."""
+    trained, comparison = found.trainings, found.comparison
+    ok = found.ok_rows()
+    command = f"kdbench train --method {{}} --dataset {found.tree.dataset}"
+
+    def training(method: str) -> tuple[bool, str, str]:
+        done = method in trained
+        by = f"{len(trained[method])} seed(s)" if done else f"`{command.format(method)}`"
+        return done, f"{TITLES[method]} trained", by
+
+    compare = f"`kdbench compare --dataset {found.tree.dataset}`"
+    return [
+        training("baseline"), training("response"), training("feature"),
+        (comparison is not None, "Comparison table", f"{len(ok)} measured rows" if comparison else compare),
+        (bool(found.histories), "Training curves", "histories" if found.histories else f"`{command.format('all')}`"),
+        (comparison is not None or bool(trained), "Hardware recorded", "in every sidecar" if trained else compare),
+        (bool(trained), "Training time measured", "in every sidecar" if trained else f"`{command.format('all')}`"),
+        (any(row.latency for row in ok), "Inference speed measured", "raw rounds kept" if found.rounds else compare),
+        (comparison is not None, "Results analysed", "above" if comparison else compare),
+        (True, "Report written", "this page"),
+    ]  # fmt: skip

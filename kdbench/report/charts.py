@@ -1,0 +1,157 @@
+"""Interactive charts as Plotly figures, which the page draws in the browser; colours as in ``plots``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kdbench.plots import METHOD_STYLES
+from kdbench.report.evidence import Evidence
+from kdbench.results import Row
+from kdbench.tables import TITLES
+
+LOG_TICKS = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
+BACKEND_COLORS = {
+    "torch": "#777777", "torch-channels-last": "#999999", "torch-compile": "#BBBBBB", "onnx": "#0072B2",
+    "openvino": "#D55E00", "trt": "#009E73",
+}  # fmt: skip
+PRECISION_SYMBOLS = {"fp32": "circle", "fp16": "diamond", "int8": "square"}
+"""Backend by colour, precision by shape: either can be told without the other."""
+
+
+def charts(found: Evidence) -> dict[str, dict[str, Any]]:
+    """Name of the place in the page → Plotly's JSON; a chart whose numbers are missing is left out."""
+    made = {}
+    timed = [row for row in found.ok_rows() if row.latency is not None and row.miou is not None]
+    if timed:
+        made["scatter"] = scatter(timed)
+    if found.comparison and found.ok_rows():
+        classes = found.comparison.dataset["classes"]
+        by_method = [row for row in found.ok_rows() if row.backend == "torch"]
+        if by_method:
+            made["classes-by-method"] = heat_map(
+                by_method, classes, [TITLES.get(r.method, r.method) for r in by_method]
+            )
+        first = next((row.method for row in found.ok_rows() if row.backend != "torch"), None)
+        by_precision = [row for row in found.ok_rows() if row.method == first]
+        if len(by_precision) > 1:
+            made["classes-by-precision"] = heat_map(
+                by_precision, classes, [f"{row.backend} {row.precision}" for row in by_precision]
+            )
+    if found.rounds:
+        made["latency"] = latency(found)
+    if found.histories:
+        made["miou"] = curves(found, "miou", "validation mIoU, %", 100)
+        made["loss"] = curves(found, "loss", "training loss", 1)
+        made["learning-rate"] = curves(found, "lr", "learning rate", 1)
+    return {name: json.loads(figure.to_json()) for name, figure in made.items()}
+
+
+def scatter(rows: list[Row]) -> go.Figure:
+    """mIoU over latency, a trace per backend and precision, and the Pareto front."""
+    figure = go.Figure()
+    for backend, precision in dict.fromkeys((row.backend, row.precision) for row in rows):
+        chosen = [row for row in rows if (row.backend, row.precision) == (backend, precision)]
+        latencies = [row.latency for row in chosen if row.latency is not None]
+        figure.add_scatter(
+            x=[latency.median_ms for latency in latencies],
+            y=[100 * (row.miou or 0.0) for row in chosen],
+            error_x={
+                "type": "data", "symmetric": False,
+                "array": [latency.ci95_ms[1] - latency.median_ms for latency in latencies],
+                "arrayminus": [latency.median_ms - latency.ci95_ms[0] for latency in latencies],
+            },
+            mode="markers", name=f"{backend} {precision}",
+            marker={
+                "size": 12, "color": BACKEND_COLORS.get(backend, "#000000"),
+                "symbol": PRECISION_SYMBOLS.get(precision, "x"), "line": {"width": 1, "color": "#FFFFFF"},
+            },
+            text=[TITLES.get(row.method, row.method) for row in chosen],
+            meta={"backend": backend, "precision": precision},
+            hovertemplate=(
+                f"<b>%{{text}}</b><br>{backend} {precision}<br>mIoU %{{y:.2f}}%<br>%{{x:.2f}} ms<extra></extra>"
+            ),
+        )  # fmt: skip
+    front = pareto_front([(row.latency.median_ms, row.miou) for row in rows if row.latency and row.miou is not None])
+    figure.add_scatter(
+        x=[ms for ms, _ in front], y=[100 * miou for _, miou in front], mode="lines", name="Pareto front",
+        line={"color": "#888888", "dash": "dot", "shape": "hv"}, hoverinfo="skip",
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis_title="median latency, ms (log)", yaxis_title="mIoU, %", xaxis_type="log", xaxis_tickvals=LOG_TICKS
+    )
+    return _plain(figure)
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(latency, mIoU) pairs that no other pair beats in one without losing in the other, fastest first."""
+    front: list[tuple[float, float]] = []
+    for ms, miou in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or miou > front[-1][1]:
+            front.append((ms, miou))
+    return front
+
+
+def heat_map(rows: list[Row], classes: list[str], names: list[str]) -> go.Figure:
+    """IoU in percent, one line per row, one column per class."""
+    values = [
+        [None if value is None else round(100 * value, 1) for value in row.iou_per_class or [None] * len(classes)]
+        for row in rows
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=classes, y=names, colorscale="Cividis", zmin=0, zmax=100, texttemplate="%{z}", xgap=1, ygap=1,
+            hovertemplate="%{y}<br>%{x}: IoU %{z}%<extra></extra>", colorbar={"title": "IoU, %"},
+        )
+    )  # fmt: skip
+    figure.update_layout(yaxis_autorange="reversed", height=140 + 34 * len(rows))
+    return _plain(figure)
+
+
+def latency(found: Evidence) -> go.Figure:
+    """Every round of every row, as a box with its quartiles and outliers."""
+    figure = go.Figure()
+    for (method, backend, precision), rounds in found.rounds.items():
+        figure.add_box(
+            x=np.round(rounds, 3).tolist(), name=f"{backend} {precision} · {TITLES.get(method, method)}",
+            boxpoints="outliers", marker={"color": BACKEND_COLORS.get(backend, "#000000"), "size": 3},
+            line={"width": 1}, meta={"backend": backend, "precision": precision}, showlegend=False,
+        )  # fmt: skip
+    figure.update_layout(
+        xaxis_title="one call, ms (log)",
+        xaxis_type="log",
+        yaxis_autorange="reversed",
+        height=120 + 34 * len(found.rounds),
+    )
+    return _plain(figure)
+
+
+def curves(found: Evidence, key: str, title: str, factor: float) -> go.Figure:
+    """A quantity by epoch: the mean over a method's seeds."""
+    figure = go.Figure()
+    dashes = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "5px,2px")
+    for dash, history in zip(dashes, found.histories, strict=False):
+        epochs, values = history.mean(key)
+        figure.add_scatter(
+            x=epochs, y=[factor * value for value in values], mode="lines",
+            name=TITLES.get(history.method, history.method),
+            line={"color": METHOD_STYLES.get(history.method, {}).get("color", "#000000"), "dash": dash},
+        )  # fmt: skip
+    figure.update_layout(xaxis_title="epoch", yaxis_title=title)
+    return _plain(figure)
+
+
+def _plain(figure: go.Figure) -> go.Figure:
+    """No background and no template of Plotly's: the page's own colours show through, light or dark."""
+    figure.update_layout(
+        template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": 20, "t": 20, "b": 50}, font={"size": 13},
+        # Above, where no axis title can run into it.
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )  # fmt: skip
+    figure.update_xaxes(automargin=True, gridcolor="rgba(128,128,128,0.25)", zeroline=False)
+    figure.update_yaxes(automargin=True, gridcolor="rgba(128,128,128,0.25)", zeroline=False)
+    return figure

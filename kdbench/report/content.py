@@ -1,0 +1,153 @@
+"""The report's tables and lists as plain cells, which the page and its Markdown twin both show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdbench.report.evidence import Evidence
+from kdbench.results import Row
+from kdbench.tables import TITLES
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; ``words`` is how many columns from the left hold words rather than numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    words: int = 1
+    about: list[dict[str, str]] = field(default_factory=list)
+    """Per row what it is of, for filters: backend and precision."""
+
+
+def hardware_facts(found: Evidence) -> list[tuple[str, str]]:
+    """Name and value of the machine and the versions that the comparison, or else a training, recorded."""
+    environment = None
+    if found.comparison is not None:
+        environment = found.comparison.environment
+    elif found.trainings:
+        environment = next(iter(found.trainings.values()))[0]["environment"]
+    if environment is None:
+        return []
+    hardware, git = environment["hardware"], environment["git"]
+    revision = f"{git['revision'][:12]}{' with changes' if git['dirty'] else ''}" if git["revision"] else "unknown"
+    return [
+        ("CPU", f"{hardware['cpu']}, {hardware['cores']} cores"),
+        ("Memory", f"{hardware['memory_gib']} GiB"),
+        ("GPU", ", ".join(hardware["gpu"]) or "none"),
+        ("System", hardware["os"]),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in environment["versions"].items())),
+        ("kdbench revision", revision),
+    ]
+
+
+def training_table(found: Evidence) -> Table:
+    """Configuration and wall-clock of every method's first seed, mIoU over all of them."""
+    rows = []
+    for method, seeds in found.trainings.items():
+        first, recipe = seeds[0], seeds[0]["recipe"]
+        mious = ", ".join(f"{100 * s['miou']:.2f}" for s in seeds if s.get("miou") is not None) or "–"
+        rows.append(
+            [
+                TITLES.get(method, method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
+                f"{first['epoch']} of {first['epochs']}", str(recipe["batch_size"]), "x".join(map(str, first["size"])),
+                f"{recipe['optimizer']}, {recipe['lr']:g}", duration(sum(s["train_seconds"] for s in seeds)),
+            ]
+        )  # fmt: skip
+    header = ["Method", "Network", "Seeds", "mIoU, %", "Epochs", "Batch", "Size", "Optimiser, rate", "Wall-clock"]
+    return Table(header, rows, words=2)
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{seconds / 60:.1f} min"
+
+
+def comparison_table(found: Evidence) -> Table:
+    rows, about = [], []
+    for row in found.comparison.rows if found.comparison else []:
+        rows.append(comparison_cells(row))
+        about.append({"backend": row.backend, "precision": row.precision})
+    header = [
+        "Method", "Backend", "Precision", "Parameters", "GFLOP", "mIoU, %", "Median ms", "95% interval",
+        "Mean ± std ms", "p95 ms", "Same as PyTorch", "Status",
+    ]  # fmt: skip
+    return Table(header, rows, words=3, about=about)
+
+
+def comparison_cells(row: Row) -> list[str]:
+    latency = row.latency
+    return [
+        TITLES.get(row.method, row.method), row.backend, row.precision,
+        "–" if row.params is None else f"{row.params / 1e6:.2f}M",
+        "–" if row.gflops is None else f"{row.gflops:.2f}",
+        "–" if row.miou is None else f"{100 * row.miou:.2f}",
+        "–" if latency is None else f"{latency.median_ms:.2f}",
+        "–" if latency is None else f"{latency.ci95_ms[0]:.2f}–{latency.ci95_ms[1]:.2f}",
+        "–" if latency is None else f"{latency.mean_ms:.2f} ± {latency.std_ms:.2f}",
+        "–" if latency is None or latency.p95_ms is None else f"{latency.p95_ms:.2f}",
+        "–" if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%",
+        row.status,
+    ]  # fmt: skip
+
+
+def gains_table(found: Evidence) -> Table:
+    gains = found.comparison.improvements if found.comparison else []
+    rows = [
+        [
+            TITLES.get(gain.method, gain.method), f"{100 * gain.delta_miou:+.2f}", f"{100 * gain.standard_error:.2f}",
+            gain.standard_error_over, str(gain.seeds), gain.verdict,
+        ]
+        for gain in gains
+    ]  # fmt: skip
+    return Table(["Method", "mIoU, points", "Standard error", "over", "Seeds", "Verdict"], rows)
+
+
+def classes_table(found: Evidence) -> Table:
+    """IoU per class of every measured row."""
+    classes: list[str] = found.comparison.dataset["classes"] if found.comparison else []
+    rows = [
+        [
+            f"{TITLES.get(row.method, row.method)}, {row.backend} {row.precision}",
+            *("–" if value is None else f"{100 * value:.1f}" for value in row.iou_per_class or []),
+        ]
+        for row in found.ok_rows()
+    ]
+    return Table(["IoU, %", *classes], rows)
+
+
+def parity_table(found: Evidence) -> Table:
+    """What each export was held against before it was kept."""
+    rows = []
+    for sidecar in found.exports:
+        parity = sidecar["parity"]
+        before, after = parity.get("miou_reference"), parity.get("miou_candidate")
+        rows.append(
+            [
+                TITLES.get(sidecar["method"], sidecar["method"]), sidecar["format"], sidecar["precision"],
+                sidecar["output"], str(parity["images"]), f"{100 * parity['pixel_agreement']:.3f}%",
+                "–" if before is None or after is None else f"{100 * (after - before):+.2f}",
+                f"{sidecar['bytes'] / 1e6:.2f} MB",
+            ]
+        )  # fmt: skip
+    header = ["Method", "Format", "Precision", "Output", "Images", "Same class", "mIoU change", "File"]
+    return Table(header, rows, words=4)
+
+
+def not_run(found: Evidence) -> list[str]:
+    rows = found.comparison.rows if found.comparison else []
+    return [
+        f"{TITLES.get(row.method, row.method)}, {row.backend} {row.precision}: {row.status}: {row.reason}"
+        for row in rows
+        if row.status != "ok"
+    ]
+
+
+def reproduce(found: Evidence) -> list[str]:
+    """The commands that made what is shown, as they were typed."""
+    commands: list[Any] = [sidecar["environment"]["command"] for seeds in found.trainings.values() for sidecar in seeds]
+    commands += [sidecar.get("environment", {}).get("command") for sidecar in found.exports]
+    if found.comparison is not None:
+        commands.append(found.comparison.environment["command"])
+    return [str(command) for command in dict.fromkeys(commands) if command]

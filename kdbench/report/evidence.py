@@ -1,0 +1,119 @@
+"""What there is to report on: read from results and runs alone, with a sentence for each part that is missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.artifacts import RunTree, read_json, sidecar_path
+from kdbench.errors import KdbenchError
+from kdbench.history import MethodHistory, read_history, trained_methods
+from kdbench.results import Comparison, Row
+from kdbench.sidecar import read_training_sidecar
+
+RowKey = tuple[str, str, str]
+"""method, backend, precision."""
+
+
+@dataclass
+class Evidence:
+    """Parts of the report.
+
+    Attributes:
+        comparison: None where nothing was compared yet.
+        trainings: method → sidecars of its seeds; the teacher among them.
+        histories: methods with a history.
+        rounds: raw latency rounds in milliseconds, of rows whose figures they are.
+        exports: sidecars of exports, with their parity.
+        gaps: section → sentence that says what is missing and which command makes it.
+    """
+
+    tree: RunTree
+    comparison: Comparison | None = None
+    trainings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    histories: list[MethodHistory] = field(default_factory=list)
+    rounds: dict[RowKey, NDArray[np.float64]] = field(default_factory=dict)
+    exports: list[dict[str, Any]] = field(default_factory=list)
+    gaps: dict[str, str] = field(default_factory=dict)
+
+    def ok_rows(self) -> list[Row]:
+        return [row for row in self.comparison.rows if row.status == "ok"] if self.comparison else []
+
+
+def collect(tree: RunTree, results: Path) -> Evidence:
+    """Read everything that is there.
+
+    Args:
+        tree: a dataset's runs.
+        results: a comparison's JSON.
+
+    Raises:
+        BadInput: the comparison or a history is there and broken.
+    """
+    found = Evidence(tree)
+    dataset = f"--dataset {tree.dataset}"
+    if results.exists():
+        found.comparison = Comparison.read(results)
+    else:
+        found.gaps["comparison"] = (
+            f"Nothing was compared yet ('{results}' does not exist): make it with `kdbench compare {dataset}`."
+        )
+    for method in (*trained_methods(tree), "teacher"):
+        sidecars = [sidecar_path(path) for path in tree.seed_checkpoints(method)]
+        command = f"kdbench train --method {method} {dataset}"
+        known = [read_training_sidecar(path, command) for path in sidecars if path.exists()]
+        if known:
+            found.trainings[method] = known
+    if not found.trainings:
+        found.gaps["training"] = (
+            f"Nothing was trained under '{tree.root}': train with `kdbench train --method all {dataset}`."
+        )
+    found.histories = [read_history(tree, method) for method in trained_methods(tree)]
+    if not found.histories:
+        found.gaps["curves"] = f"No training left a history: `kdbench train --method all {dataset}` writes one."
+    found.rounds = _rounds(tree, found.ok_rows())
+    if not found.rounds:
+        found.gaps["latency"] = (
+            f"No latency rounds of this comparison lie under '{tree.root / 'latency'}': `kdbench compare {dataset}` "
+            "measures and keeps them."
+        )
+    found.exports = _exports(tree)
+    if not found.exports:
+        found.gaps["exports"] = f"No export was made: `kdbench export --method all --format all {dataset}` makes them."
+    return found
+
+
+def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]:
+    """Rounds whose median is the row's: a file of another comparison must not be shown beside it."""
+    found = {}
+    for backend in dict.fromkeys(row.backend for row in rows):
+        file = tree.root / "latency" / f"{backend}.json"
+        try:
+            benchmarks = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
+            by_case = {b["extra_info"]["case"]: np.array(b["stats"]["data"]) * 1e3 for b in benchmarks}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        for row in rows:
+            rounds = by_case.get(f"{row.method}-{row.precision}")
+            if row.backend != backend or row.latency is None or rounds is None:
+                continue
+            if len(rounds) == row.latency.rounds and np.isclose(np.median(rounds), row.latency.median_ms):
+                found[row.method, row.backend, row.precision] = rounds
+    return found
+
+
+def _exports(tree: RunTree) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(tree.root.glob("*/exports/*/*.json")):
+        try:
+            sidecar = read_json(path, "kdbench export")
+        except KdbenchError:
+            continue  # `compare` says what is wrong with it
+        if "parity" in sidecar and "format" in sidecar:
+            found.append(sidecar)
+    return found

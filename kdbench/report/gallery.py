@@ -1,0 +1,114 @@
+"""Validation images with their label and every method's prediction, those first on which methods disagree most."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdbench.artifacts import RunTree
+from kdbench.backends import load_backend
+from kdbench.data import SegmentationDataset
+from kdbench.data.base import Color
+from kdbench.data.preprocessing import resize_image, resize_label
+from kdbench.metrics import IGNORE, confusion_matrix, mean_iou
+from kdbench.overlay import palette_image
+from kdbench.progress import progress_bar
+
+WIDEST = 480
+"""Pixels of a picture's longer side in the page."""
+VOID, RIGHT, WRONG = (128, 128, 128), (0, 60, 40), (255, 80, 80)
+"""Colours of an error map."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One validation image as data URIs.
+
+    Attributes:
+        disagreement: share of pixels to which the methods do not all give the same class.
+        predictions, errors: method → picture.
+        miou: method → mIoU of this image alone.
+    """
+
+    name: str
+    disagreement: float
+    image: str
+    label: str
+    predictions: dict[str, str]
+    errors: dict[str, str]
+    miou: dict[str, float]
+
+
+def make_gallery(tree: RunTree, methods: tuple[str, ...], dataset: SegmentationDataset, count: int) -> list[Picture]:
+    """Run every method's checkpoint over the split and keep the ``count`` images of most disagreement.
+
+    Raises:
+        KdbenchError: a checkpoint or an image is broken.
+    """
+    class_maps: dict[str, list[NDArray[np.uint8]]] = {}
+    with progress_bar("gallery", len(methods) * len(dataset)) as bar:
+        for method in methods:
+            backend = load_backend("torch", tree.checkpoint(method), output="mask")
+            class_maps[method] = []
+            for index in range(len(dataset)):
+                image = resize_image(dataset[index].image, backend.size)
+                class_maps[method].append(backend.infer(backend.prepare(image))[0])
+                bar.advance(1, method)
+            backend.close()
+    disagreement = [
+        float(np.mean(np.ptp(np.stack([class_maps[method][index] for method in methods]), axis=0) > 0))
+        for index in range(len(dataset))
+    ]
+    order = sorted(range(len(dataset)), key=lambda index: -disagreement[index])[:count]
+    return [
+        _picture(dataset, index, {method: class_maps[method][index] for method in methods}, disagreement[index])
+        for index in order
+    ]
+
+
+def _picture(
+    dataset: SegmentationDataset, index: int, predicted: dict[str, NDArray[np.uint8]], disagreement: float
+) -> Picture:
+    sample = dataset[index]
+    height, width = sample.label.shape
+    maps = {method: resize_label(prediction, (height, width)) for method, prediction in predicted.items()}
+    classes = len(dataset.classes)
+    return Picture(
+        name=Path(sample.name).name,
+        disagreement=disagreement,
+        image=_uri(Image.fromarray(sample.image), "JPEG"),
+        label=_uri(_label_image(sample.label, dataset.palette), "PNG"),
+        predictions={method: _uri(palette_image(values, dataset.palette), "PNG") for method, values in maps.items()},
+        errors={method: _uri(error_map(sample.label, values), "PNG") for method, values in maps.items()},
+        miou={method: mean_iou(confusion_matrix(sample.label, values, classes)) for method, values in maps.items()},
+    )
+
+
+def _label_image(label: NDArray[np.uint8], palette: tuple[Color, ...]) -> Image.Image:
+    """As ``palette_image``, with void in grey."""
+    colors = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
+    colors[IGNORE] = VOID
+    return palette_image(label, colors)
+
+
+def error_map(label: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Image.Image:
+    """H x W: dark where prediction and label agree, bright where they do not, grey where there is no label."""
+    states = np.where(label == IGNORE, 0, np.where(label == prediction, 1, 2)).astype(np.uint8)
+    return palette_image(states, (VOID, RIGHT, WRONG))
+
+
+def _uri(picture: Image.Image, kind: str) -> str:
+    """A picture as a data URI, no larger than the page shows it; class colours are never blended."""
+    scale = min(1.0, WIDEST / max(picture.size))
+    if scale < 1:
+        size = (round(picture.width * scale), round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.NEAREST if kind == "PNG" else Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **({"quality": 80} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,178 @@
+"""``kdbench report``: what is on the page, and what it never claims."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from kdbench.artifacts import RunTree
+from kdbench.report.analysis import analysis, gain_sentence
+from kdbench.report.charts import pareto_front
+from kdbench.report.evidence import Evidence
+from kdbench.report.gallery import error_map
+from kdbench.results import Comparison, Improvement
+
+
+@pytest.fixture(scope="module")
+def compared(made_once, trained_runs):
+    """Trained runs with a comparison of what PyTorch alone runs; not to be changed."""
+    import os
+    import subprocess
+    import sys
+
+    from tests.conftest import REPOSITORY
+
+    def make(folder):
+        shutil.copytree(trained_runs, folder / "runs")
+        command = [sys.executable, "-m", "kdbench", "compare", "--backend", "torch,onnx", "--rounds", "20",
+                   "--runs", str(folder / "runs")]  # fmt: skip
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, env=os.environ)
+
+    return made_once("compared", make) / "runs"
+
+
+@pytest.fixture
+def page(compared, kdbench, tmp_path):
+    done = kdbench("report", "--runs", compared, "--output", tmp_path / "report.html", "--pictures", "3")
+    assert done.code == 0, done.err
+    return (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text(), done
+
+
+def test_every_section_is_there_and_nothing_is_fetched(page):
+    html, markdown, _ = page
+    for name in ("analysis", "hardware", "training", "comparison", "trade-off", "classes", "latency", "parity",
+                 "gallery", "not-run", "checklist", "reproduce"):  # fmt: skip
+        assert f'<section id="{name}"' in html
+    own = html[: html.index('<script id="data"')] + html.rsplit("<script>", 1)[1]
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", own)
+    assert "http" not in own
+    assert len(html) < 15e6
+    assert "## Comparison" in markdown
+
+
+def test_numbers_are_the_comparisons(page, compared):
+    html, markdown, _ = page
+    for row in json.loads((compared / "folder" / "compare.json").read_text())["rows"]:
+        if row["status"] == "ok":
+            for text in (html, markdown):
+                assert f"{100 * row['miou']:.2f}" in text
+                assert f"{row['latency']['median_ms']:.2f}" in text
+
+
+def test_rows_that_did_not_run_say_why(page):
+    for text in page[:2]:
+        assert "onnx fp32: unavailable: no onnx export" in text.replace("&#39;", "'")
+
+
+def test_the_gallery_has_images_labels_predictions_and_errors(page):
+    html = page[0]
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', html, re.S)[1])
+    assert len(data["gallery"]) == 3
+    shares = [picture["disagreement"] for picture in data["gallery"]]
+    assert shares == sorted(shares, reverse=True)
+    for picture in data["gallery"]:
+        assert picture["image"].startswith("data:image/jpeg;base64,")
+        assert set(picture["predictions"]) == set(picture["errors"]) == {"baseline", "response", "feature", "combined"}
+
+
+def test_with_nothing_compared_the_page_says_what_to_do(trained_runs, kdbench, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(trained_runs, runs)
+    done = kdbench("report", "--runs", runs, "--pictures", "0")
+    assert done.code == 0, done.err
+    html = (runs / "folder" / "report.html").read_text()
+    assert "<code>kdbench compare --dataset folder</code>" in html
+    assert "Nothing was compared yet" in done.out
+    assert "--pictures 30" in html
+
+
+def test_images_that_are_gone_cost_the_gallery_alone(compared, kdbench, tmp_path):
+    done = kdbench("report", "--runs", compared, "--data-root", tmp_path / "gone", "--output", tmp_path / "r.html")
+    assert done.code == 0, done.err
+    assert "No gallery: " in done.out
+    assert "chart-scatter" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "report.pdf"], "expected a file that ends in .html"),
+        (["--dataset", "voc2012", "--pictures", "0", "--results", "broken.json"], "is not readable as JSON"),
+    ],
+)
+def test_bad_input_is_one_line(compared, kdbench, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    done = kdbench("report", "--runs", compared, *arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_nothing_trained_at_all(kdbench, tmp_path):
+    done = kdbench("report", "--runs", tmp_path)
+    assert done.code == 2
+    assert "no trained model" in done.err
+
+
+class TestClaims:
+    def gain(self, **changes):
+        fields = {
+            "method": "response", "delta_miou": 0.02, "standard_error": 0.005, "standard_error_over": "seeds",
+            "seeds": 3, "baseline_miou": 0.5, "verdict": "gain",
+        }  # fmt: skip
+        return gain_sentence(Improvement(**{**fields, **changes}))
+
+    def test_a_gain_with_its_error(self):
+        assert self.gain() == (
+            "Response-Based: +2.00 points of mIoU against the baseline's 50.00, ± 0.50 standard error over 3 paired "
+            "seeds: a gain of more than two standard errors."
+        )
+
+    def test_no_gain_and_a_loss(self):
+        assert "no gain is shown" in self.gain(standard_error=0.02, verdict="no gain shown")
+        assert "a loss of more than two" in self.gain(delta_miou=-0.02, verdict="loss")
+
+    def test_one_training_or_two_claim_nothing(self):
+        one = self.gain(seeds=1, standard_error_over="images", verdict="no gain shown")
+        assert "no gain is claimed" in one
+        assert "no gain is claimed" in self.gain(seeds=2, verdict="no gain shown")
+
+    def test_overlapping_intervals_are_no_faster_backend(self, compared):
+        comparison = Comparison.read(compared / "folder" / "compare.json")
+        (row,) = [r for r in comparison.rows if r.method == "baseline" and r.backend == "torch"]
+        latency = row.latency.model_copy(update={"median_ms": row.latency.median_ms * 0.99})
+        comparison.rows.append(row.model_copy(update={"backend": "openvino", "latency": latency}))
+        found = Evidence(RunTree(compared, "folder"), comparison)
+        assert any("No backend is shown to be faster" in sentence for sentence in analysis(found))
+        half = {"median_ms": latency.median_ms / 2, "ci95_ms": (0.0, row.latency.ci95_ms[0] / 2)}
+        comparison.rows[-1] = row.model_copy(update={"backend": "openvino", "latency": latency.model_copy(update=half)})
+        assert any("2.0 times as fast as PyTorch eager" in sentence for sentence in analysis(found))
+
+
+def test_pareto_front():
+    points = [(1.0, 0.3), (2.0, 0.5), (1.5, 0.2), (3.0, 0.5), (2.0, 0.4), (4.0, 0.6)]
+    assert pareto_front(points) == [(1.0, 0.3), (2.0, 0.5), (4.0, 0.6)]
+
+
+def test_error_map_by_value():
+    label = np.array([[0, 1, 255]], np.uint8)
+    assert np.asarray(error_map(label, np.array([[0, 0, 1]], np.uint8))).tolist() == [[1, 2, 0]]
+
+
+def test_text_from_files_cannot_become_markup(compared, kdbench, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(compared, runs)
+    file = runs / "folder" / "compare.json"
+    document = json.loads(file.read_text())
+    document["notes"].append("</script><script>alert(1)</script>")
+    document["dataset"]["classes"][0] = "</script><b>"
+    file.write_text(json.dumps(document))
+    assert kdbench("report", "--runs", runs, "--pictures", "0").code == 0
+    html = (runs / "folder" / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "</script><b>" not in html
