@@ -2,6 +2,8 @@
 
 The parameters sit where they are cheap. The encoder is not dilated; the dense convolutions work at stride 64, where a
 512 x 512 image has 8 x 8 positions, and give the context; two narrow fusions at stride 16 and 8 bring back detail.
+The logits at stride 8 are upsampled to stride 4, where one convolution of the encoder's first features corrects them:
+thin classes (pole, sign symbol) need it, and C channels are cheaper to upsample than a decoder's.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from torch import Tensor, nn
 from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum, upsample
 from kdbench.torchvision_compat import torchvision
 
-CONTEXT, FUSE16, FUSE8 = 280, 128, 64
-"""Widths of the decoder at stride 64 and 32, at stride 16, and at stride 8."""
+CONTEXT, FUSE16, FUSE8, DETAIL4 = 280, 128, 48, 32
+"""Widths of the decoder at stride 64 and 32, at stride 16, at stride 8, and of the correction at stride 4."""
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
@@ -24,7 +26,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.S
 
 
 class Student(SegmentationModel):
-    """MobileNetV3-Small encoder, context at stride 64, fusion at 16 and 8, logits at stride 8.
+    """MobileNetV3-Small encoder, context at stride 64, fusion at 16 and 8, logits at stride 4.
 
     Args:
         classes: number of classes C.
@@ -39,7 +41,8 @@ class Student(SegmentationModel):
         "context, stride 64": ("project", "context", "merge"),
         "fusion, stride 16": ("lateral16", "reduce16", "fuse16"),
         "fusion, stride 8": ("lateral8", "reduce8", "fuse8"),
-        "classifier": ("classifier",),
+        "classifier, stride 8": ("classifier",),
+        "correction, stride 4": ("detail4",),
     }
 
     def __init__(self, classes: int) -> None:
@@ -53,6 +56,7 @@ class Student(SegmentationModel):
         self.lateral8, self.reduce8 = conv_bn(24, FUSE8), conv_bn(FUSE16, FUSE8)
         self.fuse8 = conv_bn(FUSE8, FUSE8, 3)
         self.classifier = nn.Conv2d(FUSE8, classes, 1)
+        self.detail4 = nn.Sequential(conv_bn(16, DETAIL4, 3), nn.Conv2d(DETAIL4, classes, 1, bias=False))
         raise_batchnorm_momentum(self)
 
     def taps(self, images: Tensor) -> Taps:
@@ -63,4 +67,5 @@ class Student(SegmentationModel):
         context = self.merge(stride32 + upsample(self.context(stride32), stride32))
         fused16 = self.fuse16(self.lateral16(stride16) + upsample(self.reduce16(context), stride16))
         fused8 = self.fuse8(self.lateral8(stride8) + upsample(self.reduce8(fused16), stride8))
-        return Taps(self.classifier(fused8), {"low": stride4, "mid": stride8, "high": stride16})
+        logits = upsample(self.classifier(fused8), stride4) + self.detail4(stride4)
+        return Taps(logits, {"low": stride4, "mid": stride8, "high": stride16})
