@@ -18,6 +18,7 @@ BACKEND_COLORS = {
     "torch": "#777777", "torch-channels-last": "#999999", "torch-compile": "#BBBBBB", "onnx": "#0072B2",
     "openvino": "#D55E00", "trt": "#009E73",
 }  # fmt: skip
+FEW_EPOCHS = 10
 PRECISION_SYMBOLS = {"fp32": "circle", "fp16": "diamond", "int8": "square"}
 """Backend by colour, precision by shape: either can be told without the other."""
 
@@ -141,6 +142,11 @@ def curves(found: Evidence, key: str, title: str, factor: float) -> go.Figure:
             line={"color": METHOD_STYLES.get(history.method, {}).get("color", "#000000"), "dash": dash},
         )  # fmt: skip
     figure.update_layout(xaxis_title="epoch", yaxis_title=title)
+    # Whole epochs, and powers of ten in place of Plotly's SI prefixes (500µ).
+    figure.update_xaxes(tickformat="d")
+    figure.update_yaxes(exponentformat="power")
+    if all(len(trace.x) <= FEW_EPOCHS for trace in figure.data):
+        figure.update_xaxes(dtick=1)
     return _plain(figure)
 
 

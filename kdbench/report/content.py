@@ -61,6 +61,8 @@ def training_table(found: Evidence) -> Table:
 
 def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{seconds / 60:.1f} min"
 
 
