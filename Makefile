@@ -23,7 +23,7 @@ INCONCLUSIVE ?= fail
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow check bench gate readme clean
+.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ gate: install runs/gate/shapes/baseline/student.json  ## is the working tree slo
 
 runs/gate/shapes/baseline/student.json:  # latency does not depend on how long it was trained
 	$(BIN)/kdbench train --method baseline --dataset shapes --recipe demo --epochs 1 --runs runs/gate
+
+gpu-check: install  ## all that is measured on an NVIDIA GPU, in steps: results/gpu/ (DATA_ROOT=data/camvid; STEP= one alone)
+	$(BIN)/python -m benchmarks.gpu_check $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(if $(STEP),--step $(STEP))
 
 readme: install  ## write the README's table from the committed results
 	$(BIN)/python -m benchmarks.readme_table

@@ -67,6 +67,8 @@ class Epochs:
         """Milliseconds of a step, mean over an epoch."""
         started = time.perf_counter()
         self.run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return (time.perf_counter() - started) * 1e3 / self.steps
 
 
@@ -90,16 +92,20 @@ def ours(
 
 def floor(batches: TrainingBatches, classes: int) -> Epochs:
     recipe = batches.recipe
+    device = batches.device
     model = build_model("student", classes).train()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, recipe)
-    weights = batches.class_frequencies() if recipe.class_weights else None
-    images = torch.randn(recipe.batch_size, 3, *recipe.size).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, classes, (recipe.batch_size, *recipe.size))
+    weights = batches.class_frequencies().to(device) if recipe.class_weights else None
+    images = torch.randn(recipe.batch_size, 3, *recipe.size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, classes, (recipe.batch_size, *recipe.size), device=device)
 
     def run() -> None:
         for _ in range(batches.steps_per_epoch):
-            loss = cross_entropy(model.taps(images).logits, labels, weights)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                taps = model.taps(images)
+            loss = cross_entropy(taps.logits, labels, weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -144,13 +150,13 @@ def reference(batches: TrainingBatches, dataset: SegmentationDataset, workers: i
     loader: DataLoader[Any] = DataLoader(
         images, recipe.batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
     )
-    model = build_model("student", classes).train()
+    model = build_model("student", classes).train().to(batches.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     criterion = nn.CrossEntropyLoss(ignore_index=IGNORE)
 
     def run() -> None:
-        for pixels, labels in loader:
+        for pixels, labels in ((p.to(batches.device), target.to(batches.device)) for p, target in loader):
             logits = F.interpolate(model.taps(pixels).logits, size=labels.shape[1:], mode="bilinear")
             loss = criterion(logits, labels)
             optimizer.zero_grad()
@@ -182,18 +188,20 @@ def main() -> None:
     parser.add_argument("--recipe", default="camvid")
     parser.add_argument("--teachers", default="fpn_resnet18,fcn_resnet50")
     parser.add_argument("--teacher-images", type=int, default=64, help="images of an epoch with a teacher")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
     dataset = open_dataset(arguments.dataset, "train", arguments.data_root)
     classes = len(dataset.classes)
     recipe = load_recipe(arguments.recipe, {})
     rows: list[dict[str, Any]] = []
     raw: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        batches = TrainingBatches(dataset, recipe, torch.device("cpu"))
+        batches = TrainingBatches(dataset, recipe, device)
         baseline = ours(("baseline",), batches, classes, None, Path(folder))
         references = [reference(batches, dataset, workers) for workers in (0, 2)]
         found = raw["throughput"] = measure([floor(batches, classes), baseline, *references], arguments.blocks)
@@ -206,9 +214,9 @@ def main() -> None:
         )
         few = recipe.model_copy(update={"images": arguments.teacher_images})
         for arch in filter(None, arguments.teachers.split(",")):
-            batches = TrainingBatches(dataset, few, torch.device("cpu"))
+            batches = TrainingBatches(dataset, few, device)
             teacher = build_model(arch, classes).eval().requires_grad_(False)
-            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             alone = [ours((method,), batches, classes, teacher, Path(folder)) for method in TOGETHER]
             three = ours(TOGETHER, batches, classes, teacher, Path(folder))
             plain = ours(("baseline",), batches, classes, None, Path(folder))
@@ -222,19 +230,21 @@ def main() -> None:
                 + [(f"{arch}: three arms together over apart", found[three.name], apart)]
             )
     report = {
-        "schema_version": 1, "benchmark": "training_speed", "dataset": arguments.dataset, "threads": arguments.threads,
+        "schema_version": 1, "benchmark": "training_speed", "dataset": arguments.dataset, "device": arguments.device,
+        "threads": arguments.threads,
         "size": list(recipe.size), "batch_size": recipe.batch_size, "teacher_precision": recipe.teacher_precision,
         "rows": rows, "block_ms": raw,
         "environment": {
             **environment(),
             "command": f"python -m benchmarks.training_speed --dataset {arguments.dataset} --recipe {arguments.recipe} "
             f"--teachers {arguments.teachers} --teacher-images {arguments.teacher_images} "
-            f"--threads {arguments.threads} --blocks {arguments.blocks}",
+            f"--device {arguments.device} --threads {arguments.threads} --blocks {arguments.blocks}",
         },
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)
-    print(f"{recipe.size[0]} x {recipe.size[1]}, batch {recipe.batch_size}, {arguments.threads} threads, cpu")
+    height, width = recipe.size
+    print(f"{height} x {width}, batch {recipe.batch_size}, {arguments.threads} threads, {arguments.device}")
     for row in rows:
         print(f"{row['name']:<60}{row['ratio']:>7.3f}  95% interval {row['ci95'][0]:.3f} to {row['ci95'][1]:.3f}")
     print(json.dumps(report))

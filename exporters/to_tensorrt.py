@@ -52,7 +52,7 @@ def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...
         parity = read_export(network_file, "onnx", job.size)["parity"]
     logger = make_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(_strongly_typed(trt))
+    network = builder.create_network(strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(network_file)):
         reason = " ".join(str(parser.get_error(0)).split())  # it spreads over lines; a message is one
@@ -138,7 +138,7 @@ def _batch_profile(builder: Any, network: Any) -> Any:
     return profile
 
 
-def _strongly_typed(trt: Any) -> int:
+def strongly_typed(trt: Any) -> int:
     """The network's creation flags; from TensorRT 11 on every network is strongly typed and the flag may be gone."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
