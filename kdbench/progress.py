@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kdbench.environment import process_rank
 
 LINE_EVERY_SECONDS = 15.0
+QUIET = "KDBENCH_QUIET"
+"""Environment variable, so that processes which a command starts are quiet too."""
+
+
+@contextmanager
+def silenced(quiet: bool) -> Iterator[None]:
+    """Show no progress while the block runs, if ``quiet`` or the environment says so."""
+    before = os.environ.get(QUIET)
+    if quiet:
+        os.environ[QUIET] = "1"
+    try:
+        yield
+    finally:
+        if quiet:
+            os.environ.pop(QUIET)
+            if before is not None:
+                os.environ[QUIET] = before
+
+
+def is_quiet() -> bool:
+    return os.environ.get(QUIET, "") not in ("", "0")
 
 
 class Bar:
@@ -48,7 +70,7 @@ class Bar:
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
     """Show progress of ``total`` steps (None: nobody knows) while the block runs; one of several processes does."""
-    if process_rank() > 0:
+    if process_rank() > 0 or is_quiet():
         yield Bar(title, total, None, every_seconds=math.inf)
         return
     console = Console(stderr=True)

@@ -59,6 +59,10 @@ def test_the_bottom_floor_imports_no_floor_above():
         "history",
         "plots",
         "predict",
+        "machine_state",
+        "regress",
+        "report",
+        "sweep_results",
         "video",
         "cli",
     }

@@ -32,7 +32,6 @@ def test_every_backend_of_compare_has_a_row(rows):
     from kdbench.artifacts import BACKENDS
 
     assert {name for names, _ in rows for name in names.split(", ")} >= set(BACKENDS)
-    assert len(rows) == 11
 
 
 def test_what_the_tests_run_on_is_ready(rows):
@@ -84,15 +83,16 @@ def test_torch_compile_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize("json_file", ["-", "doctor.json"])
 def test_json_is_the_table(tmp_path, json_file):
     done = run("--json", json_file if json_file == "-" else tmp_path / json_file)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     document = json.loads(done.stdout if json_file == "-" else (tmp_path / json_file).read_text(encoding="utf-8"))
     assert document["schema_version"] == 1
     assert document["versions"]["torch"] == torch.__version__
     assert set(document["rows"][0]) == {
         "name", "engine", "version", "device", "precisions", "ready", "note", "fix",
     }  # fmt: skip
-    if json_file != "-":
-        assert "ONNX Runtime CPU" in done.stdout
+    for_people, nothing = (done.stderr, "") if json_file == "-" else (done.stdout, done.stderr)
+    assert "ONNX Runtime CPU" in for_people
+    assert nothing == ""
 
 
 def test_broken_packages_are_rows_and_not_tracebacks(tmp_path):
@@ -105,7 +105,7 @@ def test_broken_packages_are_rows_and_not_tracebacks(tmp_path):
     (tmp_path / "torchvision.py").write_text("raise OSError('undefined symbol [nms]')")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     done = run("--json", "-", PYTHONPATH=path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, "Traceback" in done.stderr, "hello" in done.stderr) == (0, False, False)
     rows = {row["engine"]: row for row in json.loads(done.stdout)["rows"]}
     expected = {
         "OpenVINO CPU": ("ImportError: libopenvino.so.2640: cannot open shared", "openvino"),
@@ -126,5 +126,5 @@ def test_broken_packages_are_rows_and_not_tracebacks(tmp_path):
 def test_bad_usage_is_one_line(kdbench, tmp_path):
     done = kdbench("doctor", "--json", tmp_path)
     assert (done.code, len(done.err.strip().splitlines())) == (2, 1)
-    assert "expected a file, or - for stdout" in done.err
+    assert "expected a file that ends in .json, or - for stdout" in done.err
     assert kdbench("doctor", "--fast").code == 2

@@ -3,18 +3,79 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import signal
 import sys
 import threading
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from kdbench import __version__
+from kdbench.artifacts import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
 from kdbench.environment import process_rank
 from kdbench.errors import KdbenchError
+from kdbench.progress import silenced
 
-app = typer.Typer(
+NAMES = {
+    "--method": (*METHODS, "all"),
+    "--backend": (*BACKENDS, "all"),
+    "--precision": (*PRECISIONS, "all"),
+    "--format": (*EXPORT_SUFFIX, "all"),
+    "--dataset": ("shapes", "camvid", "voc2012", "folder"),
+    "--device": ("auto", "cpu", "cuda"),
+}
+"""What a shell offers after an option."""
+
+
+class App(typer.Typer):
+    """A Typer whose every command takes --quiet, and whose options of ``NAMES`` are completed by the shell."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        register = super().command(*arguments, **options)
+
+        def add(function: Any) -> Any:
+            register(extended(function))
+            return function
+
+        return add
+
+
+def completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Offers ``names`` for the last one of a comma-separated list."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in names if name.startswith(last)]
+
+    return complete
+
+
+def extended(function: Any) -> Any:
+    """``function`` as Typer reads it, with --quiet and completion."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, quiet: bool, **options: Any) -> Any:
+        with silenced(quiet):
+            return function(*arguments, **options)
+
+    silence = Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and errors alone.")]
+    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=silence)
+    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), quiet]
+    for parameter in parameters:
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            # In an Annotated, Typer takes a first "--name" for the default until it builds the command.
+            flag = option.default if isinstance(option.default, str) else "--" + parameter.name.replace("_", "-")
+            if flag in NAMES:
+                option.autocompletion = completion(NAMES[flag])
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+app = App(
     name="kdbench",
     help="Knowledge distillation for semantic segmentation: train fairly, export with proof, compare every backend.",
     no_args_is_help=True,

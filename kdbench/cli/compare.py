@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
+from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree, read_json
 from kdbench.cli.app import app
 from kdbench.cli.options import (
     DataRoot,
@@ -19,7 +19,9 @@ from kdbench.cli.options import (
     check_writable,
     choose,
     choose_device,
+    json_result,
     open_trained_dataset,
+    results_file,
 )
 from kdbench.errors import BadInput
 
@@ -30,7 +32,9 @@ def compare(
     method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Results file. Default: compare.json there.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Results file, or - for stdout too. Default: compare.json there.")
+    ] = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
@@ -60,7 +64,7 @@ def run_compare(
     backend: str,
     precision: str,
     output: str,
-    json_file: Path | None,
+    json_file: str | None,
     data_root: Path | None,
     device: str,
     threads: int,
@@ -87,13 +91,13 @@ def run_compare(
         threads=threads or os.cpu_count() or 1,
         rounds=rounds,
     )
-    destination = json_file or tree.root / "compare.json"
-    if destination.suffix != ".json":
-        raise BadInput(f"--json: got '{destination}', expected a file that ends in .json")
+    destination = results_file(json_file, tree.root / "compare.json")
     check_writable(destination, ".txt", ".md", ".csv")
-    comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
-    write_all(comparison, destination)
-    print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))
-    print(f"written: {destination} (.txt, .md, .csv beside it)")
-    if not any(row.status == "ok" for row in comparison.rows):
-        raise RunFailed("no row could be measured: the reasons stand below the table")
+    with json_result("-" if json_file == "-" else None) as document:
+        comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
+        write_all(comparison, destination)
+        document.update(read_json(destination, "kdbench compare"))
+        print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))
+        print(f"written: {destination} (.txt, .md, .csv beside it)")
+        if not any(row.status == "ok" for row in comparison.rows):
+            raise RunFailed("no row could be measured: the reasons stand below the table")

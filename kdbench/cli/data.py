@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.app import app
+from kdbench.cli.app import App, app
+from kdbench.cli.options import JsonFile, json_result
 from kdbench.errors import BadInput
 
-data_app = typer.Typer(help="Look at datasets before training on them.", no_args_is_help=True)
+data_app = App(help="Look at datasets before training on them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -20,12 +21,15 @@ def check(
     data_root: Annotated[Path | None, typer.Option(help="The dataset's folder; shapes needs none.")] = None,
     sbd: Annotated[bool, typer.Option(help="voc2012: with the images that SBD adds.")] = False,
     download: Annotated[bool, typer.Option(help="voc2012: download it first.")] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Read every file once: counts, sizes, class shares, and every problem with the file's name.
 
     Example:
       kdbench data check --dataset camvid --data-root data/camvid
     """
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from kdbench.data import open_dataset
@@ -33,16 +37,20 @@ def check(
 
     train_set = open_dataset(dataset, "train", data_root, sbd=sbd, download=download)
     validation = open_dataset(dataset, "val", data_root)
-    console = Console()
-    problems, warnings = overlap(train_set, validation), list[str]()
-    for split in (train_set, validation):
-        report = check_dataset(split)
-        for table in report_tables(report):
-            console.print(table)
-        problems += report.problems
-        warnings += report.warnings
-    for label, lines in (("warning", warnings), ("problem", problems)):
-        for line in lines:
-            console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
-    if problems:
-        raise BadInput(f"dataset '{dataset}' has {len(problems)} problem(s), listed above: mend them before training")
+    with json_result(json_file) as document:
+        console = Console()
+        problems, warnings = overlap(train_set, validation), list[str]()
+        reports = [check_dataset(split) for split in (train_set, validation)]
+        for report in reports:
+            for table in report_tables(report):
+                console.print(table)
+            problems += report.problems
+            warnings += report.warnings
+        document.update(splits=[asdict(report) for report in reports], problems=problems, warnings=warnings)
+        for label, lines in (("warning", warnings), ("problem", problems)):
+            for line in lines:
+                console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
+        if problems:
+            raise BadInput(
+                f"dataset '{dataset}' has {len(problems)} problem(s), listed above: mend them before training"
+            )

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdbench.artifacts import RunTree
+from kdbench.artifacts import RunTree, read_json
 from kdbench.cli.app import app
 from kdbench.cli.compare import run_compare
 from kdbench.cli.export import run_export
-from kdbench.cli.options import Device, Runs
+from kdbench.cli.options import Device, JsonFile, Runs, json_result
 from kdbench.cli.train import run_training
 
 
 @app.command()
-def demo(runs: Runs = Path("runs"), device: Device = "auto") -> None:
+def demo(runs: Runs = Path("runs"), device: Device = "auto", json_file: JsonFile = None) -> None:
     """Train, export and compare on generated scenes: the whole pipeline in a few minutes, no download.
 
     Leaves its comparison in runs/shapes/compare.json, .txt, .md and .csv. Too short to rank methods.
+
+    Example:
+      kdbench demo --runs demo-runs
     """
     tree = RunTree(runs, "shapes")
     students = ("baseline", "response", "feature")
-    run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
-    run_export(tree, students, ("onnx", "trt"), ("fp32",), "mask")
-    run_compare(tree, ",".join(students), "torch,onnx,trt", "fp32", "mask", None, None, device, 0, 100)
+    with json_result(json_file) as document:
+        run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
+        run_export(tree, students, ("onnx", "trt"), ("fp32",), "mask")
+        run_compare(tree, ",".join(students), "torch,onnx,trt", "fp32", "mask", None, None, device, 0, 100)
+        document.update(read_json(tree.root / "compare.json", "kdbench demo"))

@@ -10,7 +10,16 @@ import typer
 
 from kdbench.artifacts import EXPORT_SUFFIX, PRECISIONS, STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
-from kdbench.cli.options import DataRoot, Dataset, OutputOption, Runs, choose, open_trained_dataset
+from kdbench.cli.options import (
+    DataRoot,
+    Dataset,
+    JsonFile,
+    OutputOption,
+    Runs,
+    choose,
+    json_result,
+    open_trained_dataset,
+)
 from kdbench.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ def export(
     dataset: Dataset = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
+    json_file: JsonFile = None,
 ) -> None:
     """Turn trained students into ONNX, TensorRT and OpenVINO files, each compared with PyTorch before it is kept.
 
@@ -55,15 +65,16 @@ def export(
     """
     tree = RunTree.find(runs, dataset)
     trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
-    run_export(
-        tree,
-        choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
-        choose("--format", export_format, FORMATS, FORMATS),
-        choose("--precision", precision, PRECISIONS, PRECISIONS),
-        choose("--output", output, ("mask", "logits"))[0],
-        size=size, data_root=data_root, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
-        compute_capability=compute_capability,
-    )  # fmt: skip
+    with json_result(json_file) as document:
+        run_export(
+            tree,
+            choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
+            choose("--format", export_format, FORMATS, FORMATS),
+            choose("--precision", precision, PRECISIONS, PRECISIONS),
+            choose("--output", output, ("mask", "logits"))[0],
+            size=size, data_root=data_root, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
+            compute_capability=compute_capability, document=document,
+        )  # fmt: skip
 
 
 def run_export(
@@ -79,8 +90,13 @@ def run_export(
     keep_float: str = "",
     allow_drift: bool = False,
     compute_capability: str | None = None,
+    document: dict[str, Any] | None = None,
 ) -> None:
-    """Export, then print a table of what was made, skipped and failed, even when a later export raises."""
+    """Export, then print a table of what was made, skipped and failed, even when a later export raises.
+
+    Args:
+        document: gets ``exports``, the same for --json.
+    """
     from torch.utils.data import Subset
 
     from exporters.export import export_all
@@ -116,11 +132,22 @@ def run_export(
                     export_all(job, formats, precisions, capabilities, count)
     finally:
         print_attempts(attempts)
+        if document is not None:
+            document.update(exports=[as_json(attempt) for attempt in attempts])
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
     if failed:
         raise RunFailed(f"{len(failed)} of {len(attempts)} exports failed, the reasons stand in the table above")
     if not any(attempt.status == "made" for attempt in attempts):
         raise RunFailed("nothing could be exported on this machine: the reasons stand in the table above")
+
+
+def as_json(attempt: Attempt) -> dict[str, Any]:
+    """An attempt for --json: parity is what the export's own .json says."""
+    return {
+        "method": attempt.method, "format": attempt.format, "precision": attempt.precision, "status": attempt.status,
+        "reason": attempt.reason, "path": attempt.path and attempt.path.as_posix(),
+        "parity": (attempt.sidecar or {}).get("parity"),
+    }  # fmt: skip
 
 
 def print_attempts(attempts: list[Attempt]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kdbench.cli.app import app
-from kdbench.errors import BadInput
+from kdbench.cli.options import JsonFile, json_result
 
 
 @app.command()
@@ -19,7 +17,7 @@ def model(
     ] = "student",
     classes: Annotated[int, typer.Option(help="Classes to tell apart.", min=1)] = 21,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = "512x512",
-    json_file: Annotated[str | None, typer.Option("--json", help="A file, or - for stdout, without the table.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Show a network's parameters and GFLOPs by stage, and the shapes of what distillation reads.
 
@@ -28,22 +26,14 @@ def model(
     Example:
       kdbench model --classes 11 --size 360x480
     """
-    if json_file not in (None, "-") and not str(json_file).endswith(".json"):
-        raise BadInput(f"--json: got '{json_file}', expected a file that ends in .json, or - for stdout")
-    from kdbench.artifacts import write_json
     from kdbench.data.preprocessing import parse_size
     from kdbench.environment import environment
     from kdbench.models.describe import describe
 
-    report = describe(arch, classes, parse_size(size))
-    document = {**report, "environment": environment()}
-    if json_file == "-":
-        print(json.dumps(document, indent=1, allow_nan=False))
-        return
-    print("\n".join(lines(report)))
-    if json_file is not None:
-        write_json(Path(json_file), document)
-        print(f"written: {json_file}")
+    with json_result(json_file) as document:
+        report = describe(arch, classes, parse_size(size))
+        print("\n".join(lines(report)))
+        document.update(report, environment=environment())
 
 
 def lines(report: dict[str, Any]) -> list[str]:

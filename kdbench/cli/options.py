@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kdbench.artifacts import METHODS, RunTree, read_json, sidecar_path
+from kdbench.artifacts import METHODS, SCHEMA_VERSION, RunTree, read_json, sidecar_path, write_json
+from kdbench.environment import process_rank
 from kdbench.errors import BadInput
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="shapes, camvid, voc2012 or folder. Default: the one trained last.")]
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's folder. Default: where it was at training.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", help="The result as JSON: a file, or - for stdout, which then has nothing else.")
+]
 OutputOption = Annotated[str, typer.Option(help="mask (uint8 image in, class map out) or logits.")]
 
 
@@ -60,6 +68,38 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
     recorded = sidecar.get("data_root")
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
+
+
+@contextmanager
+def json_result(json_file: str | None) -> Iterator[dict[str, Any]]:
+    """Collect a command's result in the dict that this yields, and write it when the block ends, by an error too.
+
+    Args:
+        json_file: of --json. With "-", stdout gets the document on one line, and what the block prints for a person
+            goes to stderr.
+    """
+    if json_file not in (None, "-"):
+        check_writable(results_file(json_file))
+    document: dict[str, Any] = {}
+    try:
+        with redirect_stdout(sys.stderr) if json_file == "-" else nullcontext():
+            yield document
+    finally:
+        if document and process_rank() == 0:
+            document = {"schema_version": SCHEMA_VERSION, **document}
+            if json_file == "-":
+                print(json.dumps(document, allow_nan=False))
+            elif json_file is not None:
+                write_json(Path(json_file), document)
+                print(f"written: {json_file}")
+
+
+def results_file(json_file: str | None, default: Path | None = None) -> Path:
+    """Where --json writes; ``default`` when it is not given, or "-"."""
+    path = default if default is not None and json_file in (None, "-") else Path(str(json_file))
+    if path.suffix != ".json":
+        raise BadInput(f"--json: got '{path}', expected a file that ends in .json, or - for stdout")
+    return path
 
 
 def check_writable(destination: Path, *twins: str) -> None:

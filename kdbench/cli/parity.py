@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kdbench.artifacts import PRECISIONS, write_json
+from kdbench.artifacts import PRECISIONS
 from kdbench.cli.app import app
+from kdbench.cli.options import JsonFile, json_result
 from kdbench.errors import BadInput, RunFailed
 
 UNKNOWN_CLASSES = 256
@@ -31,7 +31,7 @@ def parity(
     mean: Annotated[str | None, typer.Option(help="Of a float input, R,G,B of 0..1; default ImageNet's.")] = None,
     std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
     tolerance: Annotated[str | None, typer.Option(help="fp32, fp16 or int8. Default: by the files' metadata.")] = None,
-    json_file: Annotated[str | None, typer.Option("--json", help="A file, or - for stdout.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Tell whether two ONNX files are still the same segmentation model, on real images.
 
@@ -53,34 +53,32 @@ def parity(
     }  # fmt: skip
     if tolerance is not None and tolerance not in PRECISIONS:
         raise BadInput(f"--tolerance: got '{tolerance}', expected one of {', '.join(PRECISIONS)}")
-    files = [OnnxFile.open(path, **options) for path in (reference, candidate)]
-    about = files[0].about or files[1].about
-    samples, names = open_samples(images, dataset or (None if images else about.get("dataset")), data_root, limit)
-    classes = class_names(files, about, names)
-    precision = tolerance or max((f.about.get("precision", "fp32") for f in files), key=PRECISIONS.index)
-    result = compare_outputs(files[0], files[1], samples, classes)
-    for file in files:
-        file.close()
-    problem = drift(result, precision, str(reference))
-    console = Console(stderr=json_file == "-", width=None if sys.stdout.isatty() else 120)
-    for file in files:
-        if file.assumption:
-            console.print(f"note: {file.assumption}", markup=False, highlight=False, soft_wrap=True)
-    print_parity(result, console)
-    document = {
-        "schema_version": 1, "reference": reference.as_posix(), "candidate": candidate.as_posix(),
-        "tolerance": precision, "verdict": "drift" if problem else "same", "reason": problem,
-        "classes": list(result.classes), **result.as_json(),
-    }  # fmt: skip
-    if json_file == "-":
-        print(json.dumps(document, allow_nan=False))
-    elif json_file:
-        write_json(Path(json_file), document)
-    if problem:
-        raise RunFailed(f"'{candidate}' is not the model of '{reference}': {problem}")
-    if precision == "int8" and not result.labelled:
-        console.print("no labels, so the loss of mIoU was not judged: --dataset and --data-root give a labelled split")
-    console.print(f"same model, by the tolerance of {precision}", highlight=False)
+    with json_result(json_file) as document:
+        files = [OnnxFile.open(path, **options) for path in (reference, candidate)]
+        about = files[0].about or files[1].about
+        samples, names = open_samples(images, dataset or (None if images else about.get("dataset")), data_root, limit)
+        classes = class_names(files, about, names)
+        precision = tolerance or max((f.about.get("precision", "fp32") for f in files), key=PRECISIONS.index)
+        result = compare_outputs(files[0], files[1], samples, classes)
+        for file in files:
+            file.close()
+        problem = drift(result, precision, str(reference))
+        document.update(
+            reference=reference.as_posix(), candidate=candidate.as_posix(), tolerance=precision,
+            verdict="drift" if problem else "same", reason=problem, classes=list(result.classes), **result.as_json(),
+        )  # fmt: skip
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        for file in files:
+            if file.assumption:
+                console.print(f"note: {file.assumption}", markup=False, highlight=False, soft_wrap=True)
+        print_parity(result, console)
+        if problem:
+            raise RunFailed(f"'{candidate}' is not the model of '{reference}': {problem}")
+        if precision == "int8" and not result.labelled:
+            console.print(
+                "no labels, so the loss of mIoU was not judged: --dataset and --data-root give a labelled split"
+            )
+        console.print(f"same model, by the tolerance of {precision}", highlight=False)
 
 
 def triple(flag: str, text: str | None) -> tuple[float, ...] | None:

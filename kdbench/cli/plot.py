@@ -9,7 +9,7 @@ import typer
 
 from kdbench.artifacts import STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Runs, choose
+from kdbench.cli.options import Dataset, JsonFile, Runs, choose, json_result
 
 
 @app.command()
@@ -18,6 +18,7 @@ def plot(
     output: Annotated[Path | None, typer.Option(help="Folder. Default: plots/ beside the methods.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
+    json_file: JsonFile = None,
 ) -> None:
     """Draw a training: loss terms, validation mIoU with the baseline's, losses of all methods, learning rate.
 
@@ -31,9 +32,12 @@ def plot(
 
     tree = RunTree.find(runs, dataset)
     methods = choose("--method", method, STUDENT_METHODS, trained_methods(tree) or STUDENT_METHODS)
-    figures, notes = make_figures(tree, methods)
-    prefix = "all" if method == "all" else "-".join(methods)
-    for path in write_figures(figures, output or tree.root / "plots", prefix):
-        print(path)
-    for note in notes:
-        print(f"note: {note}")
+    with json_result(json_file) as document:
+        figures, notes = make_figures(tree, methods)
+        prefix = "all" if method == "all" else "-".join(methods)
+        written = write_figures(figures, output or tree.root / "plots", prefix)
+        document.update(figures=[path.as_posix() for path in written], notes=notes)
+        for path in written:
+            print(path)
+        for note in notes:
+            print(f"note: {note}")

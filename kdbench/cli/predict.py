@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from kdbench.artifacts import BACKENDS, STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Device, Runs, choose_device
+from kdbench.cli.options import Dataset, Device, JsonFile, Runs, choose_device, json_result
 from kdbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def predict(
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    json_file: JsonFile = None,
 ) -> None:
     """Segment images or a video: NAME-mask.png (class ids, dataset's colours) and NAME-overlay.png with a legend.
 
@@ -53,7 +55,7 @@ def predict(
         from kdbench.data.preprocessing import parse_size
 
         folder = output_dir or model.parent / "predictions" / model.stem
-        run_predict(open_file_predictor(model, parse_size(size) if size else None), paths, video, folder)
+        run_predict(open_file_predictor(model, parse_size(size) if size else None), paths, video, folder, json_file)
         return
     assert method is not None
     for flag, name, known in (("--method", method, STUDENT_METHODS), ("--backend", backend, BACKENDS)):
@@ -63,30 +65,41 @@ def predict(
         raise BadInput("--size: expected with an .onnx file alone; a method's size is that of its training or export")
     tree = RunTree.find(runs, dataset)
     folder = output_dir or tree.root / "predictions" / f"{method}-{backend}"
-    run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder)
+    run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder, json_file)
 
 
 def run_predict(
-    predictor_context: AbstractContextManager[Predictor], images: list[Path], video: str | None, folder: Path
+    predictor_context: AbstractContextManager[Predictor],
+    images: list[Path],
+    video: str | None,
+    folder: Path,
+    json_file: str | None,
 ) -> None:
     from kdbench.predict import predict_images
 
-    with predictor_context as predictor:
+    with json_result(json_file) as document, predictor_context as predictor:
         if isinstance(predictor.backend.details.get("assumption"), str):
             print(f"note: {predictor.backend.details['assumption']}", file=sys.stderr)
         if video:
             from kdbench.video import predict_video
 
-            print(predict_video(predictor, video, folder))
+            film = predict_video(predictor, video, folder)
+            document.update({**asdict(film), "path": film.path.as_posix()})
+            print(film)
             return
         done = predict_images(predictor, images, folder)
-    for image, mask, overlay in done.written:
-        print(f"{image}: {mask}, {overlay}")
-    for label, lines in (("warning", done.warnings), ("problem", done.problems)):
-        for line in lines:
-            print(f"{label}: {' '.join(line.split())}", file=sys.stderr)
-    if done.problems:
-        raise BadInput(
-            f"{len(done.problems)} of the images could not be predicted, named above; {len(done.written)} were: "
-            "mend or leave out the former"
-        )
+        document.update(
+            written=[dict(zip(("image", "mask", "overlay"), map(Path.as_posix, row), strict=True))
+                     for row in done.written],
+            problems=done.problems, warnings=done.warnings,
+        )  # fmt: skip
+        for image, mask, overlay in done.written:
+            print(f"{image}: {mask}, {overlay}")
+        for label, lines in (("warning", done.warnings), ("problem", done.problems)):
+            for line in lines:
+                print(f"{label}: {' '.join(line.split())}", file=sys.stderr)
+        if done.problems:
+            raise BadInput(
+                f"{len(done.problems)} of the images could not be predicted, named above; {len(done.written)} were: "
+                "mend or leave out the former"
+            )

@@ -9,7 +9,7 @@ import typer
 
 from kdbench.artifacts import RunTree
 from kdbench.cli.app import app
-from kdbench.cli.options import DataRoot, Dataset, Runs, open_trained_dataset
+from kdbench.cli.options import DataRoot, Dataset, JsonFile, Runs, json_result, open_trained_dataset
 from kdbench.errors import BadInput, KdbenchError
 
 
@@ -21,6 +21,7 @@ def report(
     dataset: Dataset = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
+    json_file: JsonFile = None,
 ) -> None:
     """Write one HTML page that needs no network, and a Markdown twin, from results and runs alone.
 
@@ -39,22 +40,26 @@ def report(
     destination = output or tree.root / "report.html"
     if destination.suffix != ".html":
         raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")
-    found = collect(tree, results or tree.root / "compare.json")
-    methods = tuple(method for method in found.trainings if method != "teacher")
-    gallery, legend = [], []
-    if pictures == 0:
-        found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."
-    elif not methods:
-        found.gaps["gallery"] = f"No student was trained: `kdbench train --method all --dataset {tree.dataset}`."
-    else:
-        try:
-            split = open_trained_dataset(tree, data_root, methods[0])
-            gallery = make_gallery(tree, methods, split, pictures)
-            legend = list(zip(split.classes, split.palette, strict=True))
-        except KdbenchError as error:  # the rest of the page does not need the images
-            found.gaps["gallery"] = f"No gallery: {' '.join(str(error).split())}"
-    write_text(destination, as_html(found, gallery, legend))
-    write_text(destination.with_suffix(".md"), as_markdown(found))
-    for sentence in found.gaps.values():
-        print(sentence)
-    print(f"written: {destination} (.md beside it)")
+    with json_result(json_file) as document:
+        found = collect(tree, results or tree.root / "compare.json")
+        methods = tuple(method for method in found.trainings if method != "teacher")
+        gallery, legend = [], []
+        if pictures == 0:
+            found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."
+        elif not methods:
+            found.gaps["gallery"] = f"No student was trained: `kdbench train --method all --dataset {tree.dataset}`."
+        else:
+            try:
+                split = open_trained_dataset(tree, data_root, methods[0])
+                gallery = make_gallery(tree, methods, split, pictures)
+                legend = list(zip(split.classes, split.palette, strict=True))
+            except KdbenchError as error:  # the rest of the page does not need the images
+                found.gaps["gallery"] = f"No gallery: {' '.join(str(error).split())}"
+        write_text(destination, as_html(found, gallery, legend))
+        write_text(destination.with_suffix(".md"), as_markdown(found))
+        document.update(
+            html=destination.as_posix(), markdown=destination.with_suffix(".md").as_posix(), missing=found.gaps
+        )
+        for sentence in found.gaps.values():
+            print(sentence)
+        print(f"written: {destination} (.md beside it)")

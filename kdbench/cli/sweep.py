@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdbench.artifacts import read_json
 from kdbench.cli.app import app
-from kdbench.cli.options import Runs
-from kdbench.errors import BadInput, RunFailed
+from kdbench.cli.options import Runs, json_result, results_file
+from kdbench.errors import RunFailed
+from kdbench.progress import is_quiet
 
 if TYPE_CHECKING:
     from trainers.sweep import Sweep
@@ -31,7 +34,10 @@ def sweep(
         float | None, typer.Option(min=0.0, help="GPUs that a run occupies, 0.5 for two on one. Default: 1 if any.")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a run whose worker died is taken up again.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Default: <runs>/sweep-<grid's name>.json.")] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", help="A file, or - for stdout too. Default: <runs>/sweep-<grid's name>.json."),
+    ] = None,
 ) -> None:
     """Train methods x seeds x settings on Ray, and compare them: finished runs are skipped, dead workers replaced.
 
@@ -60,9 +66,7 @@ def sweep(
 
     described = read_grid(grid)
     planned = plan(described, runs)
-    destination = json_file or runs / f"sweep-{grid.stem}.json"
-    if destination.suffix != ".json":
-        raise BadInput(f"--json: got '{destination}', expected a file that ends in .json")
+    destination = results_file(json_file, runs / f"sweep-{grid.stem}.json")
     import_ray()
     about = environment()
     try:
@@ -82,14 +86,16 @@ def sweep(
     write_sweep(
         destination, rows, {"environment": about, "grid": described.model_dump(mode="json"), "runs": outcome}
     )  # fmt: skip
-    table = make_table(COLUMNS)
-    for row in rows:
-        table.add_row(*cells(row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    for run in planned.all_runs:
-        if run.reason:
-            print(f"{run.name}: {run.reason}", file=sys.stderr)
-    print(f"written: {destination} (.md, .csv beside it)")
+    with json_result("-" if json_file == "-" else None) as document:
+        document.update(read_json(destination, "kdbench sweep"))
+        table = make_table(COLUMNS)
+        for row in rows:
+            table.add_row(*cells(row))
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        for run in planned.all_runs:
+            if run.reason:
+                print(f"{run.name}: {run.reason}", file=sys.stderr)
+        print(f"written: {destination} (.md, .csv beside it)")
     failed = [run for run in planned.all_runs if run.state == "failed"]
     if failed:
         raise RunFailed(
@@ -115,8 +121,8 @@ class LiveTable:
 
         self._runs = planned.all_runs
         console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._printed = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal and not is_quiet() else None
+        self._printed = math.inf if is_quiet() else time.monotonic()
 
     def __enter__(self) -> Any:
         if self._live:

@@ -11,7 +11,7 @@ import typer
 
 from kdbench.artifacts import METHODS, STANDARD_METHODS, TIME_MATCHED, RunTree, read_json, sidecar_path
 from kdbench.cli.app import app
-from kdbench.cli.options import Device, Runs, choose, choose_device, choose_seeds
+from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result
 from kdbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def train(
     ] = None,
     sbd: Annotated[bool, typer.Option(help="voc2012: train on the 10,582 images that SBD adds to.")] = False,
     download: Annotated[bool, typer.Option(help="voc2012: download it first.")] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Train the teacher, or students with and without it, under one budget.
 
@@ -76,9 +77,12 @@ def train(
     """
     if past is not None:
         given = {p.opts[0] for p in context.command.params if is_given(context, str(p.name))}
-        if extra := sorted(given - {"--from", "--runs", "--data-root", "--device", "--resume", "--deterministic"}):
+        if extra := sorted(
+            given - {"--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json"}
+        ):
             raise BadInput(f"--from takes everything from '{past}', got {extra[0]} as well: leave it out")
-        rerun(past, runs, data_root, device, resume, deterministic)
+        with json_result(json_file) as document:
+            document.update(models=rerun(past, runs, data_root, device, resume, deterministic))
         return
     if method is None:
         raise BadInput("--method: got none, expected what to train, for example --method all (or --from a sidecar)")
@@ -87,11 +91,13 @@ def train(
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
     }  # fmt: skip
-    run_training(
-        RunTree(runs, dataset), methods, recipe or dataset, overrides, data_root, size=size, teacher=teacher,
-        match=match, weights=weights, seeds=seeds, device=device, resume=resume, sbd=sbd, download=download,
-        keep_teacher=method == "all", deterministic=deterministic,
-    )  # fmt: skip
+    with json_result(json_file) as document:
+        models = run_training(
+            RunTree(runs, dataset), methods, recipe or dataset, overrides, data_root, size=size, teacher=teacher,
+            match=match, weights=weights, seeds=seeds, device=device, resume=resume, sbd=sbd, download=download,
+            keep_teacher=method == "all", deterministic=deterministic,
+        )  # fmt: skip
+        document.update(models=models)
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -118,7 +124,7 @@ def run_training(
     keep_teacher: bool = False,
     deterministic: bool = False,
     go_on: str = "go on with the same command and --resume",
-) -> None:
+) -> list[dict[str, Any]]:
     """Open data and recipe and train; ``keep_teacher`` trains one only where there is none to keep."""
     import torch
 
@@ -159,10 +165,12 @@ def run_training(
         about=about_data(tree, data_root, sbd),
         deterministic=deterministic,
     )
-    execute(job, train_set, validation, go_on)
+    return execute(job, train_set, validation, go_on)
 
 
-def rerun(past_file: Path, runs: Path, data_root: Path | None, device: str, resume: bool, deterministic: bool) -> None:
+def rerun(
+    past_file: Path, runs: Path, data_root: Path | None, device: str, resume: bool, deterministic: bool
+) -> list[dict[str, Any]]:
     """Train what a sidecar describes, and say whether it came out the same."""
     import torch
 
@@ -194,8 +202,10 @@ def rerun(past_file: Path, runs: Path, data_root: Path | None, device: str, resu
         deterministic=deterministic or past.sidecar.get("deterministic", False),
         time_matched=past.sidecar.get("time_matched"),
     )
-    for checkpoint in execute(job, train_set, open_dataset(tree.dataset, "val", data_root)):
-        print(verdict(past, checkpoint))
+    models = execute(job, train_set, open_dataset(tree.dataset, "val", data_root))
+    for trained in models:
+        print(verdict(past, Path(trained["checkpoint"])))
+    return models
 
 
 def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
@@ -216,8 +226,8 @@ def execute(
     train_set: SegmentationDataset,
     validation: SegmentationDataset,
     go_on: str = "go on with the same command and --resume",
-) -> list[Path]:
-    """Train in all processes that a launcher started; the main one prints and returns the checkpoints."""
+) -> list[dict[str, Any]]:
+    """Train in all processes that a launcher started; the main one prints and returns what --json says of each."""
     from trainers.processes import is_main, joined_processes
     from trainers.train import train as run_job
 
@@ -230,6 +240,7 @@ def execute(
         if is_main():
             print(f"kdbench: interrupted; finished epochs are kept: {go_on}", file=sys.stderr)
         raise typer.Exit(130) from None
+    models = []
     for path in made:
         sidecar = read_json(sidecar_path(path), "kdbench train")
         matched = sidecar.get("time_matched")
@@ -237,4 +248,6 @@ def execute(
             f", {sidecar['epochs']} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
         )
         print(f"{sidecar['method']} seed {sidecar['seed']}: mIoU {sidecar['miou']:.4f}{how}, {path}")
-    return made
+        models.append({key: sidecar[key] for key in ("method", "seed", "epochs", "miou")})
+        models[-1]["checkpoint"] = path.as_posix()
+    return models
