@@ -8,13 +8,14 @@
 A run is one verdict of ``kdbench regress``: identical files (A/A), or a candidate with extra real layers that make it
 3%, 5% or 10% slower, or a baseline with such layers (the candidate is 5% faster). Which one comes next is shuffled
 with a fixed seed. ``--loaded`` has another process work in bursts on the same machine. ``score`` judges the same
-samples by other rules too, and replays windows of recorded A/A blocks with fresh coins thousands of times.
+samples by other rules too, and replays windows of recorded A/A blocks, freshly labelled, thousands of times.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import math
 import multiprocessing
@@ -44,8 +45,8 @@ from kdbench.progress import progress_bar
 from kdbench.regress.artifact import Filter, find_artifacts, pair
 from kdbench.regress.blocks import Settings
 from kdbench.regress.gate import run_gate
-from kdbench.regress.record import Cell, Recording
-from kdbench.regress.rule import Rule, judge
+from kdbench.regress.record import Block, Cell, Recording
+from kdbench.regress.rule import EXIT_CODES, Rule, can_decide, judge
 from kdbench.regress.signed_rank import SignedRank
 
 STUDY = Path("runs/gate-study")
@@ -57,11 +58,14 @@ CELLS = {
 }
 """Cell → model, backend, threads."""
 SLOWDOWNS = {"+3%": 0.03, "+5%": 0.05, "+10%": 0.10}
-SCENARIOS = {"A/A": 4, "+3%": 1, "+5%": 4, "+10%": 4, "-5%": 1}
+SCENARIOS = {"A/A": 8, "+3%": 1, "+5%": 4, "+10%": 2, "-5%": 1}
 """Scenario → runs in each shuffled round of a cell."""
 PROBES, STEP, PROBE_SECONDS = (64, 256), 16, 120.0
 """Widths of the extra branch that are measured to find those of the slowdowns; engines like multiples of the step."""
 WINDOWS = 2000
+"""Replayed verdicts of each cell, machine and slowdown."""
+MACHINES = ("quiet", "loaded")
+ALL = "all"
 
 
 # ---------------------------------------------------------------------------------------------------------- prepare
@@ -260,6 +264,7 @@ def read_runs() -> list[dict[str, Any]]:
                     "looks": cell.looks, "rivals": rivals(cell),
                     "ln_candidate": [round(v, 5) for v in cell.ln_ratios("candidate").tolist()],
                     "ln_control": [round(v, 5) for v in cell.ln_ratios("control").tolist()],
+                    "ln_candidate_over_control": [round(candidate_over_control(b), 5) for b in cell.blocks],
                     "block_seconds": [block.seconds for block in cell.blocks],
                 }
             )  # fmt: skip
@@ -267,34 +272,31 @@ def read_runs() -> list[dict[str, Any]]:
     return rows
 
 
+def candidate_over_control(block: Block) -> float:
+    return float(np.median([r.ln_ratio("candidate") - r.ln_ratio("control") for r in block.rounds]))
+
+
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per machine and scenario: the gate's verdicts, how long they took, the true effect, and the rivals'."""
+    """Per machine, cell and scenario: the gate's verdicts, how long they took, the true effect, and the rivals'."""
     table = []
-    for machine in ("quiet", "loaded"):
-        for scenario in SCENARIOS:
-            chosen = [r for r in rows if r["machine"] == machine and r["scenario"] == scenario]
-            if not chosen:
-                continue
-            n = len(chosen)
-            verdicts = {
-                verdict: share(sum(r["verdict"] == verdict for r in chosen), n)
-                for verdict in ("pass", "regression", "inconclusive")
+    for machine, cell, scenario in itertools.product(MACHINES, (ALL, *CELLS), SCENARIOS):
+        chosen = [r for r in rows if (r["machine"], r["scenario"]) == (machine, scenario) and cell in (ALL, r["cell"])]
+        if not chosen:
+            continue
+        seconds = np.array([r["seconds"] for r in chosen])
+        # Over a study's worth of blocks: what the layers really cost.
+        ratio = math.exp(SignedRank(np.concatenate([r["ln_candidate"] for r in chosen])).centre)
+        table.append(
+            {
+                "machine": machine, "cell": cell, "scenario": scenario, "runs": len(chosen),
+                "verdicts": {v: share(sum(r["verdict"] == v for r in chosen), len(chosen)) for v in EXIT_CODES},
+                "measured_ratio": None if cell == ALL else ratio,
+                "seconds_median": float(np.median(seconds)), "seconds_longest": float(seconds.max()),
+                "rivals": {
+                    name: share(sum(r["rivals"][name] for r in chosen), len(chosen)) for name in chosen[0]["rivals"]
+                },
             }
-            seconds = np.array([r["seconds"] for r in chosen])
-            # Over a study's worth of blocks: what the layers really cost.
-            blocks = {
-                cell: [r["ln_candidate"] for r in chosen if r["cell"] == cell]
-                for cell in dict.fromkeys(r["cell"] for r in chosen)
-            }
-            effect = {cell: math.exp(SignedRank(np.concatenate(values)).centre) for cell, values in blocks.items()}
-            table.append(
-                {
-                    "machine": machine, "scenario": scenario, "runs": n, "verdicts": verdicts,
-                    "true_ratio": effect, "seconds_median": float(np.median(seconds)),
-                    "seconds_longest": float(seconds.max()),
-                    "rivals": {name: share(sum(r["rivals"][name] for r in chosen), n) for name in chosen[0]["rivals"]},
-                }
-            )  # fmt: skip
+        )  # fmt: skip
     return table
 
 
@@ -302,56 +304,71 @@ def replays(rows: list[dict[str, Any]], budget_s: float) -> list[dict[str, Any]]
     """Verdicts over windows of the recorded A/A blocks: as they are, and with a slowdown added to every block.
 
     A window is a stretch of consecutive blocks of one cell that fills the time budget; the run's files follow each
-    other in time. The coin that says which of two identical processes is the candidate is tossed again for every
-    block, so windows that overlap differ.
+    other in time. Which of a block's three identical processes is the baseline, which the candidate and which the
+    control is drawn again for every block, so windows that overlap differ.
     """
-    rng, rule = np.random.default_rng(0), Rule()
     table = []
-    for machine in ("quiet", "loaded"):
-        traces = {}
-        for cell in CELLS:
-            chosen = [r for r in rows if (r["machine"], r["cell"], r["scenario"]) == (machine, cell, "A/A")]
-            traces[cell] = tuple(
-                np.concatenate([r[key] for r in chosen]) if chosen else np.empty(0)
-                for key in ("ln_candidate", "ln_control", "block_seconds")
-            )
-        usable = [cell for cell, trace in traces.items() if trace[2].sum() > budget_s]
-        if not usable:
+    for machine, cell in itertools.product(MACHINES, CELLS):
+        chosen = [r for r in rows if (r["machine"], r["cell"], r["scenario"]) == (machine, cell, "A/A")]
+        if not chosen:
             continue
-        for slower in (0.0, 0.03, 0.05, 0.10):
-            verdicts = []
-            for index in range(WINDOWS):
-                candidate, control, seconds = traces[usable[index % len(usable)]]
-                n = min(len(seconds), max(1, int(budget_s / seconds.mean())))
-                start = int(rng.integers(0, len(seconds) - n + 1))
-                window = slice(start, start + n)
-                coins = rng.choice([-1, 1], (2, n))
+        names = ("ln_candidate", "ln_control", "ln_candidate_over_control", "block_seconds")
+        candidate, control, between, seconds = (np.concatenate([r[name] for r in chosen]) for name in names)
+        if seconds.sum() < budget_s:
+            continue
+        labelled = relabelled(candidate, control, between)
+        blocks = min(len(seconds), int(budget_s / seconds.mean()))
+        for slower in (0.0, *SLOWDOWNS.values()):
+            rng, verdicts = np.random.default_rng(0), []
+            for _ in range(WINDOWS):
+                window = rng.integers(0, len(seconds) - blocks + 1) + np.arange(blocks)
+                values = labelled[rng.integers(0, len(labelled), blocks), :, window]
                 spent = np.cumsum(seconds[window]) / budget_s
-                verdicts.append(
-                    _replay(coins[0] * candidate[window] + math.log1p(slower), coins[1] * control[window], spent, rule)
-                )
+                verdicts.append(_replay(values[:, 0] + math.log1p(slower), values[:, 1], spent, Rule()))
             table.append(
                 {
-                    "machine": machine, "slower": slower, "cells": usable, "windows": WINDOWS,
-                    "verdicts": {v: share(verdicts.count(v), WINDOWS) for v in ("pass", "regression", "inconclusive")},
+                    "machine": machine, "cell": cell, "slower": slower, "blocks_recorded": len(seconds),
+                    "blocks_per_window": blocks,
+                    "verdicts": {verdict: share(verdicts.count(verdict), WINDOWS) for verdict in EXIT_CODES},
                 }
             )  # fmt: skip
     return table
+
+
+def relabelled(
+    candidate: NDArray[np.float64], control: NDArray[np.float64], between: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The values that blocks would have had with their three processes named otherwise.
+
+    Args:
+        candidate, control: ln ratios over the baseline of n blocks.
+        between: ln(candidate / control) of the same.
+
+    Returns:
+        6 x 2 x n: for each way to name three processes, ln ratios of candidate and control over the baseline.
+    """
+    return np.array(
+        [
+            (candidate, control), (control, candidate),  # the baseline stays
+            (-candidate, -between), (-between, -candidate),  # the candidate becomes the baseline
+            (-control, between), (between, -control),  # the control becomes the baseline
+        ]
+    )  # fmt: skip
 
 
 def _replay(
     candidate: NDArray[np.float64], control: NDArray[np.float64], spent: NDArray[np.float64], rule: Rule
 ) -> str:
     """The verdict of one window, with the looks of a live run."""
-    unspent = 0.0
-    for position, alpha in rule.looks:
-        unspent += alpha
-        last = position == rule.looks[-1][0]
-        n = len(spent) if last else int(np.searchsorted(spent, position)) + 1
-        if n > len(spent) or (n == len(spent) and not last):
+    pending = list(rule.looks)
+    for n, share_spent in enumerate(spent, start=1):
+        last = n == len(spent)
+        due = [look for look in pending if last or share_spent >= look[0]]
+        alpha = sum(alpha for _, alpha in due)
+        if not due or not (last or can_decide(n, alpha)):
             continue
-        found = judge(candidate[:n], control[:n], unspent, rule)
-        unspent = 0.0
+        pending = pending[len(due) :]
+        found = judge(candidate[:n], control[:n], alpha, rule)
         if found.verdict != "inconclusive":
             return found.verdict
     return "inconclusive"
@@ -363,6 +380,7 @@ def score(budget_s: float, json_file: Path | None) -> None:
         raise SystemExit(f"no runs under {STUDY}: python -m benchmarks.gate_study run --minutes 60")
     report = {
         "schema_version": 1, "benchmark": "gate_study", "budget_s": budget_s,
+        "threads": {name: threads for name, (_, _, threads) in CELLS.items()},
         "calibration": {name: read_json(STUDY / name / "calibration.json", "prepare") for name in CELLS},
         "live": summarise(rows), "replayed": replays(rows, budget_s), "runs": rows,
         "environment": {**environment(), "command": "python -m benchmarks.gate_study score"},
@@ -381,18 +399,21 @@ def as_text(report: dict[str, Any]) -> str:
         low, high = found["ci95"]
         return f"{found['times']}/{found['of']} ({100 * low:.1f}-{100 * high:.1f}%)"
 
-    lines = [f"{'':<8}{'candidate':<11}{'rule':<38}{'fails':<24}{'passes':<24}{'inconclusive':<24}"]
+    lines = [f"{'machine':<8}{'cell':<18}{'candidate':<11}{'rule':<38}{'fails':<24}{'passes':<24}{'inconclusive':<24}"]
     for row in report["live"]:
         verdicts = row["verdicts"]
-        what = f"{row['machine']:<8}{row['scenario']:<11}"
+        what = f"{row['machine']:<8}{row['cell']:<18}{row['scenario']:<11}"
         cells = (percent(verdicts[v]) for v in ("regression", "pass", "inconclusive"))
         lines.append(f"{what}{'kdbench regress':<38}" + "".join(f"{cell:<24}" for cell in cells))
         lines += [f"{what}{name:<38}{percent(found)}" for name, found in row["rivals"].items()]
-        true = ", ".join(f"{cell} {ratio:.3f}" for cell, ratio in row["true_ratio"].items())
-        lines.append(f"{what}seconds: median {row['seconds_median']:.0f}, longest {row['seconds_longest']:.0f}; {true}")
+        measured = "" if row["measured_ratio"] is None else f"; measured ratio {row['measured_ratio']:.3f}"
+        lines.append(
+            f"{what}seconds: median {row['seconds_median']:.0f}, longest {row['seconds_longest']:.0f}{measured}"
+        )
     for row in report["replayed"]:
         cells = (percent(row["verdicts"][v]) for v in ("regression", "pass", "inconclusive"))
-        what = f"{row['machine']:<8}{100 * row['slower']:+.0f}%{'':<8}"
+        slower = f"{100 * row['slower']:+.0f}%"
+        what = f"{row['machine']:<8}{row['cell']:<18}{slower:<11}"
         lines.append(f"{what}{'kdbench regress, replayed':<38}" + "".join(f"{cell:<24}" for cell in cells))
     return "\n".join(lines)
 

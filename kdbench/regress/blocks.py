@@ -22,7 +22,7 @@ from kdbench.errors import RunFailed
 from kdbench.machine_state import StealMeter, load_average
 from kdbench.regress.artifact import Artifact
 from kdbench.regress.record import ARMS, Arm, Block, Cell, Round, Start
-from kdbench.regress.rule import Rule, judge
+from kdbench.regress.rule import Rule, can_decide, judge
 
 SLICE_MS, SLICE_SAMPLES, SAMPLE_MS = 50.0, 5, 1.0
 """A slice of the slowest side lasts at least this long and has so many samples or more; calls that are shorter than a
@@ -49,7 +49,7 @@ class Settings:
     budget_s: float
     seed: int
     rule: Rule
-    rounds: int = 6
+    rounds: int = 4
     max_blocks: int | None = None
 
 
@@ -158,23 +158,27 @@ def measure_cell(
         longest = max(block.seconds for block in cell.blocks)
         last = elapsed + longest > settings.budget_s or len(cell.blocks) == settings.max_blocks
         due = [look for look in pending if last or elapsed >= look[0] * settings.budget_s]
-        if due:
+        # What each of them may spend is fixed in advance: several at once may spend the sum. One that could reject
+        # nothing yet waits for more blocks.
+        alpha = sum(alpha for _, alpha in due)
+        looked = bool(due) and (last or can_decide(len(cell.blocks), alpha / cells))
+        if looked:
             pending = pending[len(due) :]
-            # What each of them may spend is fixed in advance: several at once may spend the sum.
-            cell.looks.append((len(cell.blocks), sum(alpha for _, alpha in due)))
+            cell.looks.append((len(cell.blocks), alpha))
         on_block(cell, elapsed / settings.budget_s)
-        if last or (due and _decided(cell, settings.rule, cells)):
+        if last or (looked and _decided(cell, settings.rule, cells)):
             return
 
 
 def _rounds_that_fit(cell: Cell, settings: Settings) -> int:
-    """As many rounds as let the budget hold ``MANY_BLOCKS``, by what the first block took; 2 at least."""
+    """As many rounds as let the budget hold ``MANY_BLOCKS``, by what the first block took; 3 at least, of which the
+    median bears one that was disturbed."""
     first = cell.blocks[0]
     measuring = sum(ms for round_ in first.rounds for slice_ in round_.calls_ms for ms in slice_) / 1e3
     per_round = cell.calls_per_sample * measuring / len(first.rounds)
     starting = first.seconds - per_round * len(first.rounds)
     fitting = int((settings.budget_s / MANY_BLOCKS - starting) / per_round)
-    return min(settings.rounds, max(2, fitting))
+    return min(settings.rounds, max(3, fitting))
 
 
 def _decided(cell: Cell, rule: Rule, cells: int) -> bool:

@@ -36,7 +36,12 @@ class Rule:
 
     margin: float = 0.01
     tolerance: float = 0.03
-    looks: tuple[tuple[float, float], ...] = ((0.2, 0.001), (0.4, 0.001), (0.6, 0.002), (0.8, 0.002), (1.0, 0.004))
+    looks: tuple[tuple[float, float], ...] = ((0.15, 0.001), (0.35, 0.001), (0.55, 0.002), (0.8, 0.002), (1.0, 0.004))
+
+
+def can_decide(blocks: int, alpha: float) -> bool:
+    """Whether so many blocks could reject anything: n coins all show heads with probability 2**-n."""
+    return 0.5**blocks <= alpha
 
 
 @dataclass(frozen=True)
