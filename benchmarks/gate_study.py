@@ -7,8 +7,9 @@
 
 A run is one verdict of ``kdbench regress``: identical files (A/A), or a candidate with extra real layers that make it
 3%, 5% or 10% slower, or a baseline with such layers (the candidate is 5% faster). Which one comes next is shuffled
-with a fixed seed. ``--loaded`` has another process work in bursts on the same machine. ``score`` judges the same
-samples by other rules too, and replays windows of recorded A/A blocks, freshly labelled, thousands of times.
+with a fixed seed; every recording is kept in results/gate-study/. ``--loaded`` has another process work in bursts on
+the same machine. ``score`` judges the same samples by other rules too, and replays windows of recorded A/A blocks,
+freshly labelled, thousands of times.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ from kdbench.regress.rule import EXIT_CODES, Rule, can_decide, judge
 from kdbench.regress.signed_rank import SignedRank
 
 STUDY = Path("runs/gate-study")
+"""The models, which ``prepare`` makes again."""
+RECORDINGS = Path("results/gate-study")
+"""Every live run, call by call, and what the slower models' widths follow from."""
 SIZE, CLASSES = (512, 512), 11
 CELLS = {
     "student-onnx": ("student", "onnx", 2),
@@ -74,10 +78,12 @@ ALL = "all"
 def prepare() -> None:
     """Export every model, and twins that are slower by what was asked for."""
     for name, (arch, backend, threads) in CELLS.items():
-        done = STUDY / name / "calibration.json"
-        if done.exists():
-            continue
+        done = RECORDINGS / f"{name}.json"
         build(name, arch, backend, "base", 0)
+        if done.exists():
+            for scenario, channels in read_json(done, "prepare")["channels"].items():
+                build(name, arch, backend, scenario, channels)
+            continue
         ratios = []
         for channels in PROBES:
             build(name, arch, backend, "probe", channels)
@@ -148,7 +154,7 @@ def schedule() -> Iterator[tuple[int, str, str]]:
 def run(minutes: float, loaded: bool, budget_s: float) -> None:
     """Do the next runs of the schedule until ``minutes`` are over; the last one is finished."""
     until = time.monotonic() + 60 * minutes
-    folder = STUDY / ("loaded" if loaded else "quiet")
+    folder = RECORDINGS / ("loaded" if loaded else "quiet")
     for number, cell, scenario in schedule():
         file = folder / f"{number:04d}.json.gz"
         if file.exists():
@@ -249,7 +255,7 @@ def share(times: int, of: int) -> dict[str, Any]:
 def read_runs() -> list[dict[str, Any]]:
     """One row per live run, with what follows from its calls."""
     rows = []
-    files = sorted(STUDY.glob("*/[0-9]*.json.gz"))
+    files = sorted(RECORDINGS.glob("*/[0-9]*.json.gz"))
     with progress_bar("score", len(files)) as bar:
         for file in files:
             document = json.loads(gzip.decompress(file.read_bytes()))
@@ -377,12 +383,14 @@ def _replay(
 def score(budget_s: float, json_file: Path | None) -> None:
     rows = read_runs()
     if not rows:
-        raise SystemExit(f"no runs under {STUDY}: python -m benchmarks.gate_study run --minutes 60")
+        raise SystemExit(f"no runs under {RECORDINGS}: python -m benchmarks.gate_study run --minutes 60")
     report = {
         "schema_version": 1, "benchmark": "gate_study", "budget_s": budget_s,
         "threads": {name: threads for name, (_, _, threads) in CELLS.items()},
-        "calibration": {name: read_json(STUDY / name / "calibration.json", "prepare") for name in CELLS},
-        "live": summarise(rows), "replayed": replays(rows, budget_s), "runs": rows,
+        "calibration": {name: read_json(RECORDINGS / f"{name}.json", "prepare") for name in CELLS},
+        "live": summarise(rows), "replayed": replays(rows, budget_s),
+        # What else a run holds follows from its recording.
+        "runs": [{key: r[key] for key in ("machine", "number", "cell", "scenario", "verdict", "seconds")} for r in rows],
         "environment": {**environment(), "command": "python -m benchmarks.gate_study score"},
     }  # fmt: skip
     lines = as_text(report)
