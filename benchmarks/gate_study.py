@@ -390,7 +390,7 @@ def score(budget_s: float, json_file: Path | None) -> None:
         "calibration": {name: read_json(RECORDINGS / f"{name}.json", "prepare") for name in CELLS},
         "live": summarise(rows), "replayed": replays(rows, budget_s),
         # What else a run holds follows from its recording.
-        "runs": [{key: r[key] for key in ("machine", "number", "cell", "scenario", "verdict", "seconds")} for r in rows],
+        "runs": [{k: r[k] for k in ("machine", "number", "cell", "scenario", "verdict", "seconds")} for r in rows],
         "environment": {**environment(), "command": "python -m benchmarks.gate_study score"},
     }  # fmt: skip
     lines = as_text(report)
