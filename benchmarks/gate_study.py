@@ -151,13 +151,13 @@ def schedule() -> Iterator[tuple[int, str, str]]:
             number += 1
 
 
-def run(minutes: float, loaded: bool, budget_s: float) -> None:
-    """Do the next runs of the schedule until ``minutes`` are over; the last one is finished."""
+def run(minutes: float, loaded: bool, only: str | None, budget_s: float) -> None:
+    """Do the next runs of the schedule, or of one scenario in it, until ``minutes`` are over; the last is finished."""
     until = time.monotonic() + 60 * minutes
     folder = RECORDINGS / ("loaded" if loaded else "quiet")
     for number, cell, scenario in schedule():
         file = folder / f"{number:04d}.json.gz"
-        if file.exists():
+        if file.exists() or only not in (None, scenario):
             continue
         if time.monotonic() > until:
             return
@@ -431,13 +431,14 @@ def main() -> None:
     parser.add_argument("step", choices=("prepare", "run", "score"))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--loaded", action="store_true", help="with a neighbour that works in bursts")
+    parser.add_argument("--only", choices=SCENARIOS, help="run this scenario alone: rare errors take many runs to see")
     parser.add_argument("--budget", type=float, default=240, help="seconds for a verdict")
     parser.add_argument("--json", type=Path, help="write the scores to this file")
     arguments = parser.parse_args()
     if arguments.step == "prepare":
         prepare()
     elif arguments.step == "run":
-        run(arguments.minutes, arguments.loaded, arguments.budget)
+        run(arguments.minutes, arguments.loaded, arguments.only, arguments.budget)
     else:
         score(arguments.budget, arguments.json)
 
