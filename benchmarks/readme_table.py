@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from kdbench.artifacts import read_json, write_text
 from kdbench.results import Comparison
@@ -18,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/camvid-cpu.json")
 SPEED = Path("results/backend-speedup.json")
 TRAINING = Path("results/training-speed.json")
+GATE = Path("results/gate-study.json")
 BEGIN, END = "<!-- table: begin, from {} -->", "<!-- table: end -->"
 
 
@@ -78,6 +80,48 @@ def training_table(results: Path) -> str:
     return "\n".join(lines)
 
 
+def gate_table(results: Path) -> str:
+    """What ``benchmarks.gate_study`` measured."""
+    report = read_json(REPOSITORY / results, "python -m benchmarks.gate_study score")
+    live = {(r["machine"], r["scenario"]): r for r in report["live"] if r["cell"] == "all"}
+    replayed: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for entry in report["replayed"]:
+        replayed.setdefault((entry["machine"], entry["slower"]), []).append(entry["verdicts"])
+    shown = [(m, s) for m in ("quiet", "loaded") for s in ("A/A", "+5%", "+10%") if (m, s) in live]
+    slower = {"A/A": 0.0, "+5%": 0.05, "+10%": 0.10}
+    columns = [f"{'identical' if s == 'A/A' else s}, {m}" for m, s in shown]
+    lines = [f"| fails | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+
+    def add(name: str, found: list[tuple[int, int]]) -> None:
+        lines.append(f"| {name} | {' | '.join(f'{times} of {of}' if of else '–' for times, of in found)} |")
+
+    def times_of(shares: list[dict[str, Any]]) -> tuple[int, int]:
+        return sum(s["times"] for s in shares), sum(s["of"] for s in shares)
+
+    for verdict, what in (("regression", ""), ("inconclusive", ", inconclusive")):
+        add(f"`kdbench regress`{what}", [times_of([live[key]["verdicts"][verdict]]) for key in shown])
+        windows = [[v[verdict] for v in replayed.get((m, slower[s]), [])] for m, s in shown]
+        add(f"replayed{what}", [times_of(shares) for shares in windows])
+    for name in live[shown[0]]["rivals"]:
+        add(name, [times_of([live[key]["rivals"][name]]) for key in shown])
+    environment = report["environment"]
+    hardware = environment["hardware"]
+    seconds = [row["seconds_longest"] for row in live.values()]
+    cells = ", ".join(f"{name} ({threads} threads)" for name, threads in report["threads"].items())
+    lines += [
+        "",
+        f"{sum(row['runs'] for row in live.values())} live verdicts over {cells} at 512 x 512 on {hardware['cores']} "
+        f"cores ({hardware['cpu']}), the longest {max(seconds):.0f} s; slower twins have extra layers. Loaded: a "
+        "neighbour that computes in bursts. A replayed verdict is over a window of recorded blocks of identical "
+        "files, freshly labelled, with the slowdown added. The other rules judge the calls that the live runs "
+        "recorded: of one process per side, as a CI job has, or of all. Intervals, every model and engine apart, and "
+        f"every run are in `{results.as_posix()}`; revision `{environment['git']['revision'][:12]}`, "
+        "`python -m benchmarks.gate_study`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def comparison_table(results: Path) -> str:
     """What ``kdbench compare`` measured."""
     comparison = Comparison.read(REPOSITORY / results)
@@ -98,7 +142,7 @@ def comparison_table(results: Path) -> str:
     )
 
 
-RENDER = {RESULTS: comparison_table, SPEED: speed_table, TRAINING: training_table}
+RENDER = {RESULTS: comparison_table, SPEED: speed_table, TRAINING: training_table, GATE: gate_table}
 """Results file → what writes its table."""
 
 

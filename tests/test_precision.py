@@ -25,6 +25,8 @@ from kdbench.models.deploy import load_model
 from kdbench.onnx_metadata import read_metadata
 from tests.exports import SIZE, make_job, make_student, save_student
 
+CONVOLUTIONS = 65
+"""Layers of the student that int8 quantises."""
 SPOILED = "encoder.3.block.2.0"
 """A 1 x 1 convolution behind a ReLU, whose input is made hard to round in ``spoiled``."""
 
@@ -65,7 +67,7 @@ def test_int8_graph_has_every_convolution_between_quantised_tensors(exported):
     graph = onnx.load(exported.export("baseline", "onnx", "int8", "mask")).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert len(convolutions) == 63
+    assert len(convolutions) == CONVOLUTIONS
     for node in convolutions:
         assert [made_by[name] for name in node.input[:2]] == ["DequantizeLinear", "DequantizeLinear"], node.name
     assert exported.export("baseline", "onnx", "int8", "mask").stat().st_size < 0.35 * 11.6e6
@@ -87,7 +89,7 @@ def test_sidecars_name_calibration_and_the_layers_that_hurt(exported):
         sidecar = sidecar_of(exported, export_format, "int8")
         assert (sidecar["calibration_images"], sidecar["keep_float"]) == (8, [])
         errors = [e["logit_error"] for e in sidecar["layer_errors"]]
-        assert len(errors) == 63
+        assert len(errors) == CONVOLUTIONS
         assert errors == sorted(errors, reverse=True)
         assert errors[0] > 0
         assert sidecar["parity"]["pixel_agreement"] > 0.8
@@ -143,7 +145,7 @@ def test_the_layer_that_8_bits_spoil_is_named_first(spoiled):
     errors = layer_errors(model, images)
     assert SPOILED in [error.layer for error in errors[:2]]
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert len({error.layer for error in errors}) == 63
+    assert len({error.layer for error in errors}) == CONVOLUTIONS
 
 
 @pytest.mark.slow
