@@ -29,15 +29,15 @@ def batches():
 
 
 @pytest.mark.parametrize(
-    ("backend", "agreement"),
-    [("torch-channels-last", 0.999), ("torch-compile", 0.999), ("onnx", 0.999), ("openvino", 0.999)],
+    "backend",
+    ["torch-channels-last", pytest.param("torch-compile", marks=pytest.mark.slow), "onnx", "openvino"],
 )
-def test_backends_agree_with_torch(exported, batches, backend, agreement):
+def test_backends_agree_with_torch(exported, batches, backend):
     reference, candidate = load(exported, "torch"), load(exported, backend)
     expected = np.concatenate([reference.infer(batch) for batch in batches])
     got = [candidate.infer(batch) for batch in batches]
     assert candidate.size == SIZE
-    assert (np.concatenate(got) == expected).mean() >= agreement  # after all calls: none overwrote another's result
+    assert (np.concatenate(got) == expected).mean() >= 0.999  # after all calls: none overwrote another's result
     assert candidate.details["operators"] == {"fp32": 1.0}
     candidate.close()
 
