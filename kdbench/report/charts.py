@@ -18,9 +18,10 @@ BACKEND_COLORS = {
     "torch": "#777777", "torch-channels-last": "#999999", "torch-compile": "#BBBBBB", "onnx": "#0072B2",
     "openvino": "#D55E00", "trt": "#009E73",
 }  # fmt: skip
-FEW_EPOCHS = 10
 PRECISION_SYMBOLS = {"fp32": "circle", "fp16": "diamond", "int8": "square"}
 """Backend by colour, precision by shape: either can be told without the other."""
+FEW_EPOCHS = 10
+"""Up to here the axis has a tick for every epoch, never for half of one."""
 
 
 def charts(found: Evidence) -> dict[str, dict[str, Any]]:
