@@ -111,6 +111,25 @@ def test_mask_ignored_everywhere_and_turned_image(root):
     assert f"'{turned}' has EXIF orientation 3" in orientation
 
 
+def test_one_image_is_too_few_to_train_on_but_not_to_score_on(tmp_path):
+    (tmp_path / "classes.txt").write_text("background\nroad\n")
+    add(tmp_path, "train", "a", mask(0, 1))
+    add(tmp_path, "val", "b", mask(0, 1))
+    (line,) = check(tmp_path).problems
+    assert "train: 1 image, expected at least 2" in line
+    assert check(tmp_path, "val").problems == ()
+
+
+def test_a_split_without_a_labelled_pixel(tmp_path):
+    (tmp_path / "classes.txt").write_text("background\nroad\n")
+    add(tmp_path, "train", "a", mask(255))
+    add(tmp_path, "train", "b", mask(255))
+    report = check(tmp_path)
+    (line,) = report.problems
+    assert "train: no mask has a labelled pixel" in line
+    assert not any("no pixel is of class" in line for line in report.warnings)
+
+
 def test_palettes_that_differ(root):
     palettes = ([0, 0, 0, 255, 0, 0, 0, 255, 0], [0, 0, 0, 0, 255, 0, 255, 0, 0])
     for name, palette in zip("ab", palettes, strict=True):

@@ -86,6 +86,7 @@ def check_dataset(dataset: SegmentationDataset) -> DatasetReport:
             bar.advance(text=f"{len(problems)} problems" if problems else "")
     if isinstance(dataset, ImageMaskPairs):
         warnings += _palette_warnings(dataset)
+    problems += _too_little(dataset, pixels)
     warnings += _class_warnings(dataset, pixels)
     shares = pixels / max(1, pixels.sum())
     return DatasetReport(
@@ -118,10 +119,23 @@ def _read(dataset: SegmentationDataset, index: int) -> _Read:
     return _Read(pixels, f"{sample.label.shape[0]}x{sample.label.shape[1]}", tuple(warnings))
 
 
+def _too_little(dataset: SegmentationDataset, pixels: NDArray[np.int64]) -> list[str]:
+    """What a split lacks to be trained or scored on, though each of its files is fine."""
+    lines = []
+    if dataset.split == "train" and len(dataset) < 2:
+        lines.append(f"train: {len(dataset)} image, expected at least 2: BatchNorm's statistics need more than one")
+    if 0 < pixels.sum() == pixels[IGNORE]:
+        lines.append(
+            f"{dataset.split}: no mask has a labelled pixel, all are {IGNORE} (ignore): make the masks again with "
+            "class ids"
+        )
+    return lines
+
+
 def _class_warnings(dataset: SegmentationDataset, pixels: NDArray[np.int64]) -> list[str]:
     """Classes that no pixel shows, with the usual reason where the counts point at it."""
     absent = [name for index, name in enumerate(dataset.classes) if pixels[index] == 0]
-    if not absent or pixels.sum() == 0:
+    if not absent or pixels.sum() == pixels[IGNORE]:
         return []
     hint = ""
     if len(dataset.classes) == 2 and pixels[IGNORE]:
