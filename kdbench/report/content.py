@@ -138,12 +138,18 @@ def parity_table(found: Evidence) -> Table:
 
 
 def not_run(found: Evidence) -> list[str]:
-    rows = found.comparison.rows if found.comparison else []
-    return [
-        f"{TITLES.get(row.method, row.method)}, {row.backend} {row.precision}: {row.status}: {row.reason}"
-        for row in rows
-        if row.status != "ok"
-    ]
+    """A line per backend, precision and reason, with the methods that share it: most fail for one reason together."""
+    together: dict[str, list[Row]] = {}
+    for row in found.comparison.rows if found.comparison else []:
+        if row.status != "ok":
+            reason = (row.reason or "").replace(row.method, "<method>")
+            together.setdefault(f"{row.backend} {row.precision}: {row.status}: {reason}", []).append(row)
+    lines = []
+    for text, rows in together.items():
+        if len(rows) == 1:
+            text = f"{rows[0].backend} {rows[0].precision}: {rows[0].status}: {rows[0].reason}"
+        lines.append(f"{', '.join(TITLES.get(row.method, row.method) for row in rows)}, {text}")
+    return lines
 
 
 def reproduce(found: Evidence) -> list[str]:
