@@ -244,3 +244,12 @@ def test_complete_weights_are_the_teacher_without_training(kdbench, arguments, t
     done = kdbench("train", "--method", "all", "--runs", tmp_path, *arguments, "--epochs", "1")
     assert done.code == 0, done.err
     assert equal(weights(source), weights(made / "teacher.safetensors"))
+
+
+def test_another_architecture_than_the_teachers_is_one_line(kdbench, arguments, trained_runs):
+    done = kdbench("train", "--method", "response", "--teacher", "fcn_resnet50", "--runs", trained_runs, *arguments)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    found = json.loads((trained_runs / "folder" / "teacher" / "teacher.json").read_text())["arch"]
+    assert f"--teacher: got 'fcn_resnet50', but the teacher '{trained_runs}" in line
+    assert f"is a {found}: leave --teacher out to learn from it, or add teacher to --method" in line

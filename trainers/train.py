@@ -267,6 +267,19 @@ def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
     return bool(sidecar["epoch"] == sidecar["epochs"] and sidecar["arch"] == recipe.teacher.arch)
 
 
+def require_teacher_arch(tree: RunTree, arch: str) -> None:
+    """What --teacher names must be what is there: a student learns from the trained one, whatever was named."""
+    path = tree.checkpoint("teacher")
+    if not sidecar_path(path).exists():
+        return  # that there is none is said where it is opened
+    found = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")["arch"]
+    if found != arch:
+        raise BadInput(
+            f"--teacher: got '{arch}', but the teacher '{path}' is a {found}: leave --teacher out to learn from it, "
+            "or add teacher to --method to train the other in its place"
+        )
+
+
 def open_teacher(job: TrainingJob, classes: list[str]) -> tuple[SegmentationModel, dict[str, Any]]:
     """The trained teacher, frozen, and what a student's sidecar says of it."""
     path = job.tree.checkpoint("teacher")

@@ -130,10 +130,10 @@ def run_training(
 
     from kdbench.data import open_dataset
     from kdbench.data.preprocessing import parse_size
-    from trainers.methods import TERMS
+    from trainers.methods import TERMS, needs_teacher
     from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe
-    from trainers.train import TrainingJob, teacher_is_ready
+    from trainers.train import TrainingJob, require_teacher_arch, teacher_is_ready
 
     check_runs(tree)
     if weights is not None and "teacher" not in methods:
@@ -148,6 +148,8 @@ def run_training(
     if precision := launcher_precision():
         overrides["precision"] = precision
     recipe = load_recipe(recipe_name, overrides, teacher)
+    if teacher is not None and "teacher" not in methods and any(map(needs_teacher, methods)):
+        require_teacher_arch(tree, teacher)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd, download=download)
     validation = open_dataset(tree.dataset, "val", data_root)
     reuse = keep_teacher and weights is None and teacher_is_ready(tree, recipe)
