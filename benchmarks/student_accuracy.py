@@ -1,11 +1,11 @@
 """The student's mIoU beside torchvision's ``lraspp_mobilenet_v3_large``: same data, recipe, seeds and budget.
 
-    kdbench train --method baseline,response --dataset camvid --data-root … --seeds 0,1,2 --runs runs/camvid-cpu
     python -m benchmarks.student_accuracy train --data-root …      # the yardstick; goes on where it was stopped
     python -m benchmarks.student_accuracy score --json results/student-accuracy.json
 
-The yardstick trains by the command that trains teachers, with the students' recipe in every field. Both are scored by
-the training's own last validation, at the labels' resolution. Prints one table and one JSON line.
+The students' side is a comparison, ``results/camvid-cpu.json``. The yardstick trains by the command that trains
+teachers, with the students' recipe in every field, and is scored by its training's last validation; both at the
+labels' resolution. Prints one table and one JSON line.
 """
 
 from __future__ import annotations
@@ -22,22 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.artifacts import RunTree, sidecar_path, write_json, write_text
+from kdbench.compare import DISTILLATION_FIELDS
 from kdbench.environment import environment
 from kdbench.models.deploy import count_gflops
+from kdbench.results import Comparison
 from kdbench.sidecar import read_training_sidecar
-from trainers.recipe import Recipe, load_recipe
+from trainers.recipe import Recipe
 
 YARDSTICK = "lraspp_mobilenet_v3_large"
-Sidecar = dict[str, Any]
 
 
 def yardstick_tree(runs: Path, dataset: str, seed: int) -> RunTree:
     return RunTree(runs / f"seed-{seed}", dataset)
 
 
+def students_recipe(comparison: Comparison) -> Recipe:
+    """That of the baseline, with the default seed."""
+    return Recipe.model_validate({**comparison.training["baseline"]["recipe"], "seed": 0})
+
+
 def train(arguments: argparse.Namespace) -> None:
     """``kdbench train`` once per seed, resumed where it was interrupted."""
-    recipe = load_recipe(arguments.recipe, {})
+    recipe = students_recipe(Comparison.read(arguments.comparison))
     fields = {"lr": recipe.lr, "batch_size": recipe.batch_size, "epochs": recipe.epochs, "arch": YARDSTICK}
     text = "".join(
         f"{name} = {json.dumps(value)}\n"
@@ -58,42 +64,45 @@ def train(arguments: argparse.Namespace) -> None:
         subprocess.run(command, check=True)
 
 
-def same_training(student: Sidecar, yardstick: Sidecar) -> bool:
+def same_training(students: Recipe, yardstick: dict[str, Any]) -> bool:
     """Whether both trained with the same numbers, but for what only distillation and teachers read."""
-    ours, theirs = (Recipe.model_validate(s["recipe"]).model_dump(mode="json") for s in (student, yardstick))
-    fields = ("size", "images", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup_steps",
-              "precision", "class_weights", "scale_min", "scale_max", "flip", "jitter", "alpha")  # fmt: skip
-    return all(ours[field] == theirs[field] for field in fields)
+    ours, theirs = students.model_dump(mode="json"), Recipe.model_validate(yardstick).model_dump(mode="json")
+    ignored = DISTILLATION_FIELDS | {"seed", "teacher", "teacher_precision"}
+    return all(ours[field] == theirs[field] for field in ours.keys() - ignored)
 
 
 def score(arguments: argparse.Namespace) -> None:
-    found: dict[str, dict[int, Sidecar]] = {YARDSTICK: {}}
+    comparison = Comparison.read(arguments.comparison)
+    recipe = students_recipe(comparison)
+    yardsticks = {}
     for seed in arguments.seeds:
         path = sidecar_path(yardstick_tree(arguments.yardstick_runs, arguments.dataset, seed).checkpoint("teacher"))
         if path.exists():
             sidecar = read_training_sidecar(path, "benchmarks.student_accuracy train")
+            if not same_training(recipe, sidecar["recipe"]):
+                raise SystemExit(f"{path}: trained by another recipe than {arguments.comparison}: train it again")
             if sidecar["epoch"] == sidecar["epochs"]:
-                found[YARDSTICK][seed] = sidecar
-    students = RunTree(arguments.runs, arguments.dataset)
-    for method in arguments.methods:
-        sidecars = [read_training_sidecar(sidecar_path(p), "kdbench train") for p in students.seed_checkpoints(method)]
-        found[method] = {s["seed"]: s for s in sidecars if s["seed"] in arguments.seeds and s["epoch"] == s["epochs"]}
-    any_student = next(iter(found[arguments.methods[0]].values()))
-    for group in found.values():
-        for sidecar in group.values():
-            if not same_training(any_student, sidecar):
-                raise SystemExit(
-                    f"{sidecar['method']} seed {sidecar['seed']} was trained by another recipe: train it again"
-                )
-    rows = [row(name, group, found[YARDSTICK]) for name, group in found.items() if group]
+                yardsticks[seed] = sidecar
+    if not yardsticks:
+        raise SystemExit(f"{arguments.yardstick_runs}: holds no finished training: make it with the step train")
+    first = next(iter(yardsticks.values()))
+    its_scores = {seed: sidecar["miou"] for seed, sidecar in yardsticks.items()}
+    gflops = count_gflops(first["arch"], len(first["classes"]), recipe.size)
+    rows = [row(YARDSTICK, first["params"], gflops, its_scores, its_scores)]
+    for method, training in comparison.training.items():
+        student = next(r for r in comparison.rows if r.method == method)
+        scores = dict(zip(training["seeds"], training["miou_by_seed"], strict=True))
+        rows.append(row(method, student.params, student.gflops, scores, its_scores))
     report = {
-        "schema_version": 1, "benchmark": "student_accuracy", "rows": rows,
+        "schema_version": 1, "benchmark": "student_accuracy", "rows": rows, "recipe": recipe.model_dump(mode="json"),
+        "comparison": str(arguments.comparison),
         "environment": {**environment(), "command": "python -m benchmarks.student_accuracy score"},
+        "yardstick_revisions": sorted({s["environment"]["git"]["revision"] for s in yardsticks.values()}),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)
-    height, width = any_student["size"]
-    print(f"{arguments.dataset} val, {height} x {width}, {any_student['epochs']} epochs, mIoU %")
+    height, width = recipe.size
+    print(f"{arguments.dataset} val, {height} x {width}, {recipe.epochs} epochs, mIoU %")
     print(f"{'model':<28}{'params':>8}{'GFLOP':>8}{'seeds':>7}{'mean ± se':>15}{'over the yardstick':>22}")
     for entry in rows:
         miou = f"{100 * entry['miou']:.2f}{plus_minus(entry['standard_error'])}"
@@ -107,21 +116,18 @@ def score(arguments: argparse.Namespace) -> None:
     print(json.dumps(report))
 
 
-def row(name: str, group: dict[int, Sidecar], yardstick: dict[int, Sidecar]) -> dict[str, Any]:
+def row(
+    name: str, params: int | None, gflops: float | None, scores: dict[int, float], yardstick: dict[int, float]
+) -> dict[str, Any]:
     """Mean over seeds, and the paired difference over those seeds that the yardstick has too."""
-    any_one = next(iter(group.values()))
-    scores = np.array([sidecar["miou"] for sidecar in group.values()])
-    shared = sorted(group.keys() & yardstick.keys())
-    differences = np.array([group[seed]["miou"] - yardstick[seed]["miou"] for seed in shared])
+    values = np.array(list(scores.values()))
+    shared = sorted(scores.keys() & yardstick.keys())
+    differences = np.array([scores[seed] - yardstick[seed] for seed in shared])
     return {
-        "model": name, "arch": any_one["arch"], "params": any_one["params"],
-        "gflops": count_gflops(any_one["arch"], len(any_one["classes"]), tuple(any_one["size"])),
-        "seeds": list(group), "mious": scores.tolist(), "miou": float(scores.mean()),
-        "standard_error": standard_error(scores), "shared_seeds": shared,
+        "model": name, "params": params, "gflops": gflops, "seeds": list(scores), "mious": values.tolist(),
+        "miou": float(values.mean()), "standard_error": standard_error(values), "shared_seeds": shared,
         "difference": float(differences.mean()) if shared else None,
         "difference_standard_error": standard_error(differences),
-        "iou_per_class": np.mean([s["iou_per_class"] for s in group.values()], axis=0).tolist(),
-        "revisions": sorted({s["environment"]["git"]["revision"] for s in group.values()}),
     }  # fmt: skip
 
 
@@ -138,10 +144,10 @@ def main() -> None:
     parser.add_argument("step", choices=("train", "score"))
     parser.add_argument("--dataset", default="camvid")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--recipe", default="camvid", help="of the students: a name or a .toml file")
-    parser.add_argument("--runs", type=Path, default=Path("runs/camvid-cpu"), help="where the students are")
+    parser.add_argument(
+        "--comparison", type=Path, default=Path("results/camvid-cpu.json"), help="what `kdbench compare` measured"
+    )
     parser.add_argument("--yardstick-runs", type=Path, default=Path("runs/camvid-lraspp"))
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=["baseline"], help="students to score")
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()

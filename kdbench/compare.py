@@ -257,13 +257,21 @@ def _training(reference: _Reference) -> dict[str, Any]:
     return {
         "seeds": [s["seed"] for s in reference.sidecars],
         "miou_by_seed": [e.miou for e in reference.by_seed.values()],
+        "iou_per_class": mean_iou_per_class(list(reference.by_seed.values())),
         "epochs": first["epoch"],
         "steps": first["steps"],
         "train_images": first["train_images"],
         "train_seconds": [s["train_seconds"] for s in reference.sidecars],
         "revision": first["environment"]["git"]["revision"],
         "command": first["environment"]["command"],
+        "recipe": first["recipe"],
     }
+
+
+def mean_iou_per_class(evaluations: list[Evaluation]) -> list[float | None]:
+    """Each class's IoU, mean over trainings; None where labels and some training's predictions lack it."""
+    means = np.mean([evaluation.iou_per_class for evaluation in evaluations], axis=0)
+    return [None if math.isnan(value) else float(value) for value in means]
 
 
 def _notes(references: dict[str, _Reference], improvements: list[Improvement], teacher: Teacher | None) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
+from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -91,12 +93,7 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
         f"ms = mean ± std of one call ({timing['call']}, batch {timing['batch']}, {timing['threads']} threads, "
         f"{timing['device']}), {timing['rounds']} rounds."
     ]
-    seeds: list[int] = max((training["seeds"] for training in comparison.training.values()), key=len, default=[])
-    if len(seeds) > 1:
-        lines.append(
-            f"The table's rows are the models of seed {seeds[0]}, which are exported; "
-            f"improvements are means over the seeds {', '.join(map(str, seeds))}."
-        )
+    lines += lines_over_seeds(comparison)
     if comparison.teacher is not None:
         lead = comparison.teacher.lead
         lines.append(
@@ -109,6 +106,24 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
     lines += [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
     lines += [f"Note: {note}." for note in comparison.notes]
     return lines
+
+
+def lines_over_seeds(comparison: Comparison) -> list[str]:
+    """Which seed the rows are of, and each method's mean mIoU ± standard error over its seeds; none for one seed."""
+    seeds: list[int] = max((training["seeds"] for training in comparison.training.values()), key=len, default=[])
+    if len(seeds) < 2:
+        return []
+    means = []
+    for method, training in comparison.training.items():
+        scores = training["miou_by_seed"]
+        if len(scores) > 1:
+            error = stdev(scores) / math.sqrt(len(scores))
+            means.append(f"{TITLES.get(method, method)} {fmean(scores):.4f} ± {error:.4f}")
+    return [
+        f"The table's rows are the models of seed {seeds[0]}, which are exported; "
+        f"improvements are means over the seeds {', '.join(map(str, seeds))}.",
+        f"mIoU over seeds, mean ± standard error (torch): {'; '.join(means)}.",
+    ]
 
 
 def operators_line(comparison: Comparison) -> str | None:

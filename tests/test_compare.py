@@ -6,12 +6,13 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from kdbench.artifacts import RunTree
 from kdbench.results import Comparison
-from kdbench.tables import as_csv, as_markdown, as_text
+from kdbench.tables import TITLES, as_csv, as_markdown, as_text
 
 STUDENTS = ("baseline", "response", "feature", "combined")
 
@@ -198,6 +199,11 @@ def test_three_seeds_are_paired_and_a_gain_may_be_claimed(broken_runs, kdbench, 
     assert got.improvements[0].delta_miou == pytest.approx(expected)
     assert got.improvements[0].standard_error_over == "seeds"
     assert "standard error over 3 seeds" in done.out
+    for method, scores in zip(("baseline", "response"), by_seed, strict=True):
+        error = np.std(scores, ddof=1) / np.sqrt(3)
+        assert f"{TITLES[method]} {np.mean(scores):.4f} ± {error:.4f}" in done.out
+        assert got.training[method]["recipe"]["epochs"] == got.training[method]["epochs"]
+        assert np.mean(got.training[method]["iou_per_class"]) == pytest.approx(np.mean(scores))
 
 
 def test_an_unfair_comparison_is_noted(broken_runs, kdbench, tiny_arguments):

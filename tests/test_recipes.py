@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from kdbench.data.open import DATASETS
 from kdbench.errors import BadInput
 from trainers.arm import lr_factor
 from trainers.recipe import RECIPES, Recipe, TeacherRecipe, load_recipe
@@ -13,9 +14,15 @@ from trainers.recipe import RECIPES, Recipe, TeacherRecipe, load_recipe
 
 def test_every_shipped_recipe_is_valid():
     names = sorted(path.stem for path in RECIPES.glob("*.toml"))
-    assert {"guide", "shapes", "camvid", "voc2012", "folder", "demo"} <= set(names)
+    assert {"guide", "shapes", "camvid", "voc", "folder", "demo"} <= set(names)
     for name in names:
         load_recipe(name, {})
+
+
+def test_every_dataset_has_a_recipe():
+    for name in DATASETS:
+        load_recipe(name, {})
+    assert load_recipe("voc2012", {}) == load_recipe("voc", {})
 
 
 def test_the_guides_preset_is_the_guides():

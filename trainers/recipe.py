@@ -16,6 +16,8 @@ from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
 
 RECIPES = Path(__file__).parent / "recipes"
+RENAMED = {"voc2012": "voc"}
+"""A dataset's name → the name of its recipe, where they differ."""
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 
@@ -96,7 +98,8 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
     Raises:
         BadInput: no such recipe, not TOML, or a field that is unknown or out of range; all problems at once.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES / f"{name_or_path}.toml"
+    name = RENAMED.get(name_or_path, name_or_path)
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise BadInput(f"--recipe: got '{name_or_path}', expected one of {known}, or the path of a .toml file")
