@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/camvid-cpu.json")
 SPEED = Path("results/backend-speedup.json")
 TRAINING = Path("results/training-speed.json")
+STUDENT = Path("results/student-latency.json")
 GATE = Path("results/gate-study.json")
 BEGIN, END = "<!-- table: begin, from {} -->", "<!-- table: end -->"
 
@@ -52,6 +53,29 @@ def speed_table(results: Path) -> str:
             if size != trained
             else ""
         ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def student_table(results: Path) -> str:
+    """What ``benchmarks.student_latency`` measured."""
+    report = read_json(REPOSITORY / results, "python -m benchmarks.student_latency")
+    environment, (low, high) = report["environment"], report["ci95"]
+    student, yardstick = report["rows"]
+    hardware = environment["hardware"]
+    lines = [
+        "| image → mask | parameters | GFLOP | latency | 95% interval |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        f"| torchvision's `{yardstick['model']}` | {yardstick['params'] / 1e6:.2f}M | "
+        f"{yardstick['gflops']:.2f} | 1 | – |",
+        f"| the student | {student['params'] / 1e6:.2f}M | {student['gflops']:.2f} | {report['ratio']:.3f} | "
+        f"{low:.3f}–{high:.3f} |",
+        "",
+        "512 x 512, batch 1, ONNX Runtime fp32, 2 threads, side by side in one run of "
+        f"{len(report['block_ms']['student'])} blocks on {hardware['cores']} cores ({hardware['cpu']}). Revision "
+        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`.",
         "",
     ]
     return "\n".join(lines)
@@ -142,7 +166,9 @@ def comparison_table(results: Path) -> str:
     )
 
 
-RENDER = {RESULTS: comparison_table, SPEED: speed_table, TRAINING: training_table, GATE: gate_table}
+RENDER = {
+    RESULTS: comparison_table, STUDENT: student_table, SPEED: speed_table, TRAINING: training_table, GATE: gate_table,
+}  # fmt: skip
 """Results file → what writes its table."""
 
 
