@@ -3,7 +3,7 @@
     python -m benchmarks.student_accuracy train --data-root …      # the yardstick; goes on where it was stopped
     python -m benchmarks.student_accuracy score --json results/student-accuracy.json
 
-The students' side is a comparison, ``results/camvid-cpu.json``. The yardstick trains by the command that trains
+The students' side is a comparison, ``results/camvid-180x240.json``. The yardstick trains by the command that trains
 teachers, with the students' recipe in every field, and is scored by its training's last validation; both at the
 labels' resolution. Prints one table and one JSON line.
 """
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="camvid")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument(
-        "--comparison", type=Path, default=Path("results/camvid-cpu.json"), help="what `kdbench compare` measured"
+        "--comparison", type=Path, default=Path("results/camvid-180x240.json"), help="what `kdbench compare` measured"
     )
     parser.add_argument("--yardstick-runs", type=Path, default=Path("runs/camvid-lraspp"))
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])

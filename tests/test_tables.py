@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 
 
 def comparison_of(*rows):
-    base = Comparison.read(REPOSITORY / "results/camvid-cpu.json")
+    base = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
     made = [
         Row(method=method, backend=backend, precision=precision, output="mask", status=status,
             engine=None if shares is None else {"operators": shares})
@@ -44,7 +44,7 @@ def test_the_table_tells_what_mixed_rows_compute_in():
 def test_the_table_is_silent_where_rows_are_what_they_say():
     assert operators_line(comparison_of(("baseline", "torch", "fp32", "ok", {"fp32": 1.0}))) is None
     assert operators_line(comparison_of(("baseline", "trt", "fp32", "built", None))) is None
-    assert operators_line(Comparison.read(REPOSITORY / "results/camvid-cpu.json")) is None
+    assert operators_line(Comparison.read(REPOSITORY / "results/camvid-144x192.json")) is None
 
 
 def screen(comparison, width):
@@ -54,14 +54,14 @@ def screen(comparison, width):
 
 
 def test_a_screen_that_is_wide_enough_shows_the_table_of_the_files():
-    lines = screen(Comparison.read(REPOSITORY / "results/camvid-cpu.json"), 200)
+    lines = screen(Comparison.read(REPOSITORY / "results/camvid-144x192.json"), 200)
     for part in ("torch mIoU", "onnx = torch", "trt ms"):
         assert part in lines[1]
     assert sum(line.startswith("│ Without KD (Baseline)") for line in lines) == 1
 
 
 def test_a_narrow_screen_shows_every_row_whole():
-    comparison = Comparison.read(REPOSITORY / "results/camvid-cpu.json")
+    comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
     lines = screen(comparison, 110)
     assert "backend" in lines[1]
     assert not any("…" in line for line in lines)
