@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
     ]
     notes = []
     try:
-        teacher = _teacher(tree, improvements)
+        teacher = _teacher(tree, baseline)
     except KdbenchError as error:  # what was measured must not be lost to it
         teacher = None
         notes.append(f"the teacher is left out: {' '.join(str(error).split())}")
@@ -240,15 +241,15 @@ def _add_latency(
             bar.advance(len(group), backend)
 
 
-def _teacher(tree: RunTree, improvements: list[Improvement]) -> Teacher | None:
+def _teacher(tree: RunTree, baseline: _Reference | None) -> Teacher | None:
+    """The teacher and its lead over the baseline's mean over all seeds; no lead without a baseline that was scored."""
     path = sidecar_path(tree.checkpoint("teacher"))
     if not path.exists():
         return None
     sidecar = read_training_sidecar(path, f"kdbench train --method teacher --dataset {tree.dataset}")
-    baseline = improvements[0].baseline_miou if improvements else None
-    miou = sidecar["miou"]
+    miou, scores = sidecar["miou"], [] if baseline is None else [e.miou for e in baseline.by_seed.values()]
     return Teacher(
-        arch=sidecar["arch"], params=sidecar["params"], miou=miou, lead=None if baseline is None else miou - baseline
+        arch=sidecar["arch"], params=sidecar["params"], miou=miou, lead=miou - fmean(scores) if scores else None
     )
 
 
@@ -297,10 +298,12 @@ def _notes(references: dict[str, _Reference], improvements: list[Improvement], t
             f"{TIME_MATCHED}: the baseline with {trained[TIME_MATCHED]['epochs']} epochs, which fit in the time of "
             f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
         )
-    if improvements and improvements[0].seeds < 3:
+    few = [gain for gain in improvements if gain.standard_error_over == "images"]
+    if few:
+        named = ", ".join(f"{gain.method} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
         notes.append(
-            f"{improvements[0].seeds} seed(s) per method, so the spread between trainings is unknown and no gain is "
-            "claimed: train with --seeds 0,1,2"
+            f"the spread between trainings is unknown below 3 seeds, so no gain is claimed of {named}: "
+            "train these and the baseline with --seeds 0,1,2"
         )
     if teacher is not None and teacher.lead is not None and teacher.lead < KD_LEAD:
         notes.append(

@@ -80,7 +80,7 @@ class Teacher(Strict):
     params: int
     miou: float
     lead: float | None
-    """Over the baseline's mIoU."""
+    """Over the baseline's mean mIoU over its seeds."""
 
 
 class Comparison(Strict):

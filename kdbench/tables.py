@@ -99,7 +99,7 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
         lines.append(
             f"Teacher {comparison.teacher.arch}: mIoU {comparison.teacher.miou:.4f}, "
             f"{comparison.teacher.params / 1e6:.2f}M parameters"
-            + ("." if lead is None else f", {100 * lead:+.1f} points from the baseline.")
+            + ("." if lead is None else f", {100 * lead:+.1f} points from the baseline's mean.")
         )
     if computed := operators_line(comparison):
         lines.append(computed)

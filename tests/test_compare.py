@@ -93,7 +93,7 @@ def test_raw_rounds_are_kept_in_pytest_benchmarks_own_format(comparison, runs):
 
 def test_one_seed_claims_nothing_and_a_weak_teacher_is_noted(comparison):
     assert {i.method: i.verdict for i in comparison.improvements} == dict.fromkeys(STUDENTS[1:], "no gain shown")
-    assert any("1 seed(s) per method" in note for note in comparison.notes)
+    assert any("no gain is claimed of response (1 seed), " in note for note in comparison.notes)
     if comparison.teacher.lead < 0.03:
         assert any("distillation is not expected to help" in note for note in comparison.notes)
 
@@ -188,12 +188,16 @@ def test_logits_without_an_export_and_torch_beside(broken_runs, kdbench):
 def test_three_seeds_are_paired_and_a_gain_may_be_claimed(broken_runs, kdbench, tiny_arguments):
     done = kdbench("train", "--method", "baseline,response", "--seeds", "0,1,2", "--runs", broken_runs, *tiny_arguments)
     assert done.code == 0, done.err
-    done = kdbench(
-        "compare", "--backend", "torch", "--method", "baseline,response", "--rounds", "10", "--runs", broken_runs
-    )
+    methods = "baseline,response,feature"  # feature keeps its one seed
+    done = kdbench("compare", "--backend", "torch", "--method", methods, "--rounds", "10", "--runs", broken_runs)
     assert done.code == 0, done.err
     got = Comparison.read(broken_runs / "folder" / "compare.json")
     assert got.training["response"]["seeds"] == [0, 1, 2]
+    assert got.teacher.lead == pytest.approx(got.teacher.miou - np.mean(got.training["baseline"]["miou_by_seed"]))
+    assert [note for note in got.notes if "below 3 seeds" in note] == [
+        "the spread between trainings is unknown below 3 seeds, so no gain is claimed of feature (1 seed): "
+        "train these and the baseline with --seeds 0,1,2"
+    ]
     by_seed = [got.training[method]["miou_by_seed"] for method in ("baseline", "response")]
     expected = sum(b - a for a, b in zip(*by_seed, strict=True)) / 3
     assert got.improvements[0].delta_miou == pytest.approx(expected)
