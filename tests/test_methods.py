@@ -14,7 +14,8 @@ from kdbench.progress import Bar
 from kdbench.tables import TITLES
 from trainers.arm import Arm, make_optimizer
 from trainers.loop import teacher_taps, train_epoch
-from trainers.methods import TERMS, Objective, needs_teacher
+from trainers.losses import cross_entropy
+from trainers.methods import TERMS, Objective, logit_shift, needs_teacher
 from trainers.recipe import Recipe, load_recipe
 
 CLASSES = 5
@@ -59,6 +60,43 @@ def test_loss_is_the_weighted_sum_of_the_methods_terms(method, terms, teacher, b
     losses = objective(method, teacher, recipe)(images, labels, teacher_taps(teacher, images, recipe))
     assert losses.keys() == {"loss", *terms}
     torch.testing.assert_close(losses["loss"], sum(weights[name] * losses[name] for name in terms))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_weighted_cross_entropy_is_least_where_the_adjustment_says(share):
+    """The best constant logits, found by minimising the loss, are log p + (1 − share) · log w but for a constant."""
+    labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10).reshape(1, 10, 10)
+    weights = torch.tensor([0.3, 1.0, 4.0, 0.0])  # the last is in no label
+    logits = torch.zeros(1, 4, 1, 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        adjusted = logits + logit_shift(weights, share)
+        loss = cross_entropy(adjusted.expand(1, 4, 10, 10), labels, weights)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = logits.detach().flatten()[:3]
+    expected = torch.tensor([0.7, 0.2, 0.1]).log() + (1 - share) * weights[:3].log()
+    assert torch.allclose(found - found.mean(), expected - expected.mean(), atol=1e-3)
+
+
+def test_the_recipes_adjustment_reaches_cross_entropy_alone(teacher, batch):
+    images, labels = batch
+    weights = torch.linspace(0.2, 5, CLASSES)
+    got = {}
+    for share in (0.0, 0.5):
+        recipe = load_recipe("shapes", {"class_weights": True, "logit_adjustment": share})
+        torch.manual_seed(0)
+        model = Objective(Student(CLASSES), "response", recipe, teacher.tap_channels, weights).eval()
+        got[share] = model(images, labels, teacher_taps(teacher, images, recipe))
+        logits = model.model.taps(images).logits
+    assert got[0.5]["response"] == got[0.0]["response"]
+    assert got[0.0]["ce"] == cross_entropy(logits, labels, weights)
+    shifted = logits + 0.5 * weights.log()[:, None, None]
+    assert torch.allclose(got[0.5]["ce"], cross_entropy(shifted, labels, weights))
 
 
 def test_a_term_of_weight_zero_is_not_computed(teacher, batch):

@@ -39,6 +39,13 @@ def test_a_misspelt_field_is_named(tmp_path):
         load_recipe(str(tmp_path / "r.toml"), {})
 
 
+def test_an_adjustment_needs_the_weights_that_it_adjusts(tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("logit_adjustment = 0.5")
+    with pytest.raises(BadInput, match=r"'mine.toml': logit_adjustment 0.5 without class weights.* add class_weights"):
+        load_recipe(str(recipe), {})
+
+
 def test_learning_rate_schedule():
     recipe = Recipe(warmup_steps=10, schedule="cosine")
     assert lr_factor(0, 110, recipe) == pytest.approx(0.1)

@@ -85,6 +85,7 @@ class Objective(nn.Module):
     """
 
     class_weights: Tensor | None
+    shift: Tensor | None
 
     def __init__(
         self,
@@ -101,6 +102,9 @@ class Objective(nn.Module):
         adapted = any(term.adapted for term in self.terms)
         self.adapters = make_adapters(model.tap_channels, teacher_channels or {}) if adapted else None
         self.register_buffer("class_weights", class_weights, persistent=False)
+        share = recipe.logit_adjustment
+        shift = logit_shift(class_weights, share) if class_weights is not None and share else None
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, teacher: Taps | None) -> dict[str, Tensor]:
         """One forward pass and its losses.
@@ -117,10 +121,27 @@ class Objective(nn.Module):
             taps = self.model.taps(images)
             if self.adapters is not None:
                 taps = Taps(taps.logits, {level: self.adapters[level](taps.features[level]) for level in LEVELS})
-        losses = {"ce": cross_entropy(taps.logits, labels, self.class_weights)}
+        logits = taps.logits if self.shift is None else taps.logits + self.shift
+        losses = {"ce": cross_entropy(logits, labels, self.class_weights)}
         loss = self.recipe.alpha * losses["ce"]
         if teacher is not None:
             for term in self.terms:
                 losses[term.name] = term.loss(taps, teacher, labels, self.recipe)
                 loss = loss + getattr(self.recipe, term.weight) * losses[term.name]
         return {"loss": loss, **losses}
+
+
+def logit_shift(class_weights: Tensor, share: float) -> Tensor:
+    """What cross-entropy adds to the logits, so that the network's own lack it (Menon et al. 2021).
+
+    Weights w make cross-entropy's best logits log p + log w: rare classes are learnt, and predicted too often. With
+    share · log w added in the loss alone, what the network itself has to give is log p + (1 − share) · log w.
+
+    Args:
+        class_weights: C; a class of weight 0 is in no label and keeps its logits.
+
+    Returns:
+        C x 1 x 1.
+    """
+    logs = torch.where(class_weights > 0, class_weights, 1).log()
+    return (share * logs)[:, None, None]

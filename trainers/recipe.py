@@ -52,6 +52,13 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the students' forward and backward")
     teacher_precision: Literal["fp32", "bf16"] = Field("fp32", description="of the teacher's training and its passes")
     class_weights: bool = Field(False, description="median-frequency cross-entropy weights, capped at 5, in every arm")
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the class weights' bias that deployed logits are free of: at 0 they over-predict rare "
+        "classes, at 1 they are probabilities of the data; mIoU is best between",
+    )
 
     scale_min: float = Field(1.0, gt=0, description="random zoom, log-uniform")
     scale_max: float = Field(1.0, gt=0, description="upper end of the random zoom")
@@ -126,6 +133,11 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         raise BadInput(f"recipe '{path.name}' with the flags given: {problems}") from error
     if recipe.scale_min > recipe.scale_max:
         raise BadInput(f"recipe '{path.name}': scale_min {recipe.scale_min} is above scale_max {recipe.scale_max}")
+    if recipe.logit_adjustment and not recipe.class_weights:
+        raise BadInput(
+            f"recipe '{path.name}': logit_adjustment {recipe.logit_adjustment} without class weights, whose bias it "
+            "takes away: add class_weights = true, or leave logit_adjustment out"
+        )
     if min(recipe.size) < 32 or max(recipe.size) > MAX_SIDE:
         raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected 32 x 32 to {MAX_SIDE} x {MAX_SIDE}")
     return recipe
