@@ -1,0 +1,91 @@
+"""What the class weights' bias costs: mIoU of trained models as it is taken out of their logits, share by share.
+
+    python -m benchmarks.logit_adjustment --runs runs/camvid-cpu --json results/logit-adjustment.json
+
+A network trained with class weights w predicts rare classes too often. Subtracting share · log w from its classifier's
+bias gives the model that the recipe's ``logit_adjustment`` would have trained, but for the path to it. Prints one table
+and one JSON line; no model is trained, and no latency measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdbench.artifacts import RunTree, write_json
+from kdbench.backends.torch_eager import TorchBackend
+from kdbench.data import SegmentationDataset, open_dataset
+from kdbench.environment import environment
+from kdbench.evaluate import evaluate
+from kdbench.models.deploy import load_model
+from trainers.batches import TrainingBatches
+from trainers.methods import logit_shift
+from trainers.recipe import Recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="trained with class_weights, without an adjustment")
+    parser.add_argument("--dataset", default="camvid")
+    parser.add_argument("--data-root", type=Path, default=Path("data/camvid"))
+    parser.add_argument("--methods", default="teacher,baseline,response,dist")
+    parser.add_argument("--shares", default="0,0.25,0.5,0.75,1")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    tree = RunTree(arguments.runs, arguments.dataset)
+    shares = [float(share) for share in arguments.shares.split(",")]
+    validation = open_dataset(arguments.dataset, "val", arguments.data_root)
+    train_set = open_dataset(arguments.dataset, "train", arguments.data_root)
+    weights: torch.Tensor | None = None
+    rows: list[dict[str, Any]] = []
+    for method in arguments.methods.split(","):
+        row: dict[str, Any] = {"method": method, "seeds": [], "miou": []}
+        for path in tree.seed_checkpoints(method):
+            model, sidecar = load_model(path, f"kdbench train --method {method}")
+            recipe = Recipe.model_validate(sidecar["recipe"])
+            if not recipe.class_weights or recipe.logit_adjustment:
+                raise SystemExit(f"{path}: expected a model trained with class_weights and without logit_adjustment")
+            if weights is None:
+                weights = TrainingBatches(train_set, recipe, torch.device("cpu")).class_frequencies()
+            row["seeds"].append(sidecar["seed"])
+            row["miou"].append(scores(model, weights, shares, recipe.size, validation))
+        rows.append(row)
+    report = {
+        "schema_version": 1, "benchmark": "logit_adjustment", "shares": shares, "rows": rows,
+        "class_weights": None if weights is None else weights.tolist(), "classes": list(validation.classes),
+        "environment": environment(),
+    }  # fmt: skip
+    if arguments.json:
+        write_json(arguments.json, report)
+    print(f"{'mIoU %, share taken out':<28}{'seeds':>6}" + "".join(f"{share:>16g}" for share in shares))
+    for row in rows:
+        means = np.mean(row["miou"], axis=0)
+        n = len(row["miou"])
+        errors = np.std(row["miou"], axis=0, ddof=1) / math.sqrt(n) if n > 1 else [None] * len(shares)
+        cells = [
+            f"{100 * m:.2f}" + ("" if e is None else f" ± {100 * e:.2f}") for m, e in zip(means, errors, strict=True)
+        ]
+        print(f"{row['method']:<28}{n:>6}" + "".join(f"{cell:>16}" for cell in cells))
+    print(json.dumps(report))
+
+
+def scores(
+    model: Any, weights: torch.Tensor, shares: list[float], size: tuple[int, int], validation: SegmentationDataset
+) -> list[float]:
+    """mIoU of the model by share; a model with a final convolution ``classifier``."""
+    trained = model.classifier.bias.detach().clone()
+    found = []
+    for share in shares:
+        model.classifier.bias.data = trained - logit_shift(weights, share).flatten()
+        found.append(evaluate(TorchBackend(model, output="mask", size=size), validation).miou)
+    return found
+
+
+if __name__ == "__main__":
+    main()
