@@ -16,7 +16,7 @@ from kdbench.results import Comparison
 from kdbench.tables import as_markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RESULTS = Path("results/camvid-144x192.json")
+RESULTS = Path("results/camvid-180x240.json")
 SPEED = Path("results/backend-speedup.json")
 TRAINING = Path("results/training-speed.json")
 STUDENT = Path("results/student-latency.json")
