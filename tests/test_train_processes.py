@@ -129,11 +129,12 @@ def arguments(folder_dataset, tiny_recipe, tmp_path):
     return ["--dataset", "folder", "--data-root", str(data), "--recipe", str(recipe), "--device", "cpu"]
 
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+# --standalone binds its own port: one that was free a second ago may be another test's by now.
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def launch(launcher, *command):
-    port = ("--master-port" if launcher is TORCHRUN else "--main_process_port", free_port())
+    port = () if launcher is TORCHRUN else ("--main_process_port", free_port())
     return subprocess.run(
         [*launcher, *port, *module_flag(launcher), "kdbench", "train", *map(str, command)],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
@@ -180,7 +181,7 @@ def test_torchrun_has_the_loss_curve_of_one_process_and_the_exact_miou(kdbench, 
 def test_when_a_process_is_killed_the_others_end_and_resume_goes_on(kdbench, arguments, tmp_path):
     command = ["train", "--method", "baseline", *arguments, "--runs", str(tmp_path / "runs")]
     launcher = subprocess.Popen(
-        [*TORCHRUN, "--master-port", free_port(), "-m", "kdbench", *command, "--epochs", "15"],
+        [*TORCHRUN, "-m", "kdbench", *command, "--epochs", "15"],
         cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     folder = tmp_path / "runs" / "folder" / "baseline"
