@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.student_accuracy import plus_minus
 from kdbench.artifacts import RunTree, write_json
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.environment import environment
 from kdbench.evaluate import evaluate
+from kdbench.improvement import standard_error
 from kdbench.models.deploy import load_model
 from trainers.batches import TrainingBatches
 from trainers.methods import logit_shift
@@ -54,7 +55,7 @@ def main() -> None:
             if weights is None:
                 weights = TrainingBatches(train_set, recipe, torch.device("cpu")).class_frequencies()
             row["seeds"].append(sidecar["seed"])
-            row["miou"].append(scores(model, weights, shares, recipe.size, validation))
+            row["miou"].append(miou_by_share(model, weights, shares, recipe.size, validation))
         rows.append(row)
     report = {
         "schema_version": 1, "benchmark": "logit_adjustment", "shares": shares, "rows": rows,
@@ -65,17 +66,13 @@ def main() -> None:
         write_json(arguments.json, report)
     print(f"{'mIoU %, share taken out':<28}{'seeds':>6}" + "".join(f"{share:>16g}" for share in shares))
     for row in rows:
-        means = np.mean(row["miou"], axis=0)
-        n = len(row["miou"])
-        errors = np.std(row["miou"], axis=0, ddof=1) / math.sqrt(n) if n > 1 else [None] * len(shares)
-        cells = [
-            f"{100 * m:.2f}" + ("" if e is None else f" ± {100 * e:.2f}") for m, e in zip(means, errors, strict=True)
-        ]
-        print(f"{row['method']:<28}{n:>6}" + "".join(f"{cell:>16}" for cell in cells))
+        by_share = list(zip(*row["miou"], strict=True))
+        cells = [f"{100 * fmean(scores):.2f}{plus_minus(standard_error(scores))}" for scores in by_share]
+        print(f"{row['method']:<28}{len(row['seeds']):>6}" + "".join(f"{cell:>16}" for cell in cells))
     print(json.dumps(report))
 
 
-def scores(
+def miou_by_share(
     model: Any, weights: torch.Tensor, shares: list[float], size: tuple[int, int], validation: SegmentationDataset
 ) -> list[float]:
     """mIoU of the model by share; a model with a final convolution ``classifier``."""

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kdbench.artifacts import RunTree, sidecar_path, write_json, write_text
 from kdbench.compare import DISTILLATION_FIELDS
 from kdbench.environment import environment
+from kdbench.improvement import standard_error
 from kdbench.models.deploy import count_gflops
 from kdbench.results import Comparison
 from kdbench.sidecar import read_training_sidecar
@@ -120,19 +118,15 @@ def row(
     name: str, params: int | None, gflops: float | None, scores: dict[int, float], yardstick: dict[int, float]
 ) -> dict[str, Any]:
     """Mean over seeds, and the paired difference over those seeds that the yardstick has too."""
-    values = np.array(list(scores.values()))
+    values = list(scores.values())
     shared = sorted(scores.keys() & yardstick.keys())
-    differences = np.array([scores[seed] - yardstick[seed] for seed in shared])
+    differences = [scores[seed] - yardstick[seed] for seed in shared]
     return {
-        "model": name, "params": params, "gflops": gflops, "seeds": list(scores), "mious": values.tolist(),
-        "miou": float(values.mean()), "standard_error": standard_error(values), "shared_seeds": shared,
-        "difference": float(differences.mean()) if shared else None,
+        "model": name, "params": params, "gflops": gflops, "seeds": list(scores), "mious": values,
+        "miou": fmean(values), "standard_error": standard_error(values), "shared_seeds": shared,
+        "difference": fmean(differences) if shared else None,
         "difference_standard_error": standard_error(differences),
     }  # fmt: skip
-
-
-def standard_error(values: NDArray[np.float64]) -> float | None:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def plus_minus(error: float | None) -> str:

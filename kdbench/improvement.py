@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,11 @@ from numpy.typing import NDArray
 from kdbench.evaluate import Evaluation
 from kdbench.metrics import mean_iou
 from kdbench.results import Improvement
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values; None of a single one, whose spread is unknown."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def improvement_over(baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str) -> Improvement | None:

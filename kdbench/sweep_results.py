@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from kdbench.artifacts import SCHEMA_VERSION, write_text
+from kdbench.improvement import standard_error
 from kdbench.tables import TITLES
 
 COLUMNS = ("Setting", "Method", "Seeds", "mIoU", "± SE", "Δ baseline", "± SE of Δ", "Verdict", "Epochs", "Train s")
@@ -39,10 +39,6 @@ class SweepRow(BaseModel):
     verdict: Literal["gain", "loss", "no gain shown"] | None
     epochs: int
     train_seconds: float
-
-
-def standard_error(values: list[float]) -> float | None:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def sweep_rows(trained: list[tuple[str, str, dict[str, Any]]]) -> list[SweepRow]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 
 from kdbench.artifacts import write_text
+from kdbench.improvement import standard_error
 from kdbench.results import Comparison, Row
 
 TITLES = {
@@ -116,8 +116,8 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
     means = []
     for method, training in comparison.training.items():
         scores = training["miou_by_seed"]
-        if len(scores) > 1:
-            error = stdev(scores) / math.sqrt(len(scores))
+        error = standard_error(scores)
+        if error is not None:
             means.append(f"{TITLES.get(method, method)} {fmean(scores):.4f} ± {error:.4f}")
     return [
         f"The table's rows are the models of seed {seeds[0]}, which are exported; "
