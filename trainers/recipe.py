@@ -10,7 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
@@ -18,6 +19,7 @@ from kdbench.errors import BadInput
 RECIPES = Path(__file__).parent / "recipes"
 RENAMED = {"voc2012": "voc"}
 """A dataset's name → the name of its recipe, where they differ."""
+TEACHERS = ("fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large")
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 
@@ -27,12 +29,23 @@ class TeacherRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    arch: Literal["fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large"] = Field(
-        "fcn_resnet50", description="torchvision's, or a ResNet-18 pyramid that two cores can train"
+    arch: str = Field(
+        "fcn_resnet50",
+        description="torchvision's fcn_resnet50 or lraspp_mobilenet_v3_large, fpn_resnet18, a pyramid that two cores "
+        "can train, or trained models joined by + for the mean of their logits, as in fpn_resnet18+student",
     )
     epochs: int | None = Field(None, ge=1, description="passes over the training images")
     batch_size: int | None = Field(None, ge=2, description="images per step")
     lr: float | None = Field(None, gt=0, description="peak learning rate")
+
+    @field_validator("arch")
+    @classmethod
+    def is_known(cls, arch: str) -> str:
+        if arch not in TEACHERS and ("+" not in arch or set(arch.split("+")) - {*TEACHERS, "student"}):
+            raise PydanticCustomError(
+                "arch", f"Expected one of {', '.join(TEACHERS)}, or several of them and of student joined by +"
+            )
+        return arch
 
 
 class Recipe(BaseModel):

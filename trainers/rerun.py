@@ -15,7 +15,7 @@ from kdbench.errors import BadInput, Missing
 from kdbench.sidecar import read_training_sidecar
 from trainers.methods import needs_teacher
 from trainers.recipe import Recipe
-from trainers.train import difference
+from trainers.teacher import difference
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.history import read_rows
 from trainers.methods import needs_teacher
 from trainers.recipe import MAX_SEED, Recipe, load_recipe
-from trainers.train import TrainingJob, teacher_is_ready, train
+from trainers.teacher import teacher_is_ready
+from trainers.train import TrainingJob, train
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -14,8 +14,9 @@ from torch import Tensor
 from kdbench.artifacts import TIME_MATCHED, RunTree, sha256, sidecar_path
 from kdbench.data import SegmentationDataset
 from kdbench.environment import environment
-from kdbench.errors import BadInput, KdbenchError, Missing
-from kdbench.models.deploy import build_model, load_model
+from kdbench.errors import BadInput, KdbenchError
+from kdbench.models.deploy import build_model
+from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.sidecar import read_training_sidecar
 from trainers.arm import Arm, mark_started, training_data
@@ -25,6 +26,7 @@ from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.processes import is_main, wait_for_all, world_size
 from trainers.recipe import Recipe
+from trainers.teacher import open_teacher
 from trainers.time_match import time_matched
 from trainers.weights import load_weights
 
@@ -83,7 +85,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     teacher, teacher_sidecar = None, None
     distils = any(needs_teacher(method) for method in job.methods)
     if distils and not job.train_teacher:
-        teacher, teacher_sidecar = open_teacher(job, about["classes"])
+        teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
     made = []
     side_by_side = tuple(method for method in job.methods if method != TIME_MATCHED)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
@@ -94,7 +96,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
             train_the_teacher(job, about, train_set, validation)
             made.append(job.tree.checkpoint("teacher"))
         if distils and teacher is None:
-            teacher, teacher_sidecar = open_teacher(job, about["classes"])
+            teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
         if side_by_side:
             title = ", ".join(side_by_side)
             made += train_students(
@@ -171,6 +173,18 @@ def train_the_teacher(
     torch.manual_seed(recipe.seed)
     arch = job.recipe.teacher.arch
     model = build_model(arch, len(train_set.classes))
+    checkpoint = job.tree.checkpoint("teacher")
+    if isinstance(model, Ensemble):
+        if job.weights is None:
+            raise BadInput(
+                f"--teacher {arch}: its members are trained one by one, not together: give their checkpoints by "
+                "--weights, in that order, with commas"
+            )
+        if checkpoint.resolve() in [Path(source).resolve() for source in job.weights.split(",")]:
+            raise BadInput(
+                f"--weights: '{checkpoint}' is where the ensemble would be written: train the members under "
+                "another --runs, or copy it first"
+            )
     complete = job.weights is not None and load_weights(model, arch, job.weights)
     arm_state = job.tree.method_dir("teacher") / "state.pt"
     if complete:
@@ -185,7 +199,7 @@ def train_the_teacher(
     batches = TrainingBatches(train_set, recipe, job.device)
     weights = batches.class_frequencies() if recipe.class_weights else None
     about = {**about, "arch": arch, "weights": job.weights}
-    arm = make_arm("teacher", model, recipe, job.tree.checkpoint("teacher"), about, batches, weights)
+    arm = make_arm("teacher", model, recipe, checkpoint, about, batches, weights)
     if complete:
         result = validate(arm, validation)
         if is_main():
@@ -256,54 +270,3 @@ def is_finished(arm: Arm) -> bool:
 def train_anew(reason: str) -> None:
     if is_main():
         print(f"kdbench: {reason}: training anew", file=sys.stderr)
-
-
-def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
-    """Whether ``--method all`` can keep the teacher that is there: finished, and of the recipe's architecture."""
-    path = tree.checkpoint("teacher")
-    if not (path.exists() and sidecar_path(path).exists()) or (path.parent / "state.pt").exists():
-        return False
-    sidecar = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")
-    return bool(sidecar["epoch"] == sidecar["epochs"] and sidecar["arch"] == recipe.teacher.arch)
-
-
-def require_teacher_arch(tree: RunTree, arch: str) -> None:
-    """What --teacher names must be what is there: a student learns from the trained one, whatever was named."""
-    path = tree.checkpoint("teacher")
-    if not sidecar_path(path).exists():
-        return  # that there is none is said where it is opened
-    found = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")["arch"]
-    if found != arch:
-        raise BadInput(
-            f"--teacher: got '{arch}', but the teacher '{path}' is a {found}: leave --teacher out to learn from it, "
-            "or add teacher to --method to train the other in its place"
-        )
-
-
-def open_teacher(job: TrainingJob, classes: list[str]) -> tuple[SegmentationModel, dict[str, Any]]:
-    """The trained teacher, frozen, and what a student's sidecar says of it."""
-    path = job.tree.checkpoint("teacher")
-    command = f"kdbench train --method teacher --dataset {job.tree.dataset}"
-    if not path.exists():
-        raise Missing(f"no teacher '{path}', which {', '.join(job.methods)} would learn from: make it with `{command}`")
-    model, sidecar = load_model(path, command)
-    sidecar = read_training_sidecar(sidecar_path(path), command)
-    if sidecar["epoch"] != sidecar["epochs"] or (path.parent / "state.pt").exists():
-        raise Missing(
-            f"teacher '{path}' is not finished (epoch {sidecar['epoch']} of {sidecar['epochs']} is saved): "
-            f"go on with `{command} --resume`, or wait for the training that is at it"
-        )
-    if sidecar["classes"] != classes:
-        raise BadInput(
-            f"teacher '{path}' knows {difference(sidecar['classes'], classes)}: make it again with `{command}`"
-        )
-    model.requires_grad_(False).to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, {key: sidecar[key] for key in ("arch", "params", "miou", "sha256", "epochs")}
-
-
-def difference(was: list[str], now: list[str]) -> str:
-    """How a list of classes differs from the dataset's, for an error."""
-    if len(was) != len(now):
-        return f"{len(was)} classes, the dataset has {len(now)}"
-    index = next(i for i, (a, b) in enumerate(zip(was, now, strict=True)) if a != b)
-    return f"class {index} as '{was[index]}', the dataset calls it '{now[index]}'"

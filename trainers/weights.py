@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdbench.errors import BadInput
+from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.torchvision_compat import torchvision
 
@@ -19,18 +20,23 @@ def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
         model: a teacher; a final classifier for another number of classes keeps its fresh initialisation.
         arch: its name, for errors.
         source: a .pth (state dict) or .safetensors file, or a weight name of torchvision's fcn_resnet50,
-            for example COCO_WITH_VOC_LABELS_V1, which is downloaded.
+            for example COCO_WITH_VOC_LABELS_V1, which is downloaded; for an ensemble one of each member, with commas.
 
     Returns:
         True when every parameter was filled, so that the teacher can be used without training.
 
     Raises:
-        BadInput: no such file or name, an unreadable file, or one made for another architecture.
+        BadInput: no such file or name, an unreadable file, or one made for another architecture, or, in an ensemble,
+            for another number of classes.
     """
+    if isinstance(model, Ensemble):
+        _load_members(model, arch.split("+"), source.split(","))
+        return True
     given = {k: v for k, v in _read(arch, source).items() if not k.startswith("aux_classifier.")}
     own = model.state_dict()
     wrong_shape = {k for k, v in given.items() if k in own and own[k].shape != v.shape}
-    classifier = {k for k in wrong_shape if k.rpartition(".")[0] == _last_layer(model)}
+    # The classifier's last layer, or last layers, have a row for each class.
+    classifier = {k for k in wrong_shape if k.startswith("classifier.") and own[k].shape[1:] == given[k].shape[1:]}
     missing, unknown = own.keys() - given.keys(), given.keys() - own.keys()
     if missing or unknown or wrong_shape - classifier:
         odd = sorted(missing | unknown | (wrong_shape - classifier))
@@ -42,8 +48,19 @@ def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
     return not classifier
 
 
-def _last_layer(model: SegmentationModel) -> str:
-    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)][-1]
+def _load_members(model: Ensemble, archs: list[str], sources: list[str]) -> None:
+    if len(sources) != len(archs):
+        raise BadInput(
+            f"--weights: got {len(sources)} file{'s' * (len(sources) > 1)} for {' + '.join(archs)}, expected "
+            f"{len(archs)}, one of each in that order, with commas"
+        )
+    for member, arch, source in zip(model.members, archs, sources, strict=True):
+        assert isinstance(member, SegmentationModel)
+        if not load_weights(member, arch, source):
+            raise BadInput(
+                f"--weights '{source}' are for another number of classes than the dataset's, and a member of an "
+                f"ensemble is not trained further: give a {arch} that was trained on this dataset"
+            )
 
 
 def _read(arch: str, source: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kdbench.cli.options import JsonFile, json_result
 @app.command()
 def model(
     arch: Annotated[
-        str, typer.Option(help="student, fcn_resnet50, fpn_resnet18 or lraspp_mobilenet_v3_large.")
+        str, typer.Option(help="student, fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large, or several with +.")
     ] = "student",
     classes: Annotated[int, typer.Option(help="Classes to tell apart.", min=1)] = 21,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = "512x512",

@@ -42,8 +42,16 @@ def train(
     temperature: Annotated[float | None, typer.Option(help="T of the response loss.")] = None,
     kl_reduction: Annotated[str | None, typer.Option(help="pixel, or batchmean (the guide's literal form).")] = None,
     feature_loss: Annotated[str | None, typer.Option(help="cosine or pearson.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Teacher's start: a file, or COCO_WITH_VOC_LABELS_V1.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large, or trained ones joined by +, averaged."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Teacher's start: a file, or COCO_WITH_VOC_LABELS_V1; for A+B one of each, with commas."),
+    ] = None,
     match: Annotated[
         str | None, typer.Option(help=f"{TIME_MATCHED}: whose time it gets. Default: the slowest.")
     ] = None,
@@ -133,7 +141,8 @@ def run_training(
     from trainers.methods import TERMS, needs_teacher
     from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe
-    from trainers.train import TrainingJob, require_teacher_arch, teacher_is_ready
+    from trainers.teacher import require_teacher_arch, teacher_is_ready
+    from trainers.train import TrainingJob
 
     check_runs(tree)
     if weights is not None and "teacher" not in methods:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdbench.artifacts import load_checkpoint
 from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
+from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.models.student import Student
 from kdbench.models.teachers import FcnResNet50, FpnResNet18, LrasppMobileNetV3Large
@@ -26,10 +27,17 @@ ARCHITECTURES: dict[str, type[SegmentationModel]] = {
 
 
 def build_model(arch: str, classes: int) -> SegmentationModel:
-    """A freshly initialised model; its weights depend on torch's global seed."""
-    if arch not in ARCHITECTURES:
-        raise BadInput(f"architecture: got '{arch}', expected one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[arch](classes)
+    """A freshly initialised model; its weights depend on torch's global seed.
+
+    Args:
+        arch: one of ``ARCHITECTURES``, or several joined by "+" for their ``Ensemble``.
+    """
+    members = []
+    for name in arch.split("+"):
+        if name not in ARCHITECTURES:
+            raise BadInput(f"architecture: got '{arch}', expected one of {', '.join(ARCHITECTURES)}, or several with +")
+        members.append((name, ARCHITECTURES[name](classes)))
+    return Ensemble(members) if len(members) > 1 else members[0][1]
 
 
 def load_model(checkpoint: Path, made_by: str) -> tuple[SegmentationModel, dict[str, Any]]:

@@ -1,0 +1,74 @@
+"""The teacher that is there: whether it can be kept, and opening it for students to learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kdbench.artifacts import RunTree, sidecar_path
+from kdbench.errors import BadInput, Missing
+from kdbench.models.deploy import load_model
+from kdbench.models.segmentation import SegmentationModel
+from kdbench.sidecar import read_training_sidecar
+from trainers.recipe import Recipe
+
+
+def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
+    """Whether ``--method all`` can keep the teacher that is there: finished, and of the recipe's architecture."""
+    path = tree.checkpoint("teacher")
+    if not (path.exists() and sidecar_path(path).exists()) or (path.parent / "state.pt").exists():
+        return False
+    sidecar = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")
+    return bool(sidecar["epoch"] == sidecar["epochs"] and sidecar["arch"] == recipe.teacher.arch)
+
+
+def require_teacher_arch(tree: RunTree, arch: str) -> None:
+    """What --teacher names must be what is there: a student learns from the trained one, whatever was named."""
+    path = tree.checkpoint("teacher")
+    if not sidecar_path(path).exists():
+        return  # that there is none is said where it is opened
+    found = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")["arch"]
+    if found != arch:
+        raise BadInput(
+            f"--teacher: got '{arch}', but the teacher '{path}' is a {found}: leave --teacher out to learn from it, "
+            "or add teacher to --method to train the other in its place"
+        )
+
+
+def open_teacher(
+    tree: RunTree, classes: list[str], methods: tuple[str, ...], device: torch.device
+) -> tuple[SegmentationModel, dict[str, Any]]:
+    """The trained teacher, frozen, and what a student's sidecar says of it.
+
+    Args:
+        methods: that would learn from it, for errors.
+
+    Raises:
+        Missing: there is none, or it is not finished. BadInput: it knows other classes than the dataset's.
+    """
+    path = tree.checkpoint("teacher")
+    command = f"kdbench train --method teacher --dataset {tree.dataset}"
+    if not path.exists():
+        raise Missing(f"no teacher '{path}', which {', '.join(methods)} would learn from: make it with `{command}`")
+    model, sidecar = load_model(path, command)
+    sidecar = read_training_sidecar(sidecar_path(path), command)
+    if sidecar["epoch"] != sidecar["epochs"] or (path.parent / "state.pt").exists():
+        raise Missing(
+            f"teacher '{path}' is not finished (epoch {sidecar['epoch']} of {sidecar['epochs']} is saved): "
+            f"go on with `{command} --resume`, or wait for the training that is at it"
+        )
+    if sidecar["classes"] != classes:
+        raise BadInput(
+            f"teacher '{path}' knows {difference(sidecar['classes'], classes)}: make it again with `{command}`"
+        )
+    model.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, {key: sidecar[key] for key in ("arch", "params", "miou", "sha256", "epochs")}
+
+
+def difference(was: list[str], now: list[str]) -> str:
+    """How a list of classes differs from the dataset's, for an error."""
+    if len(was) != len(now):
+        return f"{len(was)} classes, the dataset has {len(now)}"
+    index = next(i for i, (a, b) in enumerate(zip(was, now, strict=True)) if a != b)
+    return f"class {index} as '{was[index]}', the dataset calls it '{now[index]}'"
