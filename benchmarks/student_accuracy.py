@@ -65,7 +65,7 @@ def train(arguments: argparse.Namespace) -> None:
 def same_training(students: Recipe, yardstick: dict[str, Any]) -> bool:
     """Whether both trained with the same numbers, but for what only distillation and teachers read."""
     ours, theirs = students.model_dump(mode="json"), Recipe.model_validate(yardstick).model_dump(mode="json")
-    ignored = DISTILLATION_FIELDS | {"seed", "teacher", "teacher_precision"}
+    ignored = DISTILLATION_FIELDS | {"seed"}
     return all(ours[field] == theirs[field] for field in ours.keys() - ignored)
 
 

@@ -33,14 +33,18 @@ KD_LEAD = 0.03
 """A teacher that leads the baseline by less is not expected to help."""
 DISTILLATION_FIELDS = {
     "beta", "gamma", "temperature", "kl_reduction", "feature_loss", "cwd_weight", "cwd_temperature", "dist_weight",
-    "dist_temperature",
+    "dist_temperature", "teacher", "teacher_precision",
 }  # fmt: skip
 """Fields of a recipe that the baseline does not read, so that they may differ between it and a method."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What to compare; see ``kdbench compare --help``."""
+    """What to compare; see ``kdbench compare --help``.
+
+    Attributes:
+        recipe_defaults: a recipe's fields and their defaults: what was done before a field existed.
+    """
 
     methods: tuple[str, ...]
     backends: tuple[str, ...]
@@ -49,6 +53,7 @@ class CompareOptions:
     device: str
     threads: int
     rounds: int
+    recipe_defaults: dict[str, Any]
 
 
 @dataclass
@@ -105,7 +110,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         improvements=improvements,
         teacher=teacher,
         training={method: _training(reference) for method, reference in references.items() if reference.sidecars},
-        notes=[*notes, *_notes(references, improvements, teacher)],
+        notes=[*notes, *_notes(references, improvements, teacher, options.recipe_defaults)],
     )  # fmt: skip
 
 
@@ -275,7 +280,12 @@ def mean_iou_per_class(evaluations: list[Evaluation]) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in means]
 
 
-def _notes(references: dict[str, _Reference], improvements: list[Improvement], teacher: Teacher | None) -> list[str]:
+def _notes(
+    references: dict[str, _Reference],
+    improvements: list[Improvement],
+    teacher: Teacher | None,
+    recipe_defaults: dict[str, Any],
+) -> list[str]:
     """What a reader must know before believing the table."""
     notes = []
     trained = {m: r.sidecars[0] for m, r in references.items() if r.sidecars}
@@ -287,7 +297,7 @@ def _notes(references: dict[str, _Reference], improvements: list[Improvement], t
             )
     base = trained.get("baseline")
     for method, sidecar in trained.items():
-        keys = [] if base is None else unfair_differences(method, sidecar, base)
+        keys = [] if base is None else unfair_differences(method, sidecar, base, recipe_defaults)
         if keys:
             notes.append(
                 f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
@@ -313,13 +323,15 @@ def _notes(references: dict[str, _Reference], improvements: list[Improvement], t
     return notes
 
 
-def unfair_differences(method: str, sidecar: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+def unfair_differences(
+    method: str, sidecar: dict[str, Any], baseline: dict[str, Any], defaults: dict[str, Any]
+) -> list[str]:
     """Fields of the recipe in which a method had other conditions than the baseline, and the number of images.
 
     The epochs of the time-matched baseline differ on purpose. A field that one of the two lacks came with a later
     version, whose default does what was done before.
     """
-    ours, theirs = sidecar["recipe"], baseline["recipe"]
+    ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
     allowed = DISTILLATION_FIELDS | ({"epochs"} if method == TIME_MATCHED else set())
-    differing = [key for key in theirs if key not in allowed and key in ours and ours[key] != theirs[key]]
+    differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
     return differing + ["train_images"] * (sidecar["train_images"] != baseline["train_images"])

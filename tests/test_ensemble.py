@@ -113,6 +113,7 @@ def test_students_learn_from_the_ensemble(kdbench, tiny_arguments, folder_datase
     )  # fmt: skip
     assert compared.code == 0, compared.err
     assert f"Teacher {arch}: mIoU {about['miou']:.4f}" in compared.out
+    assert "not a fair comparison" not in compared.out  # though the recorded recipes name two teachers
 
     before = path.read_bytes()
     again = f"{path},{members.split(',')[1]}"

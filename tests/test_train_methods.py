@@ -274,11 +274,20 @@ def test_what_may_differ_from_the_baselines_recipe(method, changed, named):
     recorded = Recipe().model_dump(mode="json")
     baseline = {"recipe": recorded, "train_images": 8}
     ours = {"recipe": {**recorded, **changed}, "train_images": 8}
-    assert unfair_differences(method, ours, baseline) == named
-    assert unfair_differences(method, {**ours, "train_images": 7}, baseline) == [*named, "train_images"]
-    of_before = {"recipe": {k: v for k, v in recorded.items() if k != "cwd_weight"}, "train_images": 8}
-    assert unfair_differences(method, ours, of_before) == named
-    assert unfair_differences(method, {**of_before, "recipe": {**of_before["recipe"], **changed}}, baseline) == named
+    assert unfair_differences(method, ours, baseline, recorded) == named
+    assert unfair_differences(method, {**ours, "train_images": 7}, baseline, recorded) == [*named, "train_images"]
+
+
+def test_a_recipe_of_before_a_field_did_what_the_default_does():
+    recorded = Recipe().model_dump(mode="json")
+    now = {"recipe": recorded, "train_images": 8}
+    before = {"recipe": {k: v for k, v in recorded.items() if k != "logit_adjustment"}, "train_images": 8}
+    adjusted = {"recipe": {**recorded, "logit_adjustment": 0.5}, "train_images": 8}
+    for ours, theirs, named in [
+        (now, before, []), (before, now, []),
+        (adjusted, before, ["logit_adjustment"]), (before, adjusted, ["logit_adjustment"]),
+    ]:  # fmt: skip
+        assert unfair_differences("dist", ours, theirs, recorded) == named
 
 
 def test_plots_draw_every_method_with_its_terms(kdbench, all_methods):

@@ -78,6 +78,7 @@ def run_compare(
     from kdbench.compare import compare as run
     from kdbench.errors import RunFailed
     from kdbench.tables import print_table, write_all
+    from trainers.recipe import Recipe
 
     most = max(256, os.cpu_count() or 1)
     if threads > most:  # engines crash on many thousands instead of refusing them
@@ -90,6 +91,7 @@ def run_compare(
         device=choose_device(device),
         threads=threads or os.cpu_count() or 1,
         rounds=rounds,
+        recipe_defaults=Recipe.model_validate({}).model_dump(mode="json"),
     )
     destination = results_file(json_file, tree.root / "compare.json")
     check_writable(destination, ".txt", ".md", ".csv")
