@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import stdev
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.evaluate import Evaluation
 from kdbench.metrics import mean_iou
-from kdbench.results import Improvement
+from kdbench.results import Improvement, Verdict
 
 
 def standard_error(values: Sequence[float]) -> float | None:
@@ -19,32 +19,38 @@ def standard_error(values: Sequence[float]) -> float | None:
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
+def verdict_of(differences: Sequence[float]) -> Verdict:
+    """A gain or a loss where 3 paired differences or more have a mean beyond 2 standard errors, else none shown."""
+    error = standard_error(differences) if len(differences) >= 3 else None
+    if error is None or abs(fmean(differences)) <= 2 * error:
+        return "no gain shown"
+    return "gain" if fmean(differences) > 0 else "loss"
+
+
 def improvement_over(baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str) -> Improvement | None:
     """Paired difference of mIoU by seed; None when the two share no seed.
 
-    Over at least 3 seeds the standard error is that of the paired differences, and a gain (or loss) is claimed when
-    the difference exceeds 2 of them. With fewer, the spread over seeds is unknown: the standard error is then a paired
-    bootstrap over validation images of the first seed, and nothing is claimed.
+    Over at least 3 seeds the standard error is that of the paired differences. With fewer, the spread over seeds is
+    unknown: the standard error is then a paired bootstrap over validation images of the first seed, and nothing is
+    claimed.
     """
     seeds = sorted(baseline.keys() & method.keys())
     if not seeds:
         return None
-    deltas = np.array([method[seed].miou - baseline[seed].miou for seed in seeds])
+    deltas = [method[seed].miou - baseline[seed].miou for seed in seeds]
     over_seeds = len(seeds) >= 3
     if over_seeds:
-        error = float(deltas.std(ddof=1) / math.sqrt(len(deltas)))
+        error = standard_error(deltas) or 0.0
     else:
         error = bootstrap_standard_error(baseline[seeds[0]].confusions, method[seeds[0]].confusions)
-    delta = float(deltas.mean())
-    shown = over_seeds and abs(delta) > 2 * error
     return Improvement(
         method=name,
-        delta_miou=delta,
+        delta_miou=fmean(deltas),
         standard_error=error,
         standard_error_over="seeds" if over_seeds else "images",
         seeds=len(seeds),
-        baseline_miou=float(np.mean([baseline[seed].miou for seed in seeds])),
-        verdict=("gain" if delta > 0 else "loss") if shown else "no gain shown",
+        baseline_miou=fmean(baseline[seed].miou for seed in seeds),
+        verdict=verdict_of(deltas),
     )
 
 

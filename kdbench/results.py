@@ -12,6 +12,7 @@ from kdbench.artifacts import SCHEMA_VERSION, read_json, write_text
 from kdbench.errors import BadInput
 
 Status = Literal["ok", "built", "unavailable", "failed"]
+Verdict = Literal["gain", "loss", "no gain shown"]
 
 
 class Strict(BaseModel):
@@ -72,7 +73,7 @@ class Improvement(Strict):
     standard_error_over: Literal["seeds", "images"]
     seeds: int
     baseline_miou: float
-    verdict: Literal["gain", "loss", "no gain shown"]
+    verdict: Verdict
 
 
 class Teacher(Strict):

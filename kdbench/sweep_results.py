@@ -12,12 +12,13 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from kdbench.artifacts import SCHEMA_VERSION, write_text
-from kdbench.improvement import standard_error
+from kdbench.improvement import standard_error, verdict_of
+from kdbench.results import Verdict
 from kdbench.tables import TITLES
 
 COLUMNS = ("Setting", "Method", "Seeds", "mIoU", "± SE", "Δ baseline", "± SE of Δ", "Verdict", "Epochs", "Train s")
@@ -36,7 +37,7 @@ class SweepRow(BaseModel):
     delta_miou: float | None
     """Mean difference from the same setting's baseline, over the seeds that both have."""
     delta_standard_error: float | None
-    verdict: Literal["gain", "loss", "no gain shown"] | None
+    verdict: Verdict | None
     epochs: int
     train_seconds: float
 
@@ -44,8 +45,7 @@ class SweepRow(BaseModel):
 def sweep_rows(trained: list[tuple[str, str, dict[str, Any]]]) -> list[SweepRow]:
     """Rows in the order of the first training of each.
 
-    A gain or loss is claimed over 3 seeds or more, when the difference exceeds 2 standard errors of the paired
-    differences.
+    Gains and losses are claimed by the comparison's rule, ``verdict_of``.
 
     Args:
         trained: (setting, method, sidecar of the checkpoint).
@@ -57,17 +57,12 @@ def sweep_rows(trained: list[tuple[str, str, dict[str, Any]]]) -> list[SweepRow]
     for (setting, method), sidecars in by_row.items():
         baseline = by_row.get((setting, "baseline"), {}) if method != "baseline" else {}
         deltas = [sidecars[seed]["miou"] - baseline[seed]["miou"] for seed in sidecars if seed in baseline]
-        delta = fmean(deltas) if deltas else None
-        error = standard_error(deltas)
-        verdict: Literal["gain", "loss", "no gain shown"] | None = None
-        if delta is not None:
-            shown = len(deltas) >= 3 and error is not None and abs(delta) > 2 * error
-            verdict = "no gain shown" if not shown else "gain" if delta > 0 else "loss"
         scores = [sidecar["miou"] for sidecar in sidecars.values()]
         rows.append(
             SweepRow(
                 setting=setting, method=method, seeds=sorted(sidecars), miou=fmean(scores),
-                standard_error=standard_error(scores), delta_miou=delta, delta_standard_error=error, verdict=verdict,
+                standard_error=standard_error(scores), delta_miou=fmean(deltas) if deltas else None,
+                delta_standard_error=standard_error(deltas), verdict=verdict_of(deltas) if deltas else None,
                 epochs=max(sidecar["epochs"] for sidecar in sidecars.values()),
                 train_seconds=fmean(sidecar["train_seconds"] for sidecar in sidecars.values()),
             )
