@@ -123,7 +123,7 @@ def test_students_learn_from_the_ensemble(kdbench, tiny_arguments, folder_datase
     assert path.read_bytes() == before
 
 
-def test_an_ensemble_without_its_members_is_one_line(kdbench, tiny_arguments, members, tmp_path):
+def test_an_ensemble_without_its_members_is_one_line(kdbench, tiny_arguments, trained_runs, members, tmp_path):
     arguments = ["--runs", tmp_path, *tiny_arguments]
     done = kdbench("train", "--method", "teacher", "--teacher", ARCH, *arguments)
     assert done.code == 2
@@ -131,7 +131,24 @@ def test_an_ensemble_without_its_members_is_one_line(kdbench, tiny_arguments, me
     assert line.startswith(f"kdbench: --teacher {ARCH}: its members are trained one by one, not together: give their")
     done = kdbench("train", "--method", "teacher", "--teacher", ARCH, "--weights", "nowhere.pth,x.pth", *arguments)
     assert (done.code, done.err) == (2, "kdbench: --weights: 'nowhere.pth' does not exist\n")
+    arch = json.loads((trained_runs / "folder" / "teacher" / "teacher.json").read_text())["arch"]
+    done = kdbench("train", "--method", "teacher", "--teacher", arch, "--weights", members, *arguments)
+    assert done.code == 2
+    assert f"got 2 files for {arch}, expected one: for an ensemble of them join their architectures" in done.err
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_member_that_knows_other_classes_is_named(kdbench, tiny_arguments, trained_runs, tmp_path):
+    copy = shutil.copytree(trained_runs / "folder" / "teacher", tmp_path / "other")
+    about = json.loads((copy / "teacher.json").read_text())
+    about["classes"][3] = "unicorn"
+    (copy / "teacher.json").write_text(json.dumps(about))
+    source = copy / "teacher.safetensors"
+    done = kdbench("train", "--method", "teacher", "--weights", source, "--runs", tmp_path, *tiny_arguments)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert f"--weights '{source}' know class 3 as 'unicorn', the dataset calls it '" in line
+    assert not (tmp_path / "folder" / "teacher" / "teacher.safetensors").exists()
 
 
 def test_stages_are_the_members(kdbench):

@@ -1,12 +1,13 @@
-"""The teacher that is there: whether it can be kept, and opening it for students to learn from."""
+"""The teacher that is there: whether it can be kept, what it can be put together from, and opening it to learn from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdbench.artifacts import RunTree, sidecar_path
+from kdbench.artifacts import RunTree, read_json, sidecar_path
 from kdbench.errors import BadInput, Missing
 from kdbench.models.deploy import load_model
 from kdbench.models.segmentation import SegmentationModel
@@ -34,6 +35,33 @@ def require_teacher_arch(tree: RunTree, arch: str) -> None:
             f"--teacher: got '{arch}', but the teacher '{path}' is a {found}: leave --teacher out to learn from it, "
             "or add teacher to --method to train the other in its place"
         )
+
+
+def require_members(arch: str, weights: str | None, checkpoint: Path) -> None:
+    """Raise BadInput where an ensemble of these ``weights`` cannot be written to ``checkpoint``."""
+    if weights is None:
+        raise BadInput(
+            f"--teacher {arch}: its members are trained one by one, not together: give their checkpoints by --weights, "
+            "in that order, with commas"
+        )
+    if checkpoint.resolve() in [Path(source).resolve() for source in weights.split(",")]:
+        raise BadInput(
+            f"--weights: '{checkpoint}' is where the ensemble would be written: train the members under another "
+            "--runs, or copy it first"
+        )
+
+
+def require_same_classes(weights: str, classes: list[str]) -> None:
+    """Raise BadInput where a checkpoint among ``weights`` has a sidecar that names other classes than the dataset."""
+    for source in weights.split(","):
+        sidecar = sidecar_path(Path(source))
+        if Path(source).suffix != ".safetensors" or not sidecar.exists():
+            continue
+        known = read_json(sidecar, "kdbench train").get("classes", classes)
+        if known != classes:
+            raise BadInput(
+                f"--weights '{source}' know {difference(known, classes)}: give a model that was trained on this dataset"
+            )
 
 
 def open_teacher(

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdbench.artifacts import TIME_MATCHED, RunTree, sha256, sidecar_path
 from kdbench.data import SegmentationDataset
 from kdbench.environment import environment
-from kdbench.errors import BadInput, KdbenchError
+from kdbench.errors import KdbenchError
 from kdbench.models.deploy import build_model
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
@@ -26,7 +26,7 @@ from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
 from trainers.processes import is_main, wait_for_all, world_size
 from trainers.recipe import Recipe
-from trainers.teacher import open_teacher
+from trainers.teacher import open_teacher, require_members, require_same_classes
 from trainers.time_match import time_matched
 from trainers.weights import load_weights
 
@@ -175,20 +175,12 @@ def train_the_teacher(
     model = build_model(arch, len(train_set.classes))
     checkpoint = job.tree.checkpoint("teacher")
     if isinstance(model, Ensemble):
-        if job.weights is None:
-            raise BadInput(
-                f"--teacher {arch}: its members are trained one by one, not together: give their checkpoints by "
-                "--weights, in that order, with commas"
-            )
-        if checkpoint.resolve() in [Path(source).resolve() for source in job.weights.split(",")]:
-            raise BadInput(
-                f"--weights: '{checkpoint}' is where the ensemble would be written: train the members under "
-                "another --runs, or copy it first"
-            )
+        require_members(arch, job.weights, checkpoint)
     complete = job.weights is not None and load_weights(model, arch, job.weights)
     arm_state = job.tree.method_dir("teacher") / "state.pt"
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
+        require_same_classes(str(job.weights), list(train_set.classes))
         recipe = recipe.model_copy(update={"epochs": 0})
     if is_main():
         if complete:

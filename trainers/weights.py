@@ -65,6 +65,11 @@ def _load_members(model: Ensemble, archs: list[str], sources: list[str]) -> None
 
 def _read(arch: str, source: str) -> dict[str, Any]:
     path = Path(source)
+    if "," in source and not path.exists():
+        raise BadInput(
+            f"--weights: got {len(source.split(','))} files for {arch}, expected one: for an ensemble of them join "
+            "their architectures in --teacher by +"
+        )
     if path.suffix in (".pth", ".pt", ".safetensors"):
         if not path.is_file():
             raise BadInput(f"--weights: '{source}' does not exist")
