@@ -23,9 +23,8 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +208,6 @@ def _work_in_bursts() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ score
-
-
-@dataclass(frozen=True)
-class Rival:
-    """Another rule: samples of both sides in milliseconds → whether it fails the candidate."""
-
-    name: str
-    fails: Callable[[NDArray[np.float64], NDArray[np.float64]], bool]
 
 
 def _processes(cell: Cell, arm: Any) -> list[NDArray[np.float64]]:
