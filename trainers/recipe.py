@@ -15,11 +15,12 @@ from pydantic_core import PydanticCustomError
 
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
+from kdbench.models.deploy import ARCHITECTURES
 
 RECIPES = Path(__file__).parent / "recipes"
 RENAMED = {"voc2012": "voc"}
 """A dataset's name → the name of its recipe, where they differ."""
-TEACHERS = ("fcn_resnet50", "fpn_resnet18", "lraspp_mobilenet_v3_large")
+TEACHERS = tuple(arch for arch in ARCHITECTURES if arch != "student")
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 
@@ -41,7 +42,7 @@ class TeacherRecipe(BaseModel):
     @field_validator("arch")
     @classmethod
     def is_known(cls, arch: str) -> str:
-        if arch not in TEACHERS and ("+" not in arch or set(arch.split("+")) - {*TEACHERS, "student"}):
+        if arch not in TEACHERS and ("+" not in arch or set(arch.split("+")) - ARCHITECTURES.keys()):
             raise PydanticCustomError(
                 "arch", f"Expected one of {', '.join(TEACHERS)}, or several of them and of student joined by +"
             )

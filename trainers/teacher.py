@@ -37,23 +37,23 @@ def require_teacher_arch(tree: RunTree, arch: str) -> None:
         )
 
 
-def require_members(arch: str, weights: str | None, checkpoint: Path) -> None:
-    """Raise BadInput where an ensemble of these ``weights`` cannot be written to ``checkpoint``."""
-    if weights is None:
+def require_members(arch: str, sources: list[str], checkpoint: Path) -> None:
+    """Raise BadInput where an ensemble of the files ``sources`` cannot be written to ``checkpoint``."""
+    if not sources:
         raise BadInput(
             f"--teacher {arch}: its members are trained one by one, not together: give their checkpoints by --weights, "
             "in that order, with commas"
         )
-    if checkpoint.resolve() in [Path(source).resolve() for source in weights.split(",")]:
+    if checkpoint.resolve() in [Path(source).resolve() for source in sources]:
         raise BadInput(
             f"--weights: '{checkpoint}' is where the ensemble would be written: train the members under another "
             "--runs, or copy it first"
         )
 
 
-def require_same_classes(weights: str, classes: list[str]) -> None:
-    """Raise BadInput where a checkpoint among ``weights`` has a sidecar that names other classes than the dataset."""
-    for source in weights.split(","):
+def require_same_classes(sources: list[str], classes: list[str]) -> None:
+    """Raise BadInput where a checkpoint among ``sources`` has a sidecar that names other classes than the dataset."""
+    for source in sources:
         sidecar = sidecar_path(Path(source))
         if Path(source).suffix != ".safetensors" or not sidecar.exists():
             continue
@@ -79,7 +79,7 @@ def open_teacher(
     command = f"kdbench train --method teacher --dataset {tree.dataset}"
     if not path.exists():
         raise Missing(f"no teacher '{path}', which {', '.join(methods)} would learn from: make it with `{command}`")
-    model, sidecar = load_model(path, command)
+    model, _ = load_model(path, command)
     sidecar = read_training_sidecar(sidecar_path(path), command)
     if sidecar["epoch"] != sidecar["epochs"] or (path.parent / "state.pt").exists():
         raise Missing(

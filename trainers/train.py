@@ -174,13 +174,15 @@ def train_the_teacher(
     arch = job.recipe.teacher.arch
     model = build_model(arch, len(train_set.classes))
     checkpoint = job.tree.checkpoint("teacher")
+    sources = [job.weights] if job.weights is not None else []
     if isinstance(model, Ensemble):
-        require_members(arch, job.weights, checkpoint)
+        sources = [file for weights in sources for file in weights.split(",")]
+        require_members(arch, sources, checkpoint)
     complete = job.weights is not None and load_weights(model, arch, job.weights)
     arm_state = job.tree.method_dir("teacher") / "state.pt"
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
-        require_same_classes(str(job.weights), list(train_set.classes))
+        require_same_classes(sources, list(train_set.classes))
         recipe = recipe.model_copy(update={"epochs": 0})
     if is_main():
         if complete:
