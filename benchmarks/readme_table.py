@@ -20,6 +20,7 @@ RESULTS = Path("results/camvid-180x240.json")
 SPEED = Path("results/backend-speedup.json")
 TRAINING = Path("results/training-speed.json")
 STUDENT = Path("results/student-latency.json")
+ACCURACY = Path("results/student-accuracy.json")
 GATE = Path("results/gate-study.json")
 BEGIN, END = "<!-- table: begin, from {} -->", "<!-- table: end -->"
 
@@ -75,6 +76,33 @@ def student_table(results: Path) -> str:
         "512 x 512, batch 1, ONNX Runtime fp32, 2 threads, side by side in one run of "
         f"{len(report['block_ms']['student'])} blocks on {hardware['cores']} cores ({hardware['cpu']}). Revision "
         f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def accuracy_table(results: Path) -> str:
+    """What ``benchmarks.student_accuracy`` measured."""
+    report = read_json(REPOSITORY / results, "python -m benchmarks.student_accuracy score")
+    recipe, (yardstick, *students) = report["recipe"], report["rows"]
+    lines = [
+        f"| mIoU % | seeds | mean ± standard error | over `{yardstick['model']}` |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in (yardstick, *students):
+        name = f"torchvision's `{row['model']}`" if row is yardstick else f"the student, `{row['model']}`"
+        over = f"{100 * row['difference']:+.2f} ± {100 * row['difference_standard_error']:.2f}"
+        lines.append(
+            f"| {name} | {len(row['seeds'])} | {100 * row['miou']:.2f} ± {100 * row['standard_error']:.2f} | "
+            f"{'–' if row is yardstick else over} |"
+        )
+    lines += [
+        "",
+        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe, seeds and "
+        f"{recipe['epochs']} epochs. Students as in `{report['comparison']}`; the yardstick by "
+        f"`python -m benchmarks.student_accuracy`, trained at "
+        f"{' and '.join(f'`{revision[:12]}`' for revision in report['yardstick_revisions'])}; every seed is in "
         f"`{results.as_posix()}`.",
         "",
     ]
@@ -167,7 +195,8 @@ def comparison_table(results: Path) -> str:
 
 
 RENDER = {
-    RESULTS: comparison_table, STUDENT: student_table, SPEED: speed_table, TRAINING: training_table, GATE: gate_table,
+    RESULTS: comparison_table, STUDENT: student_table, ACCURACY: accuracy_table, SPEED: speed_table,
+    TRAINING: training_table, GATE: gate_table,
 }  # fmt: skip
 """Results file → what writes its table."""
 
