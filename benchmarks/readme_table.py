@@ -99,10 +99,10 @@ def accuracy_table(results: Path) -> str:
         )
     lines += [
         "",
-        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe, seeds and "
-        f"{recipe['epochs']} epochs. Students as in `{report['comparison']}`; the yardstick by "
+        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe of "
+        f"{recipe['epochs']} epochs; differences are paired, over the seeds that both have. Students as in `{report['comparison']}`; the yardstick by "
         f"`python -m benchmarks.student_accuracy`, trained at "
-        f"{' and '.join(f'`{revision[:12]}`' for revision in report['yardstick_revisions'])}; every seed is in "
+        f"{', '.join(f'`{revision[:12]}`' for revision in report['yardstick_revisions'])}; every seed is in "
         f"`{results.as_posix()}`.",
         "",
     ]

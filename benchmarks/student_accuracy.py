@@ -88,6 +88,8 @@ def score(arguments: argparse.Namespace) -> None:
     gflops = count_gflops(first["arch"], len(first["classes"]), recipe.size)
     rows = [row(YARDSTICK, first["params"], gflops, its_scores, its_scores)]
     for method, training in comparison.training.items():
+        if not same_training(recipe, training["recipe"]):
+            continue  # baseline-long has more epochs
         student = next(r for r in comparison.rows if r.method == method)
         scores = dict(zip(training["seeds"], training["miou_by_seed"], strict=True))
         rows.append(row(method, student.params, student.gflops, scores, its_scores))
