@@ -86,6 +86,7 @@ def accuracy_table(results: Path) -> str:
     """What ``benchmarks.student_accuracy`` measured."""
     report = read_json(REPOSITORY / results, "python -m benchmarks.student_accuracy score")
     recipe, (yardstick, *students) = report["recipe"], report["rows"]
+    revisions = ", ".join(f"`{revision[:12]}`" for revision in report["yardstick_revisions"])
     lines = [
         f"| mIoU % | seeds | mean ± standard error | over `{yardstick['model']}` |",
         "| --- | ---: | ---: | ---: |",
@@ -99,10 +100,9 @@ def accuracy_table(results: Path) -> str:
         )
     lines += [
         "",
-        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe of "
-        f"{recipe['epochs']} epochs; differences are paired, over the seeds that both have. Students as in `{report['comparison']}`; the yardstick by "
-        f"`python -m benchmarks.student_accuracy`, trained at "
-        f"{', '.join(f'`{revision[:12]}`' for revision in report['yardstick_revisions'])}; every seed is in "
+        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe of {recipe['epochs']} "
+        f"epochs; differences are paired, over the seeds that both have. Students as in `{report['comparison']}`; the "
+        f"yardstick by `python -m benchmarks.student_accuracy`, trained at {revisions}; every seed is in "
         f"`{results.as_posix()}`.",
         "",
     ]
