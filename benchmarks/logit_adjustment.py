@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.student_accuracy import plus_minus
 from kdbench.artifacts import RunTree, write_json
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import SegmentationDataset, open_dataset
@@ -25,6 +24,7 @@ from kdbench.environment import environment
 from kdbench.evaluate import evaluate
 from kdbench.improvement import standard_error
 from kdbench.models.deploy import load_model
+from kdbench.tables import plus_minus
 from trainers.batches import TrainingBatches
 from trainers.methods import logit_shift
 from trainers.recipe import Recipe

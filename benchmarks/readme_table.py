@@ -13,7 +13,7 @@ from typing import Any
 
 from kdbench.artifacts import read_json, write_text
 from kdbench.results import Comparison
-from kdbench.tables import as_markdown
+from kdbench.tables import as_markdown, plus_minus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/camvid-180x240.json")
@@ -92,12 +92,12 @@ def accuracy_table(results: Path) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for row in (yardstick, *students):
-        name = f"torchvision's `{row['model']}`" if row is yardstick else f"the student, `{row['model']}`"
-        over = f"{100 * row['difference']:+.2f} ± {100 * row['difference_standard_error']:.2f}"
-        lines.append(
-            f"| {name} | {len(row['seeds'])} | {100 * row['miou']:.2f} ± {100 * row['standard_error']:.2f} | "
-            f"{'–' if row is yardstick else over} |"
-        )
+        name, over = f"torchvision's `{row['model']}`", "–"
+        if row is not yardstick:
+            name = f"the student, `{row['model']}`"
+            over = f"{100 * row['difference']:+.2f}{plus_minus(row['difference_standard_error'])}"
+        miou = f"{100 * row['miou']:.2f}{plus_minus(row['standard_error'])}"
+        lines.append(f"| {name} | {len(row['seeds'])} | {miou} | {over} |")
     lines += [
         "",
         f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe of {recipe['epochs']} "

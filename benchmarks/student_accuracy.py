@@ -25,6 +25,7 @@ from kdbench.improvement import standard_error
 from kdbench.models.deploy import count_gflops
 from kdbench.results import Comparison
 from kdbench.sidecar import read_training_sidecar
+from kdbench.tables import plus_minus
 from trainers.recipe import Recipe
 
 YARDSTICK = "lraspp_mobilenet_v3_large"
@@ -129,10 +130,6 @@ def row(
         "difference": fmean(differences) if shared else None,
         "difference_standard_error": standard_error(differences),
     }  # fmt: skip
-
-
-def plus_minus(error: float | None) -> str:
-    return "" if error is None else f" ± {100 * error:.2f}"
 
 
 def main() -> None:
