@@ -26,6 +26,7 @@ from kdbench.improvement import standard_error
 from kdbench.models.deploy import load_model
 from kdbench.tables import plus_minus
 from trainers.batches import TrainingBatches
+from trainers.images import TrainingImages
 from trainers.methods import logit_shift
 from trainers.recipe import Recipe
 
@@ -53,7 +54,8 @@ def main() -> None:
             if not recipe.class_weights or recipe.logit_adjustment:
                 raise SystemExit(f"{path}: expected a model trained with class_weights and without logit_adjustment")
             if weights is None:
-                weights = TrainingBatches(train_set, recipe, torch.device("cpu")).class_frequencies()
+                images = TrainingImages(train_set, recipe.size, recipe.images, torch.device("cpu"))
+                weights = TrainingBatches(images, recipe).class_frequencies()
             row["seeds"].append(sidecar["seed"])
             row["miou"].append(miou_by_share(model, weights, shares, recipe.size, validation))
         rows.append(row)

@@ -44,9 +44,11 @@ from kdbench.progress import progress_bar
 from kdbench.torchvision_compat import torchvision  # noqa: F401  before its transforms, which it makes importable
 from trainers.arm import Arm, make_optimizer
 from trainers.batches import TrainingBatches
+from trainers.images import TrainingImages
 from trainers.loop import train_epoch
 from trainers.losses import cross_entropy
 from trainers.recipe import Recipe, load_recipe
+from trainers.steps import make_steps
 from trainers.train import make_arm
 
 from torchvision.transforms import v2  # isort: skip
@@ -82,12 +84,17 @@ def ours(
         make_arm(m, build_model("student", classes), batches.recipe, tree.checkpoint(m), {}, batches, weights, teacher)
         for m in methods
     ]
+    steps = make_steps(arms, teacher, batches)
 
     def run() -> None:
         with progress_bar("", None) as bar:
-            train_epoch(arms, teacher, batches, 0, bar)
+            train_epoch(arms, steps, batches, 0, bar)
 
     return Epochs("+".join(methods), batches.steps_per_epoch, run)
+
+
+def batches_of(dataset: SegmentationDataset, recipe: Recipe, device: torch.device) -> TrainingBatches:
+    return TrainingBatches(TrainingImages(dataset, recipe.view_size, recipe.images, device), recipe)
 
 
 def floor(batches: TrainingBatches, classes: int) -> Epochs:
@@ -201,7 +208,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     raw: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        batches = TrainingBatches(dataset, recipe, device)
+        batches = batches_of(dataset, recipe, device)
         baseline = ours(("baseline",), batches, classes, None, Path(folder))
         references = [reference(batches, dataset, workers) for workers in (0, 2)]
         found = raw["throughput"] = measure([floor(batches, classes), baseline, *references], arguments.blocks)
@@ -214,7 +221,7 @@ def main() -> None:
         )
         few = recipe.model_copy(update={"images": arguments.teacher_images})
         for arch in filter(None, arguments.teachers.split(",")):
-            batches = TrainingBatches(dataset, few, device)
+            batches = batches_of(dataset, few, device)
             teacher = build_model(arch, classes).eval().requires_grad_(False)
             teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             alone = [ours((method,), batches, classes, teacher, Path(folder)) for method in TOGETHER]

@@ -26,7 +26,7 @@ STANDARD_METHODS = ("baseline", "response", "feature", "combined")
 """The guide's; ``train --method all`` is these and the teacher, so that nobody's time doubles without being asked."""
 TIME_MATCHED = "baseline-long"
 """The baseline with as many epochs as fit in the wall-clock of a distilled method."""
-STUDENT_METHODS = (*STANDARD_METHODS, "cwd", "dist", TIME_MATCHED)
+STUDENT_METHODS = (*STANDARD_METHODS, "cwd", "dist", "imitation", TIME_MATCHED)
 METHODS = (*STUDENT_METHODS, "teacher")
 BACKENDS = ("torch", "torch-channels-last", "torch-compile", "onnx", "openvino", "trt")
 USUAL_BACKENDS = ("torch", "onnx", "openvino", "trt")

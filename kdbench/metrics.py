@@ -10,6 +10,9 @@ from kdbench.errors import BadInput
 IGNORE = 255
 """Label of pixels that count nowhere: void, unlabelled, padding."""
 
+UNLABELLED = 254
+"""Label, in training alone, of the pixels of an image whose labels are not used: a teacher's opinion of them counts."""
+
 
 def confusion_matrix(label: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Count pixels by (label, prediction), ignoring pixels labelled 255.

@@ -32,6 +32,7 @@ METHOD_STYLES: dict[str, dict[str, Any]] = {
     "combined": {"color": "#009E73", "linestyle": (0, (1, 1)), "marker": "D"},
     "cwd": {"color": "#E69F00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
     "dist": {"color": "#CC79A7", "linestyle": (0, (3, 3)), "marker": "P"},
+    "imitation": {"color": "#56B4E9", "linestyle": (0, (7, 1, 1, 1)), "marker": "*"},
     "baseline-long": {"color": "#808080", "linestyle": (0, (9, 2)), "marker": "X"},
 }
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -21,6 +21,7 @@ TITLES = {
     "combined": "Combined",
     "cwd": "Channel-Wise (CWD)",
     "dist": "Relations (DIST)",
+    "imitation": "Imitation (No Labels)",
     "baseline-long": "Baseline, Time-Matched",
     "teacher": "Teacher",
 }

@@ -13,9 +13,11 @@ from kdbench.models.student import Student
 from kdbench.progress import Bar
 from trainers.arm import Arm
 from trainers.clock import mark, seconds_between
+from trainers.batches import Batch
 from trainers.loop import train_epoch
 from trainers.methods import Objective
 from trainers.recipe import Recipe
+from trainers.steps import Steps
 
 
 def test_cpu_seconds_are_wall_clock():
@@ -57,9 +59,10 @@ def test_a_distilled_arm_is_charged_the_teachers_pass_and_the_baseline_is_not(tm
         Arm(method, Objective(Student(5), method, recipe, teacher.tap_channels), recipe, tmp_path / method, {}, 2)
         for method in ("baseline", "cwd", "dist", "combined")
     ]
-    batch = torch.randn(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
+    images = torch.randn(2, 3, 64, 64)
+    batch = Batch(images, torch.randint(0, 5, (2, 64, 64)), images)
     batches = SimpleNamespace(steps_per_epoch=2, epoch=lambda epoch: iter([batch, batch]))
-    train_epoch(arms, teacher, batches, 0, Bar("", None, None))
+    train_epoch(arms, Steps(arms, teacher), batches, 0, Bar("", None, None))
     baseline, *distilled = (arm.seconds for arm in arms)
     assert baseline > 0
     assert all(seconds >= 2 * 0.25 for seconds in distilled)

@@ -97,10 +97,14 @@ def test_relations_are_those_of_probabilities_and_not_of_logits(maps):
 
 
 def test_correlation_distance_bounds():
-    rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(2))
+    maps = torch.randn(2, 6, 3, 5, generator=torch.Generator().manual_seed(2))
+    valid = torch.ones(2, 3, 5, dtype=torch.bool)
+    valid[0, 1] = False
+    outside = (~valid)[:, None].expand_as(maps)
     for distance in (distance_over_classes, distance_over_pixels):
-        assert distance(rows, 3 * rows + 2).item() == pytest.approx(0, abs=1e-6)
-        assert distance(rows, -rows).item() == pytest.approx(2, abs=1e-6)
+        same, reverse = (maps_of.masked_fill(outside, 9.0) for maps_of in (3 * maps + 2, -maps))
+        assert distance(maps, same, valid).item() == pytest.approx(0, abs=1e-6)
+        assert distance(maps, reverse, valid).item() == pytest.approx(2, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", [channel_wise, relations])

@@ -135,11 +135,11 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(kdbench, arguments, t
 
     healthy = loop.train_epoch
 
-    def poison(arms, teacher, batches, epoch, bar):
+    def poison(arms, steps, batches, epoch, bar):
         if epoch == 1:
             with torch.no_grad():
                 arms[0].objective.model.classifier.weight.fill_(float("nan"))
-        healthy(arms, teacher, batches, epoch, bar)
+        healthy(arms, steps, batches, epoch, bar)
 
     monkeypatch.setattr(loop, "train_epoch", poison)
     done = kdbench("train", "--method", "baseline", "--runs", tmp_path, *arguments)

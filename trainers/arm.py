@@ -89,7 +89,10 @@ class Arm:
             changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
             self._expect("dataset or teacher", changed)
             self.objective.load_state_dict(state["objective"])
+            rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate.fill_(float(group["lr"])) if isinstance(rate, Tensor) else float(group["lr"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.epochs_done, self.seconds, self.rows = state["epochs_done"], state["seconds"], state["rows"]
         except BadInput:
@@ -139,15 +142,24 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over every parameter, adapters included; no weight decay on BatchNorm and biases."""
+    """The recipe's optimizer over every parameter, adapters included; no weight decay on BatchNorm and biases.
+
+    On a GPU the learning rate is a tensor there and Adam counts its steps there, so that a step can be recorded as a
+    CUDA graph: a number would be recorded as it was.
+    """
     parameters = list(module.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    device = parameters[0].device
+    on_gpu = device.type == "cuda"
+    for group in groups:
+        group["lr"] = torch.full((), recipe.lr, device=device) if on_gpu else recipe.lr
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
-    return (torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW)(groups, lr=recipe.lr)
+    adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=recipe.lr, capturable=on_gpu, fused=True if on_gpu else None)
 
 
 def lr_factor(step: int, total: int, recipe: Recipe) -> float:

@@ -1,7 +1,12 @@
-"""Training batches: every image is decoded and resized once, augmentation runs on whole batches of tensors.
+"""Training batches: augmentation runs on whole batches of tensors, on the device that trains.
 
 Which images a batch holds and how they are augmented depends on (seed, epoch) alone, so every method sees the same
 pixels in the same order, and a resumed run sees what it would have seen. Several processes share each batch.
+
+Images without labels. With a recipe's ``labelled`` below 1, labels of that share of the images are used, evenly spaced;
+the others are images without labels. Two kinds of batches come from such a split, with the same number of steps of the
+same size: those of the labelled images alone, which a baseline trains on, and those of all images in one shuffled
+order, which distilled arms train on; there every pixel of an image without labels has the label 254.
 """
 
 from __future__ import annotations
@@ -9,105 +14,110 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kdbench.data import SegmentationDataset
-from kdbench.data.preprocessing import MEAN, STD, resize_image, resize_label
+from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
-from kdbench.metrics import IGNORE
-from kdbench.progress import progress_bar
+from kdbench.metrics import IGNORE, UNLABELLED
+from trainers.images import TrainingImages
 from trainers.processes import rank, world_size
 from trainers.recipe import Recipe
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+class Batch(NamedTuple):
+    """What one step trains on.
+
+    Attributes:
+        images: N x 3 x H x W float32, normalised, channels-last.
+        labels: N x H x W int64, 255 = ignore (padding included), 254 = no label.
+        view: what the teacher sees: ``images``, or at a larger size the view that they are the exact reduction of.
+    """
+
+    images: Tensor
+    labels: Tensor
+    view: Tensor
 
 
 class TrainingBatches:
-    """A training split at the recipe's size.
-
-    Decoded images stay in memory when they take less than half of what is free, else they are decoded when needed.
+    """Batches of a training split by a recipe.
 
     Args:
-        dataset: the training split.
+        images: the split at the recipe's ``view_size``.
         recipe: size, batch size, seed and augmentation are read from it.
-        device: where batches are made and returned.
+        unlabelled: whether images without labels are among them.
     """
 
-    def __init__(self, dataset: SegmentationDataset, recipe: Recipe, device: torch.device) -> None:
-        self.recipe, self.device, self._dataset = recipe, device, dataset
-        self.images = min(len(dataset), recipe.images or len(dataset))
-        if self.images < 2:
-            raise BadInput(f"dataset '{dataset.name}': {self.images} training images, expected at least 2")
-        if min(self.images, recipe.batch_size) < world_size():
+    def __init__(self, images: TrainingImages, recipe: Recipe, *, unlabelled: bool = False) -> None:
+        self.recipe, self.device, self._images = recipe, images.device, images
+        name = images.dataset.name
+        if images.count < 2:
+            raise BadInput(f"dataset '{name}': {images.count} training images, expected at least 2")
+        if min(images.count, recipe.batch_size) < world_size():
             raise BadInput(
-                f"--batch-size: got {recipe.batch_size} (of {self.images} images) for {world_size()} processes, "
+                f"--batch-size: got {recipe.batch_size} (of {images.count} images) for {world_size()} processes, "
                 "expected at least one image for each: it is the batch of all processes together"
             )
-        self.steps_per_epoch = max(1, self.images // recipe.batch_size)
-        height, width = recipe.size
-        self._cache: list[Arrays] | None = None
-        # Every process may need every image, and the processes of a machine start at the same time.
-        if self.images * height * width * 4 * world_size() < psutil.virtual_memory().available / 2:
-            with ThreadPoolExecutor() as pool, progress_bar(f"decode {dataset.name}", self.images) as bar:
-                self._cache = []
-                for arrays in pool.map(self._decode, range(self.images)):
-                    self._cache.append(arrays)
-                    bar.advance()
-
-    def _decode(self, index: int) -> Arrays:
-        sample = self._dataset[index]
-        return resize_image(sample.image, self.recipe.size), resize_label(sample.label, self.recipe.size)
+        self.labelled = evenly_spaced(images.count, recipe.labelled)
+        self.indices = range(images.count) if unlabelled else self.labelled
+        self.batch_size = min(recipe.batch_size, images.count)
+        self.steps_per_epoch = max(1, images.count // recipe.batch_size)
 
     def class_frequencies(self) -> Tensor:
-        """Median-frequency weights, capped at 5 and 0 for a class without pixels: C float (Eigen & Fergus 2015)."""
-        classes = len(self._dataset.classes)
-        counts = np.zeros((2, classes))  # pixels of the class; valid pixels of the images that have the class
-        for index in range(self.images):
-            _, label = self._cache[index] if self._cache else self._decode(index)
-            pixels = np.bincount(label[label != IGNORE], minlength=classes)
-            counts[0] += pixels
-            counts[1] += np.where(pixels > 0, pixels.sum(), 0)
-        frequency = np.divide(counts[0], counts[1], out=np.zeros(classes), where=counts[1] > 0)
-        median = np.median(frequency[frequency > 0])
-        weights = np.divide(median, frequency, out=np.zeros(classes), where=frequency > 0)
-        return torch.tensor(weights.clip(max=5.0), dtype=torch.float32)
+        """Class weights by the labelled images: C float, see ``TrainingImages.class_frequencies``."""
+        return self._images.class_frequencies(self.labelled)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int) -> Iterator[Batch]:
         """The augmented batches of one epoch, of each the rows that this process trains on.
 
         A last, smaller batch is left out: its BatchNorm statistics would be noise.
-
-        Yields:
-            images: N x 3 x H x W float32, normalised, channels-last.
-            labels: N x H x W int64, 255 = ignore (padding included).
         """
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.images, generator=generator).tolist()
-        size = min(self.recipe.batch_size, self.images)
-        chunks = [order[step * size : (step + 1) * size] for step in range(self.steps_per_epoch)]
+        size, needed = self.batch_size, self.batch_size * self.steps_per_epoch
+        order: list[int] = []
+        while len(order) < needed:
+            order += [self.indices[i] for i in torch.randperm(len(self.indices), generator=generator)]
         mine = slice(rank(), None, world_size())
+        chunks = [order[step * size : (step + 1) * size][mine] for step in range(self.steps_per_epoch)]
+        drawn = [draw(size, self.recipe, generator) for _ in chunks]
+        drawn = [Augmentation(*(values[mine] for values in one)) for one in drawn]
+        moved = to_device(drawn, self.device)
+        known = set(self.labelled)
+        for step, (images, labels) in enumerate(self._gathered(chunks)):
+            if len(known) < self._images.count:
+                blind = [row for row, index in enumerate(chunks[step]) if index not in known]
+                labels[blind] = UNLABELLED
+            yield self._batch(*augment(images, labels, moved[step], moves(drawn[step])))
+
+    def _gathered(self, chunks: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._images.on_device:
+            yield from map(self._images.gather, chunks)
+            return
         with ThreadPoolExecutor(max_workers=2) as pool:
             # One batch ahead: the next one is gathered (and decoded, if need be) while the current one trains.
-            following = pool.submit(self._gather, chunks[0][mine])
-            for step in range(self.steps_per_epoch):
-                images, labels = following.result()
-                if step + 1 < self.steps_per_epoch:
-                    following = pool.submit(self._gather, chunks[step + 1][mine])
-                drawn = draw(size, self.recipe, generator)
-                rows = Augmentation(*(values[mine] for values in drawn))
-                yield augment(images.to(self.device), labels.to(self.device), rows)
+            following = pool.submit(self._images.gather, chunks[0])
+            for chunk in [*chunks[1:], None]:
+                gathered = following.result()
+                if chunk is not None:
+                    following = pool.submit(self._images.gather, chunk)
+                yield gathered
 
-    def _gather(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        arrays = [self._cache[i] if self._cache else self._decode(i) for i in indices]
-        images = torch.from_numpy(np.stack([image for image, _ in arrays])).permute(0, 3, 1, 2)
-        return images, torch.from_numpy(np.stack([label for _, label in arrays]))
+    def _batch(self, view: Tensor, labels: Tensor) -> Batch:
+        factor = view.shape[2] // self.recipe.size[0]
+        if factor == 1:
+            return Batch(view, labels, view)
+        middle = slice(factor // 2, None, factor)
+        return Batch(F.avg_pool2d(view, factor), labels[:, middle, middle].contiguous(), view)
+
+
+def evenly_spaced(count: int, share: float) -> list[int]:
+    """At least two of 0 … count − 1, evenly spaced from 0 on: ``share`` of them, rounded."""
+    chosen = max(2, round(count * share))
+    return [index * count // chosen for index in range(chosen)]
 
 
 class Augmentation(NamedTuple):
@@ -145,29 +155,48 @@ def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Augmentation:
     return Augmentation(zoom, mirror, shift, contrast, shade)
 
 
-def augment(images: Tensor, labels: Tensor, drawn: Augmentation) -> tuple[Tensor, Tensor]:
+def moves(drawn: Augmentation) -> bool:
+    """Whether any pixel changes its place."""
+    return bool((drawn.zoom != 1).any() or (drawn.mirror != 1).any())
+
+
+def to_device(drawn: list[Augmentation], device: torch.device) -> list[Augmentation]:
+    """The same on ``device``, by one copy of each field for all steps of an epoch."""
+    if device.type == "cpu":
+        return drawn
+    fields = [torch.stack(values).pin_memory().to(device, non_blocking=True) for values in zip(*drawn, strict=True)]
+    return [Augmentation(*(values[step] for values in fields)) for step in range(len(drawn))]
+
+
+@lru_cache
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of pixels from 0 to 255, each 1 x 3 x 1 x 1: made once, a copy makes a GPU wait."""
+    mean, std = (255.0 * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return mean, std
+
+
+def augment(images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool) -> tuple[Tensor, Tensor]:
     """Normalise and augment, with one resampling for the whole batch.
 
     Args:
         images: N x 3 x H x W uint8.
         labels: N x H x W uint8.
+        drawn: on the images' device.
+        resample: whether ``drawn`` moves any pixel; given, because looking makes a GPU wait.
 
     Returns:
         images (float32, normalised, channels-last) and labels (int64); pixels outside the source are 0 and 255.
     """
     n, _, height, width = images.shape
     device = images.device
-    contrast, shade = drawn.contrast.to(device), drawn.shade.to(device)
-    mean = 255.0 * torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = 255.0 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    mean, std = statistics(device)
     pixels = images.float().sub_(mean)
-    if (drawn.zoom != 1).any() or (drawn.mirror != 1).any():
+    if resample:
         # Output coordinates in [-1, 1] → source coordinates: x' = mirror/zoom · x + shift
-        x, y = ((2 * torch.arange(side) + 1) / side - 1 for side in (width, height))
-        grid = torch.empty(n, height, width, 2)
+        x, y = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (width, height))
+        grid = torch.empty(n, height, width, 2, device=device)
         grid[..., 0] = ((drawn.mirror / drawn.zoom)[:, None] * x + drawn.shift[:, :1])[:, None, :]
         grid[..., 1] = ((1 / drawn.zoom)[:, None] * y + drawn.shift[:, 1:])[:, :, None]
-        grid = grid.to(device)
         pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         # +1, because what lies outside is sampled as 0
         shifted = F.grid_sample(labels[:, None].float().add_(1), grid, mode="nearest", align_corners=False)
@@ -175,5 +204,5 @@ def augment(images: Tensor, labels: Tensor, drawn: Augmentation) -> tuple[Tensor
         target.masked_fill_(target < 0, IGNORE)
     else:
         target = labels.long()
-    pixels = torch.addcmul(shade, pixels, contrast / std)
+    pixels = torch.addcmul(drawn.shade, pixels, drawn.contrast / std)
     return pixels.contiguous(memory_format=torch.channels_last), target

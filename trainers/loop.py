@@ -12,20 +12,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kdbench.artifacts import save_checkpoint
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput, RunFailed
 from kdbench.evaluate import Evaluation, evaluate
-from kdbench.models.segmentation import SegmentationModel, Taps, parameter_count
+from kdbench.models.segmentation import SegmentationModel, parameter_count
 from kdbench.progress import Bar, progress_bar
 from trainers.arm import Arm
 from trainers.batches import TrainingBatches
-from trainers.clock import Mark, mark, seconds_between
 from trainers.processes import Part, is_main, rank, total, wait_for_all
 from trainers.recipe import Recipe
+from trainers.steps import Steps, make_steps
 
 CHECK_EVERY = 10
 """Steps between looks at the running loss: reading it waits for the device."""
@@ -55,9 +54,11 @@ def train_arms(
         if is_main():
             arm.open_logs()
     with progress_bar(title, (recipe.epochs - first) * batches.steps_per_epoch) as bar:
+        with out_of_memory_advice(recipe):
+            steps = make_steps(arms, teacher, batches)
         for epoch in range(first, recipe.epochs):
             active = [arm for arm in arms if arm.epochs_done == epoch]
-            train_epoch(active, teacher, batches, epoch, bar)
+            train_epoch(active, steps, batches, epoch, bar)
             last = epoch + 1 == recipe.epochs
             for arm in active:
                 finish_epoch(arm, validation if last or (epoch + 1) % recipe.validate_every == 0 else None)
@@ -68,53 +69,23 @@ def train_arms(
     wait_for_all()
 
 
-def train_epoch(
-    arms: list[Arm], teacher: SegmentationModel | None, batches: TrainingBatches, epoch: int, bar: Bar
-) -> None:
+def train_epoch(arms: list[Arm], steps: Steps, batches: TrainingBatches, epoch: int, bar: Bar) -> None:
     """One pass over the training images for every arm."""
-    spans: list[tuple[Arm, Mark, Mark]] = []
     recipe = arms[0].recipe
     # For dropout, of which a resumed run must drop the same.
     torch.manual_seed((recipe.seed * 1_000_003 + epoch) * 1_009 + rank())
     for arm in arms:
         arm.objective.train()
-        arm.running = {}
+        for value in arm.running.values():
+            value.zero_()
     with out_of_memory_advice(recipe):
-        for step, (images, labels) in enumerate(batches.epoch(epoch), start=1):
-            before = mark(images.device)
-            taps = teacher_taps(teacher, images, recipe) if teacher is not None else None
-            taught = mark(images.device)
-            for arm in arms:
-                started = mark(images.device)
-                losses = arm.losses_of(images, labels, taps)
-                arm.optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                arm.optimizer.step()
-                arm.scheduler.step()
-                for name, value in losses.items():
-                    arm.running[name] = arm.running[name] + value.detach() if name in arm.running else value.detach()
-                spans.append((arm, started, mark(images.device)))
-                if arm.objective.terms:
-                    # The teacher's pass is part of what a distilled arm costs, though the arms share it here.
-                    spans.append((arm, before, taught))
+        for step, batch in enumerate(batches.epoch(epoch), start=1):
+            steps.run(arms, batch)
             text = ""
             if step % CHECK_EVERY == 0 or step == batches.steps_per_epoch:
                 text = "  ".join(f"{arm.method} {running_loss(arm, epoch, step):.3f}" for arm in arms)
             bar.advance(1, f"epoch {epoch + 1}/{recipe.epochs}  loss {text}" if text else "")
-    for arm, started, ended in spans:
-        arm.seconds += seconds_between(started, ended)
-    for arm in arms:
-        arm.running = {name: value / batches.steps_per_epoch for name, value in arm.running.items()}
-
-
-def teacher_taps(teacher: SegmentationModel, images: Tensor, recipe: Recipe) -> Taps:
-    """The teacher's pass, in its own precision; float32 out."""
-    bf16 = torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.teacher_precision == "bf16")
-    with torch.inference_mode(), bf16:
-        taps = teacher.taps(images)
-    # Copies, because losses cannot save what was made in inference mode for their backward.
-    logits, *features = (maps.to(torch.float32, copy=True) for maps in (taps.logits, *taps.features.values()))
-    return Taps(logits, dict(zip(taps.features, features, strict=True)))
+    steps.settle()
 
 
 def running_loss(arm: Arm, epoch: int, step: int) -> float:
@@ -139,8 +110,8 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
     arm.epochs_done += 1
     row: dict[str, Any] = {
         "epoch": arm.epochs_done,
-        "lr": arm.optimizer.param_groups[0]["lr"],
-        **{name: value.item() for name, value in arm.running.items()},
+        "lr": float(arm.optimizer.param_groups[0]["lr"]),
+        **{name: value.item() / arm.steps_per_epoch for name, value in arm.running.items()},
         "miou": None,
         "seconds": round(arm.seconds, 3),
     }

@@ -1,9 +1,14 @@
 """The losses of distillation for segmentation, each in float32 and each over the valid pixels V alone.
 
-V is every pixel whose label is not 255. Labels are brought to a loss's grid by nearest neighbour, teacher maps by
-bilinear interpolation. A batch without a valid pixel gives 0, not NaN. But for the guide's literal KL, none depends on
-the number of pixels or images: a batch doubled, or a scene tiled, has the same loss. A batch that several processes
-share has the loss of the whole in each of them: whatever is summed over pixels or images is summed with ``total``.
+V is every pixel whose label is not 255; for cross-entropy it leaves out those of images without labels (254) as well,
+on which the other losses are computed all the same. Labels are brought to a loss's grid by nearest neighbour, teacher
+maps by bilinear interpolation. A batch without a valid pixel gives 0, not NaN. But for the guide's literal KL, none
+depends on the number of pixels or images: a batch doubled, or a scene tiled, has the same loss. A batch that several
+processes share has the loss of the whole in each of them: whatever is summed over pixels or images is summed with
+``total``.
+
+Pixels are masked, never picked: picking (``maps[valid]``) makes a tensor whose size depends on the data, for which a
+GPU has to wait, and which a CUDA graph cannot hold. Nor is any tensor made on the CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.metrics import IGNORE
+from kdbench.metrics import IGNORE, UNLABELLED
 from kdbench.models.segmentation import upsample
 from trainers.processes import total
 
@@ -22,11 +27,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
 
     Args:
         logits: N x C x h x w, resized to the labels' grid.
-        labels: N x H x W int64, 255 = ignore.
+        labels: N x H x W int64, 255 = ignore, 254 = no label.
         class_weights: C, or None for equal weights.
     """
     logits = resize(logits.float(), labels)
-    valid = labels != IGNORE
+    valid = labels < UNLABELLED
+    labels = torch.where(valid, labels, IGNORE)
     pixels, wanted = logits, labels
     if torch.are_deterministic_algorithms_enabled():
         # CUDA has no deterministic cross-entropy over maps, but one over rows.
@@ -34,7 +40,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
     summed = total(F.cross_entropy(pixels, wanted, class_weights, ignore_index=IGNORE, reduction="sum"))
     if class_weights is None:
         return summed / total(valid.sum()).clamp(min=1)
-    return summed / total(class_weights[labels[valid]].sum()).clamp(min=1e-12)
+    weight_of_pixel = class_weights[torch.where(valid, labels, 0)]
+    return summed / total(torch.where(valid, weight_of_pixel, 0).sum()).clamp(min=1e-12)
 
 
 def response_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, reduction: str) -> Tensor:
@@ -53,7 +60,8 @@ def response_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: f
         student, teacher = resize(student.float(), labels), resize(teacher.float(), labels)
         log_student = F.log_softmax(student / temperature, dim=1)
         divergence = F.kl_div(log_student, F.softmax(teacher / temperature, dim=1), reduction="sum")
-        return total(divergence) / total(torch.tensor(len(student), device=student.device)) * temperature**2
+        images = torch.full((), len(student), device=student.device)
+        return total(divergence) / total(images) * temperature**2
     teacher = resize(teacher.float(), student)
     log_student = F.log_softmax(student.float() / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
@@ -80,9 +88,7 @@ def feature_pearson(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     Cosine of post-ReLU maps starts high because their vectors are non-negative; standardised channels do not.
     """
     valid = valid_mask(labels, student)
-    s = student.float().movedim(1, -1)[valid]  # |V| x K
-    t = resize(teacher.float(), student).movedim(1, -1)[valid]
-    return distance_over_pixels(s, t)
+    return distance_over_pixels(student.float(), resize(teacher.float(), student), valid)
 
 
 def channel_wise(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -118,27 +124,39 @@ def relations(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
     segmentation code weighs both with 1 and has τ = 1. Shapes as ``channel_wise``.
     """
     valid = valid_mask(labels, student)
+    # Masked before the softmax: what is infinite under the mask must not reach the gradient either.
     s, t = (
-        F.softmax(logits.float().movedim(1, -1)[valid] / temperature, dim=1)  # |V| x C
-        for logits in (student, resize(teacher.float(), student))
+        F.softmax(torch.where(valid[:, None], maps.float(), 0.0) / temperature, dim=1)
+        for maps in (student, resize(teacher.float(), student))
     )
-    return (distance_over_classes(s, t) + distance_over_pixels(s, t)) * temperature**2
+    return (distance_over_classes(s, t, valid) + distance_over_pixels(s, t, valid)) * temperature**2
 
 
-def distance_over_classes(a: Tensor, b: Tensor) -> Tensor:
-    """1 − Pearson r over the columns of each row, mean over rows; |V| x C, between 0 and 2."""
+def distance_over_classes(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    """1 − Pearson r over the channels of each pixel, mean over V; between 0 and 2.
+
+    Args:
+        a, b: N x K x h x w.
+        valid: N x h x w bool, V.
+    """
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return total((1 - F.cosine_similarity(a, b)).sum()) / total(torch.tensor(len(a), device=a.device)).clamp(min=1)
+    return masked_mean(1 - F.cosine_similarity(a, b), valid)
 
 
-def distance_over_pixels(a: Tensor, b: Tensor) -> Tensor:
-    """1 − Pearson r over the rows of each column, mean over columns; |V| x K, between 0 and 2, and 0 without a row."""
-    rows = total(torch.tensor(len(a), device=a.device))
-    a, b = (x - total(x.sum(0)) / rows.clamp(min=1) for x in (a, b))
-    # The cosine of the centred columns as F.cosine_similarity has it: each norm is at least eps.
-    products, a_squares, b_squares = (total(x.sum(0)) for x in (a * b, a * a, b * b))
+def distance_over_pixels(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    """1 − Pearson r over V of each channel, mean over channels; between 0 and 2, and 0 without a pixel in V.
+
+    Shapes as ``distance_over_classes``.
+    """
+    inside = valid[:, None]
+    pixels = total(valid.sum())
+    # Centred by the mean over V, and 0 outside of it: sums over all pixels are then sums over V.
+    means = (total(torch.where(inside, x, 0.0).sum((0, 2, 3))) / pixels.clamp(min=1) for x in (a, b))
+    a, b = (torch.where(inside, x - mean[:, None, None], 0.0) for x, mean in zip((a, b), means, strict=True))
+    # The cosine of the centred channels as F.cosine_similarity has it: each norm is at least eps.
+    products, a_squares, b_squares = (total(x.sum((0, 2, 3))) for x in (a * b, a * a, b * b))
     cosine = products / (a_squares.clamp(min=1e-16) * b_squares.clamp(min=1e-16)).sqrt()
-    return torch.where(rows > 0, 1 - cosine, 0 * products).mean()
+    return torch.where(pixels > 0, 1 - cosine, 0 * products).mean()
 
 
 def resize(maps: Tensor, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ feature     CE and the distance of adapted features at three strides
 combined    all three
 cwd         CE and channel-wise distillation of the logits
 dist        CE and DIST, correlation of the predictions over classes and over pixels
+imitation   KL alone: the teacher's predictions are all that the student learns from, on whatever images
 
 To add a method, write its loss in ``losses.py``, a term of it here, and its name into ``kdbench.artifacts``.
 """
@@ -65,8 +66,11 @@ TERMS: dict[str, tuple[Term, ...]] = {
     "combined": (RESPONSE, FEATURE),
     "cwd": (Term("cwd", "cwd_weight", cwd),),
     "dist": (Term("dist", "dist_weight", dist),),
+    "imitation": (RESPONSE,),
 }
 """The methods that distil; the others (baselines, and the teacher's own training) have cross-entropy alone."""
+WITHOUT_LABELS = ("imitation",)
+"""Methods whose cross-entropy has the weight 0, whatever the recipe's alpha: it is logged, and teaches nothing."""
 
 
 def needs_teacher(method: str) -> bool:
@@ -98,6 +102,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.recipe = recipe
+        self.alpha = 0.0 if method in WITHOUT_LABELS else recipe.alpha
         self.terms = [term for term in TERMS.get(method, ()) if getattr(recipe, term.weight)]
         adapted = any(term.adapted for term in self.terms)
         self.adapters = make_adapters(model.tap_channels, teacher_channels or {}) if adapted else None
@@ -121,9 +126,13 @@ class Objective(nn.Module):
             taps = self.model.taps(images)
             if self.adapters is not None:
                 taps = Taps(taps.logits, {level: self.adapters[level](taps.features[level]) for level in LEVELS})
+        return self.losses(taps, labels, teacher)
+
+    def losses(self, taps: Taps, labels: Tensor, teacher: Taps | None) -> dict[str, Tensor]:
+        """The losses of a pass whose features are projected already; otherwise as ``forward``."""
         logits = taps.logits if self.shift is None else taps.logits + self.shift
         losses = {"ce": cross_entropy(logits, labels, self.class_weights)}
-        loss = self.recipe.alpha * losses["ce"]
+        loss = self.alpha * losses["ce"]
         if teacher is not None:
             for term in self.terms:
                 losses[term.name] = term.loss(taps, teacher, labels, self.recipe)

@@ -38,6 +38,9 @@ class TeacherRecipe(BaseModel):
     epochs: int | None = Field(None, ge=1, description="passes over the training images")
     batch_size: int | None = Field(None, ge=2, description="images per step")
     lr: float | None = Field(None, gt=0, description="peak learning rate")
+    size: Size | None = Field(
+        None, description="height, width that it sees, a multiple of the students': their images are its reduction"
+    )
 
     @field_validator("arch")
     @classmethod
@@ -56,6 +59,10 @@ class Recipe(BaseModel):
 
     size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
+    labelled: float = Field(
+        1.0, gt=0, le=1, description="share of the training images whose labels are used, evenly spaced; distilled arms "
+        "learn from the teacher on the others, the baseline and the teacher do not see them"
+    )  # fmt: skip
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(8, ge=2, description="images per step, 2 or more; a smaller last batch is left out")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
@@ -96,10 +103,17 @@ class Recipe(BaseModel):
         default_factory=lambda: TeacherRecipe.model_validate({}), description="the table [teacher], fields above"
     )
 
+    @property
+    def view_size(self) -> Size:
+        """(H, W) at which images are augmented: what the teacher sees."""
+        return self.teacher.size or self.size
+
     def for_teacher(self) -> Recipe:
         """The recipe of the teacher's own training."""
-        changes = {k: v for k in ("epochs", "batch_size", "lr") if (v := getattr(self.teacher, k)) is not None}
-        return self.model_copy(update={**changes, "precision": self.teacher_precision})
+        fields = ("epochs", "batch_size", "lr", "size")
+        changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
+        teacher = self.teacher.model_copy(update={"size": None})
+        return self.model_copy(update={**changes, "precision": self.teacher_precision, "teacher": teacher})
 
     def changes_since(self, recorded: dict[str, Any]) -> list[str]:
         """Fields that a recorded recipe has otherwise, as "lr 0.001 → 0.5".
@@ -154,6 +168,12 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         )
     if min(recipe.size) < 32 or max(recipe.size) > MAX_SIDE:
         raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected 32 x 32 to {MAX_SIDE} x {MAX_SIDE}")
+    (height, width), (high, wide) = recipe.size, recipe.view_size
+    if high % height or wide % width or high // height != wide // width:
+        raise BadInput(
+            f"recipe '{path.name}': teacher.size {high}x{wide}, expected a whole multiple of the students' "
+            f"{height}x{width}, for example {2 * height}x{2 * width}"
+        )
     return recipe
 
 

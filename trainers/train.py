@@ -20,7 +20,8 @@ from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.sidecar import read_training_sidecar
 from trainers.arm import Arm, mark_started, training_data
-from trainers.batches import TrainingBatches
+from trainers.batches import TrainingBatches, evenly_spaced
+from trainers.images import TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
@@ -70,11 +71,13 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     if job.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(job.deterministic)
+    images = min(len(train_set), job.recipe.images or len(train_set))
     about = {
         **job.about,
         "classes": list(train_set.classes),
         "palette": [list(color) for color in train_set.palette],
-        "train_images": min(len(train_set), job.recipe.images or len(train_set)),
+        "train_images": images,
+        **labelled_fields(job.recipe, images),
         "val_images": len(validation),
         "processes": world_size(),
         "threads": torch.get_num_threads(),
@@ -87,29 +90,28 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     if distils and not job.train_teacher:
         teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
     made = []
-    side_by_side = tuple(method for method in job.methods if method != TIME_MATCHED)
+    together = tuple(method for method in job.methods if method != TIME_MATCHED)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
     teacher_folder = [job.tree.method_dir("teacher")] if job.train_teacher else []
     with locked([*teacher_folder, *students.values()] if is_main() else []):
-        mark(job, side_by_side, job.recipe)
+        mark(job, together, job.recipe)
         if job.train_teacher:
             train_the_teacher(job, about, train_set, validation)
             made.append(job.tree.checkpoint("teacher"))
         if distils and teacher is None:
             teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
-        if side_by_side:
-            title = ", ".join(side_by_side)
+        if together:
             made += train_students(
-                job, side_by_side, job.recipe, about, train_set, validation, title, teacher, teacher_sidecar
+                job, together, job.recipe, about, train_set, validation, "", teacher, teacher_sidecar
             )
         if TIME_MATCHED in job.methods:
             recipe, matched = job.recipe, job.time_matched
             if matched is None:
                 recipe, matched = time_matched(job.tree, job.recipe, job.match)
             mark(job, (TIME_MATCHED,), recipe)
-            title = f"{TIME_MATCHED}, {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
+            more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
             about = {**about, "time_matched": matched}
-            made += train_students(job, (TIME_MATCHED,), recipe, about, train_set, validation, title)
+            made += train_students(job, (TIME_MATCHED,), recipe, about, train_set, validation, more)
     return made
 
 
@@ -134,32 +136,55 @@ def train_students(
     about: dict[str, Any],
     train_set: SegmentationDataset,
     validation: SegmentationDataset,
-    title: str,
+    more: str,
     teacher: SegmentationModel | None = None,
     teacher_sidecar: dict[str, Any] | None = None,
 ) -> list[Path]:
-    """Train the methods side by side, seed by seed, and return their checkpoints."""
+    """Train the methods side by side, seed by seed, and return their checkpoints.
+
+    Args:
+        more: what else the progress bar says than seed and methods.
+    """
     made = []
+    images = TrainingImages(train_set, recipe.view_size, recipe.images, job.device)
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
-        batches = TrainingBatches(train_set, seeded, job.device)
-        weights = batches.class_frequencies() if recipe.class_weights else None
-        arms = []
-        for method in methods:
-            folder = student_folder(job, method, seed)
-            student_about = {**about, "arch": "student"}
-            if needs_teacher(method):
-                student_about["teacher"] = teacher_sidecar
-            torch.manual_seed(seed)  # every arm starts from the same student
-            student = build_model("student", len(train_set.classes))
-            arms.append(
-                make_arm(
-                    method, student, seeded, folder / "student.safetensors", student_about, batches, weights, teacher
-                )
-            )
-        run(arms, job, teacher, batches, validation, f"seed {seed}: {title}")
-        made += [arm.checkpoint for arm in arms]
+        for distils, group in side_by_side(methods, recipe):
+            batches = TrainingBatches(images, seeded, unlabelled=distils)
+            weights = batches.class_frequencies() if recipe.class_weights else None
+            arms = []
+            for method in group:
+                folder = student_folder(job, method, seed)
+                student_about = {**about, "arch": "student"}
+                if needs_teacher(method):
+                    student_about["teacher"] = teacher_sidecar
+                torch.manual_seed(seed)  # every arm starts from the same student
+                student = build_model("student", len(train_set.classes))
+                checkpoint = folder / "student.safetensors"
+                arms.append(make_arm(method, student, seeded, checkpoint, student_about, batches, weights, teacher))
+            run(arms, job, teacher if distils else None, batches, validation, f"seed {seed}: {', '.join(group)}{more}")
+            made += [arm.checkpoint for arm in arms]
     return made
+
+
+def side_by_side(methods: tuple[str, ...], recipe: Recipe) -> list[tuple[bool, tuple[str, ...]]]:
+    """Groups of methods that train on the same batches, each with whether a teacher teaches it.
+
+    All together, unless there are images without labels, which only distilled methods train on.
+    """
+    distilled = tuple(method for method in methods if needs_teacher(method))
+    others = tuple(method for method in methods if not needs_teacher(method))
+    if recipe.labelled == 1:
+        return [(bool(distilled), methods)]
+    return [(distils, group) for distils, group in ((False, others), (True, distilled)) if group]
+
+
+def labelled_fields(recipe: Recipe, images: int) -> dict[str, int]:
+    """What sidecars say of a training on few labels; nothing where every image has its own."""
+    if recipe.labelled == 1:
+        return {}
+    labelled = len(evenly_spaced(images, recipe.labelled))
+    return {"labelled_images": labelled, "unlabelled_images": images - labelled}
 
 
 def student_folder(job: TrainingJob, method: str, seed: int) -> Path:
@@ -190,7 +215,8 @@ def train_the_teacher(
         elif not job.resume:
             mark_started(arm_state, recipe)
     wait_for_all()
-    batches = TrainingBatches(train_set, recipe, job.device)
+    images = TrainingImages(train_set, recipe.size, recipe.images, job.device)
+    batches = TrainingBatches(images, recipe)
     weights = batches.class_frequencies() if recipe.class_weights else None
     about = {**about, "arch": arch, "weights": job.weights}
     arm = make_arm("teacher", model, recipe, checkpoint, about, batches, weights)
