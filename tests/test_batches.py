@@ -92,7 +92,9 @@ def test_class_weights_are_median_frequency(train_set):
     assert weights[0] == weights[weights > 0].min()  # the background is the most frequent
 
 
-@pytest.mark.parametrize(("count", "share", "expected"), [(8, 0.25, [0, 4]), (8, 0.5, [0, 2, 4, 6]), (5, 0.01, [0, 2]), (3, 1, [0, 1, 2])])
+@pytest.mark.parametrize(
+    ("count", "share", "expected"), [(8, 0.25, [0, 4]), (8, 0.5, [0, 2, 4, 6]), (5, 0.01, [0, 2]), (3, 1, [0, 1, 2])]
+)
 def test_labelled_images_are_evenly_spaced(count, share, expected):
     assert evenly_spaced(count, share) == expected
 
@@ -103,7 +105,11 @@ def test_images_without_labels_are_in_the_distilled_arms_batches_alone(train_set
     assert own.steps_per_epoch == mixed.steps_per_epoch == 4
     whole = {image.sum().item(): i for i, image in enumerate(torch.cat([b.images for b in unshuffled(train_set)]))}
     for kind, expected in ((own, [0, 2, 4, 6] * 2), (mixed, range(8))):
-        seen = [(whole[image.sum().item()], label) for batch in kind.epoch(3) for image, label in zip(*batch[:2], strict=True)]
+        seen = [
+            (whole[image.sum().item()], label)
+            for batch in kind.epoch(3)
+            for image, label in zip(*batch[:2], strict=True)
+        ]
         assert sorted(index for index, _ in seen) == sorted(expected)
         for index, label in seen:
             assert (set(label.unique().tolist()) == {254}) == (index % 2 == 1)
@@ -118,13 +124,19 @@ def unshuffled(train_set):
         gathered = images.gather([index])
         from trainers.batches import Augmentation, augment
 
-        still = Augmentation(torch.ones(1), torch.ones(1), torch.zeros(1, 2), torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 1, 1))
+        still = Augmentation(
+            torch.ones(1), torch.ones(1), torch.zeros(1, 2), torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 1, 1)
+        )
         yield plain._batch(*augment(*gathered, still, False))
 
 
 def test_padding_of_an_image_without_labels_is_padding(train_set):
     zoomed_out = {"scale_min": 0.5, "scale_max": 0.5, "flip": False, "labelled": 0.25}
-    found = {v for batch in batches(train_set, unlabelled=True, **zoomed_out).epoch(0) for v in batch.labels[:, :8].unique().tolist()}
+    found = {
+        v
+        for batch in batches(train_set, unlabelled=True, **zoomed_out).epoch(0)
+        for v in batch.labels[:, :8].unique().tolist()
+    }
     assert 255 in found
     assert 254 not in found, "the first rows are outside of an image at half its size"
 

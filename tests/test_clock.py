@@ -12,8 +12,8 @@ from kdbench.models.deploy import build_model
 from kdbench.models.student import Student
 from kdbench.progress import Bar
 from trainers.arm import Arm
-from trainers.clock import mark, seconds_between
 from trainers.batches import Batch
+from trainers.clock import mark, seconds_between
 from trainers.loop import train_epoch
 from trainers.methods import Objective
 from trainers.recipe import Recipe

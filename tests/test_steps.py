@@ -147,11 +147,17 @@ def test_recorded_steps_train_as_launched_ones(tmp_path, precision):
     tolerance = {"fp32": 1e-2, "bf16": 5e-2}[precision]
     for method in METHODS:
         for name, value in launched[method][0].items():
-            torch.testing.assert_close(recorded[method][0][name], value, rtol=tolerance, atol=1e-3, msg=f"{method} {name}")
+            torch.testing.assert_close(
+                recorded[method][0][name], value, rtol=tolerance, atol=1e-3, msg=f"{method} {name}"
+            )
         statistics = [name for name in launched[method][1] if name.endswith("running_mean")]
         for name in statistics[:5]:
             torch.testing.assert_close(
-                recorded[method][1][name], launched[method][1][name], rtol=tolerance, atol=tolerance, msg=f"{method} {name}"
+                recorded[method][1][name],
+                launched[method][1][name],
+                rtol=tolerance,
+                atol=tolerance,
+                msg=f"{method} {name}",
             )
         counts = [value for name, value in recorded[method][1].items() if name.endswith("num_batches_tracked")]
         assert all(count == len(batches) for count in counts)

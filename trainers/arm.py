@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Arm:
         checkpoint: where the trained model goes; history, TensorBoard and the resume state lie beside it.
         about: fields of its sidecar that the loop does not know.
         rows: the history, a row per finished epoch; kept in the resume state too, so that both always agree.
+        saved_at: of ``time.monotonic()``, when the resume state was written last.
     """
 
     method: str
@@ -41,6 +43,7 @@ class Arm:
     seconds: float = 0.0
     running: dict[str, Tensor] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    saved_at: float = -math.inf
 
     def __post_init__(self) -> None:
         share_batchnorm(self.objective)
@@ -58,6 +61,7 @@ class Arm:
         return self.folder / "state.pt"
 
     def save_state(self) -> None:
+        self.saved_at = time.monotonic()
         write_state(
             self.state_file,
             {

@@ -67,6 +67,10 @@ class TrainingBatches:
         self.batch_size = min(recipe.batch_size, images.count)
         self.steps_per_epoch = max(1, images.count // recipe.batch_size)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self._images.dataset.classes)
+
     def class_frequencies(self) -> Tensor:
         """Class weights by the labelled images: C float, see ``TrainingImages.class_frequencies``."""
         return self._images.class_frequencies(self.labelled)

@@ -7,6 +7,7 @@ with the weights that it would have had alone.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,8 @@ from trainers.processes import Part, is_main, rank, total, wait_for_all
 from trainers.recipe import Recipe
 from trainers.steps import Steps, make_steps
 
+SAVE_SECONDS = 5
+"""Where epochs take less, a GPU would wait for the disk: an interrupted run then repeats the epochs of this time."""
 CHECK_EVERY = 10
 """Steps between looks at the running loss: reading it waits for the device."""
 
@@ -122,9 +125,10 @@ def finish_epoch(arm: Arm, validation: SegmentationDataset | None) -> None:
         if is_main():
             save_arm(arm, result)
     if is_main():
-        arm.write_history()
         log_to_tensorboard(arm, row)
-        arm.save_state()
+        if validation is not None or time.monotonic() - arm.saved_at > SAVE_SECONDS:
+            arm.write_history()
+            arm.save_state()
 
 
 def validate(arm: Arm, validation: SegmentationDataset) -> Evaluation:

@@ -15,12 +15,14 @@ from pydantic_core import PydanticCustomError
 
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
-from kdbench.models.deploy import ARCHITECTURES
+from kdbench.models.deploy import ARCHITECTURES, STUDENTS
 
 RECIPES = Path(__file__).parent / "recipes"
 RENAMED = {"voc2012": "voc"}
 """A dataset's name → the name of its recipe, where they differ."""
-TEACHERS = tuple(arch for arch in ARCHITECTURES if arch != "student")
+TEACHERS = tuple(arch for arch in ARCHITECTURES if arch not in STUDENTS)
+IMAGENET = "imagenet"
+"""What stands in place of a weights file for an encoder's ImageNet weights that a package holds."""
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 
@@ -58,6 +60,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
+    student: Literal[STUDENTS] = Field("student", description="the network that learns")  # type: ignore[valid-type]
+    student_weights: Literal["imagenet"] | None = Field(None, description="imagenet: the encoder starts from it")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
     labelled: float = Field(
         1.0, gt=0, le=1, description="share of the training images whose labels are used, evenly spaced; distilled arms "

@@ -155,11 +155,13 @@ def train_students(
             arms = []
             for method in group:
                 folder = student_folder(job, method, seed)
-                student_about = {**about, "arch": "student"}
+                student_about = {**about, "arch": recipe.student}
                 if needs_teacher(method):
                     student_about["teacher"] = teacher_sidecar
                 torch.manual_seed(seed)  # every arm starts from the same student
-                student = build_model("student", len(train_set.classes))
+                student = build_model(recipe.student, len(train_set.classes))
+                if recipe.student_weights is not None:
+                    load_weights(student, recipe.student, recipe.student_weights)
                 checkpoint = folder / "student.safetensors"
                 arms.append(make_arm(method, student, seeded, checkpoint, student_about, batches, weights, teacher))
             run(arms, job, teacher if distils else None, batches, validation, f"seed {seed}: {', '.join(group)}{more}")

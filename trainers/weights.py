@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from kdbench.errors import BadInput
+from kdbench.models.efficientnet_lite import EfficientNetLite
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.torchvision_compat import torchvision
+from trainers.recipe import IMAGENET
 
 
 def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
@@ -20,7 +22,8 @@ def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
         model: a teacher; a final classifier for another number of classes keeps its fresh initialisation.
         arch: its name, for errors.
         source: a .pth (state dict) or .safetensors file, or a weight name of torchvision's fcn_resnet50,
-            for example COCO_WITH_VOC_LABELS_V1, which is downloaded; for an ensemble one of each member, with commas.
+            for example COCO_WITH_VOC_LABELS_V1, which is downloaded; "imagenet" for the encoder of an EfficientNet-Lite,
+            from the package that holds it; for an ensemble one of each member, with commas.
 
     Returns:
         True when every parameter was filled, so that the teacher can be used without training.
@@ -29,6 +32,9 @@ def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
         BadInput: no such file or name, an unreadable file, or one made for another architecture, or, in an ensemble,
             for another number of classes.
     """
+    if source == IMAGENET and isinstance(model, EfficientNetLite):
+        model.load_imagenet()
+        return False
     if isinstance(model, Ensemble):
         _load_members(model, arch.split("+"), source.split(","))
         return True

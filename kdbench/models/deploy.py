@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdbench.artifacts import load_checkpoint
 from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
+from kdbench.models.efficientnet_lite import FpnEfficientNetLite2, StudentLite0
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.models.student import Student
@@ -23,7 +24,11 @@ ARCHITECTURES: dict[str, type[SegmentationModel]] = {
     "fcn_resnet50": FcnResNet50,
     "fpn_resnet18": FpnResNet18,
     "lraspp_mobilenet_v3_large": LrasppMobileNetV3Large,
+    "fpn_efficientnet_lite2": FpnEfficientNetLite2,
+    "student_lite0": StudentLite0,
 }
+STUDENTS = ("student", "student_lite0")
+"""Architectures that are made to be deployed; the others teach."""
 
 
 def build_model(arch: str, classes: int) -> SegmentationModel:

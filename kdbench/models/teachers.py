@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum, upsample
-from kdbench.models.student import conv_bn
+from kdbench.models.feature_pyramid import PYRAMID_STAGES, FeaturePyramid
+from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum
 from kdbench.torchvision_compat import torchvision
 
 
@@ -38,19 +38,15 @@ class FcnResNet50(SegmentationModel):
         return Taps(self.classifier(net.layer4(high)), {"low": low, "mid": mid, "high": high})
 
 
-class FpnResNet18(SegmentationModel):
-    """ResNet-18 with a feature pyramid (Kirillov et al. 2019) merged at stride 4, trainable on two cores."""
+class FpnResNet18(FeaturePyramid):
+    """ResNet-18 with a feature pyramid, trainable on two cores."""
 
-    tap_channels = {"low": 64, "mid": 128, "high": 256}  # noqa: RUF012
     stages = {  # noqa: RUF012
         "backbone, stride 4": ("stem", "layer1"),
         "backbone, stride 8": ("layer2",),
         "backbone, stride 16": ("layer3",),
         "backbone, stride 32": ("layer4",),
-        "pyramid, stride 16": ("lateral32", "lateral16", "fuse16"),
-        "pyramid, stride 8": ("lateral8", "fuse8"),
-        "pyramid, stride 4": ("reduce8", "lateral4", "fuse4"),
-        "classifier": ("classifier",),
+        **PYRAMID_STAGES,
     }
 
     def __init__(self, classes: int) -> None:
@@ -58,22 +54,13 @@ class FpnResNet18(SegmentationModel):
         net = torchvision.models.resnet18(weights=None)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        width = 128
-        self.lateral8, self.lateral16, self.lateral32 = (conv_bn(c, width) for c in (128, 256, 512))
-        self.lateral4 = conv_bn(64, 32)
-        self.reduce8 = conv_bn(width, 32)
-        self.fuse16, self.fuse8, self.fuse4 = conv_bn(width, width, 3), conv_bn(width, width, 3), conv_bn(32, 32, 3)
-        self.classifier = nn.Conv2d(32, classes, 1)
+        self.add_pyramid((64, 128, 256, 512), 128, classes)
 
     def taps(self, images: Tensor) -> Taps:
         low = self.layer1(self.stem(images))
         mid = self.layer2(low)
         high = self.layer3(mid)
-        top = self.lateral32(self.layer4(high))
-        fused16 = self.fuse16(self.lateral16(high) + upsample(top, high))
-        fused8 = self.fuse8(self.lateral8(mid) + upsample(fused16, mid))
-        fused4 = self.fuse4(self.lateral4(low) + upsample(self.reduce8(fused8), low))
-        return Taps(self.classifier(fused4), {"low": low, "mid": mid, "high": high})
+        return self.pyramid(low, mid, high, self.layer4(high))
 
 
 class LrasppMobileNetV3Large(SegmentationModel):

@@ -1,0 +1,75 @@
+"""What ``label_study``'s log says: means over seeds and paired differences, on val, on test and by drive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from kdbench.improvement import standard_error, verdict_of
+from kdbench.tables import plus_minus
+
+Entry = dict[str, Any]
+SPLITS = ("val", "test")
+
+
+def score(entries: list[Entry]) -> dict[str, Any]:
+    """Rows of every setting and method, in the order of the log.
+
+    Args:
+        entries: the log's lines; mIoU is a fraction.
+    """
+    rows = []
+    for setting in dict.fromkeys(entry["setting"] for entry in entries):
+        of_setting = [entry for entry in entries if entry["setting"] == setting]
+        baseline = {entry["seed"]: entry for entry in of_setting if entry["method"] == "baseline"}
+        for method in dict.fromkeys(entry["method"] for entry in of_setting):
+            ours = {entry["seed"]: entry for entry in of_setting if entry["method"] == method}
+            rows.append(
+                {
+                    "setting": setting, "method": method, "seeds": sorted(ours),
+                    "labelled": next(iter(ours.values()))["labelled"],
+                    **{split: figures(ours, baseline, lambda e, s=split: e[s]["miou"]) for split in SPLITS},
+                    "by_drive": {
+                        split: {
+                            drive: figures(ours, baseline, lambda e, s=split, d=drive: e[s]["by_drive"][d])
+                            for drive in next(iter(ours.values()))[split]["by_drive"]
+                        }
+                        for split in SPLITS
+                    },
+                }
+            )  # fmt: skip
+    return {"schema_version": 1, "benchmark": "label_study", "rows": rows, "entries": entries}
+
+
+def figures(
+    ours: dict[int, Entry], baseline: dict[int, Entry], read: Callable[[Entry], float]
+) -> dict[str, float | str | list[float] | None]:
+    """Mean and standard error over seeds, and of the paired differences over the seeds that the baseline has too."""
+    values = [read(ours[seed]) for seed in sorted(ours)]
+    shared = sorted(ours.keys() & baseline.keys()) if ours != baseline else []
+    differences = [read(ours[seed]) - read(baseline[seed]) for seed in shared]
+    return {
+        "miou": fmean(values), "standard_error": standard_error(values), "values": values,
+        "difference": fmean(differences) if differences else None,
+        "difference_standard_error": standard_error(differences), "differences": differences,
+        "verdict": verdict_of(differences) if differences else None,
+    }  # fmt: skip
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """A table of at most 110 columns; mIoU as fractions, differences in points."""
+    lines = [
+        f"{'setting':<14}{'method':<12}{'labels':>7}{'seeds':>6}" + "".join(f"{s:>9}{'difference':>26}" for s in SPLITS)
+    ]
+    for row in report["rows"]:
+        line = f"{row['setting']:<14}{row['method']:<12}{row['labelled']:>7}{len(row['seeds']):>6}"
+        for split in SPLITS:
+            found = row[split]
+            over = "–"
+            if found["difference"] is not None:
+                error = plus_minus(found["difference_standard_error"])
+                over = f"{100 * found['difference']:+.2f}{error} {found['verdict']}"
+            line += f"{found['miou']:>9.4f}{over:>26}"
+        lines.append(line)
+    return "\n".join(lines)

