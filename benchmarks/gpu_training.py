@@ -111,9 +111,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "benchmarks.gpu_training needs an NVIDIA GPU, and this PyTorch sees none: --device cpu tries it"
-        )
+        raise SystemExit("benchmarks.gpu_training needs an NVIDIA GPU, and this PyTorch sees none (or --device cpu)")
     recipe = load_recipe(arguments.recipe, {"images": arguments.images})
     batches = batches_of(open_dataset(arguments.dataset, "train", arguments.data_root), recipe, device)
     before, cases = gpu_clocks(), []

@@ -64,9 +64,12 @@ class Recipe(BaseModel):
     student_weights: Literal["imagenet"] | None = Field(None, description="imagenet: the encoder starts from it")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
     labelled: float = Field(
-        1.0, gt=0, le=1, description="share of the training images whose labels are used, evenly spaced; distilled arms "
-        "learn from the teacher on the others, the baseline and the teacher do not see them"
-    )  # fmt: skip
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the training images whose labels are used, evenly spaced; distilled methods learn from "
+        "the teacher on the others, the baseline and the teacher do not see them",
+    )
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(8, ge=2, description="images per step, 2 or more; a smaller last batch is left out")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
