@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from statistics import fmean
 from typing import Any
 
@@ -29,10 +30,10 @@ def score(entries: list[Entry]) -> dict[str, Any]:
                 {
                     "setting": setting, "method": method, "seeds": sorted(ours),
                     "labelled": next(iter(ours.values()))["labelled"],
-                    **{split: figures(ours, baseline, lambda e, s=split: e[s]["miou"]) for split in SPLITS},
+                    **{split: figures(ours, baseline, (split, "miou")) for split in SPLITS},
                     "by_drive": {
                         split: {
-                            drive: figures(ours, baseline, lambda e, s=split, d=drive: e[s]["by_drive"][d])
+                            drive: figures(ours, baseline, (split, "by_drive", drive))
                             for drive in next(iter(ours.values()))[split]["by_drive"]
                         }
                         for split in SPLITS
@@ -43,9 +44,18 @@ def score(entries: list[Entry]) -> dict[str, Any]:
 
 
 def figures(
-    ours: dict[int, Entry], baseline: dict[int, Entry], read: Callable[[Entry], float]
+    ours: dict[int, Entry], baseline: dict[int, Entry], keys: tuple[str, ...]
 ) -> dict[str, float | str | list[float] | None]:
-    """Mean and standard error over seeds, and of the paired differences over the seeds that the baseline has too."""
+    """Mean and standard error over seeds, and of the paired differences over the seeds that the baseline has too.
+
+    Args:
+        ours, baseline: by seed.
+        keys: where in an entry the mIoU stands.
+    """
+
+    def read(entry: Entry) -> float:
+        return reduce(getitem, keys, entry)  # type: ignore[return-value]
+
     values = [read(ours[seed]) for seed in sorted(ours)]
     shared = sorted(ours.keys() & baseline.keys()) if ours != baseline else []
     differences = [read(ours[seed]) - read(baseline[seed]) for seed in shared]

