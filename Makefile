@@ -8,6 +8,9 @@ BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
 # cpu or gpu: what this machine has. `make EXTRA=cpu demo` overrules it.
 EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 
+# The Python of gpu-quick and gpu-train: the environment's where there is one.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
 DATASET ?= shapes
 DATA_ROOT ?=
 SEEDS ?= 0
@@ -23,7 +26,7 @@ INCONCLUSIVE ?= fail
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check readme clean
+.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +78,19 @@ runs/gate/shapes/baseline/student.json:  # latency does not depend on how long i
 
 gpu-check: install  ## all that is measured on an NVIDIA GPU, in steps: results/gpu/ (DATA_ROOT=data/camvid; STEP= one alone)
 	$(BIN)/python -m benchmarks.gpu_check $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(if $(STEP),--step $(STEP))
+
+gpu-bundle: install runs/gpu-bundle/camvid/baseline/student.json  ## what gpu-quick measures: .gpu/bundle (DATA_ROOT=data/camvid)
+	$(BIN)/python -m benchmarks.gpu_bundle --runs runs/gpu-bundle --data-root $(DATA_ROOT) --out .gpu/bundle
+
+runs/gpu-bundle/camvid/baseline/student.json:  # ten minutes on two cores
+	$(BIN)/kdbench train --method baseline --dataset camvid --data-root $(DATA_ROOT) --size 360x480 --epochs 20 --runs runs/gpu-bundle
+
+# These two need no environment of their own: a machine lent for minutes may have no network to make one.
+gpu-quick:  ## latency, accuracy and training on an NVIDIA GPU in under 8 minutes: results/gpu/ (after gpu-bundle)
+	$(GPU_PYTHON) -m benchmarks.gpu_quick --data-root $(or $(DATA_ROOT),data/camvid)
+
+gpu-train:  ## the label study on an NVIDIA GPU, in slices of 7 minutes: run it again until it says done
+	$(GPU_PYTHON) -m benchmarks.label_study --data-root $(or $(DATA_ROOT),data/camvid) --minutes 7
 
 readme: install  ## write the README's table from the committed results
 	$(BIN)/python -m benchmarks.readme_table
