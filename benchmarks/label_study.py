@@ -37,6 +37,7 @@ from kdbench.environment import environment
 from kdbench.metrics import IGNORE, iou_per_class, mean_iou
 from kdbench.models.deploy import deployable, load_model
 from trainers.recipe import Recipe
+from trainers.teacher import teacher_is_ready
 from trainers.train import TrainingJob, student_folder, train
 
 METHODS = ("baseline", "response", "feature", "dist", "imitation")
@@ -131,9 +132,10 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
     todo = [s for s in arguments.seeds if any((setting.name, m, s) not in read_log(log) for m in arguments.methods)]
     if not todo:
         return
-    for index, seed in enumerate(todo):
+    for seed in todo:
         job = TrainingJob(
-            tree=tree, recipe=recipe, methods=arguments.methods, match=None, train_teacher=index == 0, seeds=(seed,),
+            tree=tree, recipe=recipe, methods=arguments.methods, match=None, train_teacher=not teacher_is_ready(tree, recipe),
+            seeds=(seed,),
             device=device, weights="imagenet", resume=True,
             about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,8 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         group["lr"] = torch.full((), recipe.lr, device=device) if on_gpu else recipe.lr
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+    if on_gpu:  # where a step cannot be recorded, it is launched, for which torch would rather have another setting
+        warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return adam(groups, lr=recipe.lr, capturable=on_gpu, fused=True if on_gpu else None)
 
