@@ -134,10 +134,9 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
         return
     for seed in todo:
         job = TrainingJob(
-            tree=tree, recipe=recipe, methods=arguments.methods, match=None, train_teacher=not teacher_is_ready(tree, recipe),
-            seeds=(seed,),
-            device=device, weights="imagenet", resume=True,
-            about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
+            tree=tree, recipe=recipe, methods=arguments.methods, match=None,
+            train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device, weights="imagenet",
+            resume=True, about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip
         train(job, splits["train"], splits["val"])
         for name in ("val", "test"):
