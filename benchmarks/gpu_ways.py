@@ -23,7 +23,7 @@ from kdbench.models.deploy import deployable, load_model
 from kdbench.models.fused import folded, fused
 
 USUAL = "torch eager fp32"
-GRAPH = ", CUDA graph"
+GRAPH = " in a CUDA graph"
 TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 FORMS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda model: model,
@@ -145,9 +145,19 @@ class Opener:
                 torch.cuda.synchronize()
             return as_cuda_graph(engine) if way.graph and way.runtime != "onnx" else engine
 
+    def has_module(self, way: Way, batch: int, size: Size) -> bool:
+        """Whether opening ``way`` compiles nothing."""
+        return module_key(way, batch, size) in self.modules
+
+    def forget(self, batch: int) -> None:
+        """Let go of the networks that were opened for a batch."""
+        self.modules = {key: value for key, value in self.modules.items() if key[0] != batch}
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
     def torch_engine(self, way: Way, batch: int, size: Size) -> Engine:
         images, masks = buffers(batch, size, self.device)
-        key = (way.runtime, way.precision, way.form, way.channels_last, way.autotune, batch, size)
+        key = module_key(way, batch, size)
         if key not in self.modules:
             self.modules[key] = self.torch_module(way, images)
         module, about = self.modules[key]
@@ -180,6 +190,10 @@ class Opener:
                 torch.cuda.synchronize()
             about |= {"compile_seconds": round(time.perf_counter() - started, 2), "options": options}
         return module, about
+
+
+def module_key(way: Way, batch: int, size: Size) -> tuple[Any, ...]:
+    return (batch, size, way.runtime, way.precision, way.form, way.channels_last, way.autotune)
 
 
 def compile_options(way: Way) -> dict[str, Any]:
