@@ -5,8 +5,8 @@
 
 The folder holds the checkpoint, the validation images and labels, ONNX files of the mask in fp32 and fp16 for each
 size (a batch of 1, and an open batch) that were held against PyTorch, and ``manifest.json`` with each file's sha256.
-Images stay as they were encoded; whoever reads them resizes them, as everywhere in kdbench. What the ONNX files' weights
-have in common lies in one file beside them.
+Images stay as they were encoded; whoever reads them resizes them, as everywhere in kdbench. The ONNX files' weights lie
+in one file beside them, each once.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,14 @@ import torch
 from benchmarks.gpu_bundle import Bundle
 from benchmarks.gpu_session import Scene, Session, open_scene, open_way
 from benchmarks.gpu_timing import (
-    Pipeline, convolution_bytes, finish, measure_floors, on_a_stream, time_image_to_mask, time_network,
-)  # fmt: skip
+    Pipeline,
+    convolution_bytes,
+    finish,
+    measure_floors,
+    on_a_stream,
+    time_image_to_mask,
+    time_network,
+)
 from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way
 from kdbench.artifacts import write_json
 from kdbench.data.preprocessing import Size, parse_size
@@ -76,9 +83,8 @@ def measure_singles(session: Session, scene: Scene, ways: list[Way], until: floa
             way = list(engines)[index]
             what = f"{scene.size[0]}x{scene.size[1]}: round {number}, {way.name}"
             session.attempt(
-                what, scene.where(way, 1),
-                lambda way=way, number=number: measure_single(session, scene, way, engines[way], number),
-            )  # fmt: skip
+                what, scene.where(way, 1), partial(measure_single, session, scene, way, engines[way], number)
+            )
     return best
 
 
@@ -161,10 +167,8 @@ def run(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways
         last = index == len(sizes) - 1
         end = session.until if last else started + SHARE_OF_FIRST_SIZE * (session.until - started)
         name = f"{size[0]}x{size[1]}"
-        scene = session.attempt(
-            f"{name}: reference", {"way": "reference", "size": name},
-            lambda size=size: open_scene(session.opener, samples, size),
-        )  # fmt: skip
+        reference = partial(open_scene, session.opener, samples, size)
+        scene = session.attempt(f"{name}: reference", {"way": "reference", "size": name}, reference)
         if scene is not None:
             opening_end = time.monotonic() + SHARE_OF_OPENING * (end - time.monotonic())
             best = measure_singles(session, scene, ways, opening_end)

@@ -56,7 +56,7 @@ class Session:
     def attempt(self, what: str, where: dict[str, Any], work: Callable[[], Any]) -> Any:
         """Do one step, or write down why it failed; None then."""
         print(what, flush=True)
-        faulthandler.dump_traceback_later(STEP_LIMIT_SECONDS, repeat=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(STEP_LIMIT_SECONDS, repeat=True, file=sys.stdout)
         try:
             return work()
         except Exception as error:

@@ -103,7 +103,7 @@ WAYS = (
     Way("tensorrt fp32", "tensorrt", "fp32"),
     Way("tensorrt_rtx fp16" + GRAPH, "tensorrt_rtx", "fp16", graph=True),
     Way("tensorrt_rtx fp16", "tensorrt_rtx", "fp16"),
-    _torch("fused matmul autotuned torch.compile fp16" + GRAPH, form="fused, matmul", autotune=True),
+    _torch("autotuned matmul torch.compile fp16" + GRAPH, form="fused, matmul", autotune=True),
 )
 
 
@@ -177,7 +177,7 @@ class Opener:
         # Normalising an H x W x 3 image leaves channels-last strides, which the network would follow.
         model.taps = lambda images: taps(images.contiguous(memory_format=layout))
         module: Any = deployable(model, "mask").to(self.device)
-        about = {"torch": torch.__version__, "form": way.form}
+        about: dict[str, Any] = {"torch": torch.__version__, "form": way.form}
         if way.runtime == "torch.compile":
             # Every batch and every form of MaskModel is one more version of the same function to dynamo.
             torch._dynamo.config.recompile_limit = 64

@@ -46,7 +46,7 @@ def operators_on_cpu(module, image):
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-@pytest.mark.parametrize("output, elementwise", [("mask", False), ("mask", True), ("logits", False)])
+@pytest.mark.parametrize(("output", "elementwise"), [("mask", False), ("mask", True), ("logits", False)])
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, "student+fpn_resnet18"])
 def test_no_pass_makes_a_tensor_on_the_cpu(arch, output, elementwise, half):
     model = build_model(arch, 5).eval()

@@ -45,7 +45,7 @@ def picture(size, count=1):
 
 @pytest.mark.parametrize("matmul", [False, True], ids=["convolutions", "products"])
 @pytest.mark.parametrize(
-    "arch, size",
+    ("arch", "size"),
     [
         *(("student", size) for size in ((64, 64), (96, 128), (360, 480))),
         *((arch, (96, 128)) for arch in (*list(ARCHITECTURES)[1:], "student+fpn_resnet18")),
@@ -93,8 +93,10 @@ def test_a_batchnorm_that_follows_no_convolution_stays():
     assert isinstance(model.after, nn.Identity)
 
 
-@pytest.mark.parametrize("kernel, stride, dilation", [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (3, 1, 2), (5, 2, 3)])
-@pytest.mark.parametrize("channels, groups", [((6, 6), 6), ((3, 8), 1)], ids=["depthwise", "three inputs"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (3, 1, 2), (5, 2, 3)]
+)
+@pytest.mark.parametrize(("channels", "groups"), [((6, 6), 6), ((3, 8), 1)], ids=["depthwise", "three inputs"])
 def test_shifted_sum_is_the_convolution(kernel, stride, dilation, channels, groups):
     torch.manual_seed(0)
     padding = (dilation * (kernel // 2), kernel // 2)

@@ -74,8 +74,10 @@ def fold_batchnorms(model: SegmentationModel) -> None:
     with torch.no_grad():
         shapes.taps(torch.empty(1, 3, 64, 64, device="meta"))
     for convolution, norm in pairs:
-        folded = fuse_conv_bn_eval(model.get_submodule(convolution), model.get_submodule(norm))  # type: ignore[type-var]
-        model.set_submodule(convolution, folded)
+        before, after = model.get_submodule(convolution), model.get_submodule(norm)
+        assert isinstance(before, nn.Conv2d)
+        assert isinstance(after, nn.BatchNorm2d)
+        model.set_submodule(convolution, fuse_conv_bn_eval(before, after))
         model.set_submodule(norm, nn.Identity())
 
 
