@@ -11,7 +11,6 @@ again. Each writes its log to ``<out>/<step>.log``; what it measured is named in
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +20,10 @@ from pathlib import Path
 
 import torch
 
-from kdbench.artifacts import sidecar_path
-
 LIMIT_SECONDS, GRACE_SECONDS = 450, 25
 METHODS = "baseline,response,feature,combined,dist"
 UNFINISHED, TIMED_OUT = 75, 124
 """Exit codes: a step that must be run again (EX_TEMPFAIL of sysexits.h); one that the limit stopped (as timeout's)."""
-LEFT = "measurements are left"
-"""What ``benchmarks.gpu_latency`` says when its minutes were not enough."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,7 @@ def steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
     tree = ("--runs", str(runs), "--dataset", arguments.dataset)
     device = ("--device", arguments.device)
     training = ("--runs", str(runs), *data, "--recipe", arguments.recipe, *device, "--resume")
-    # Exports at 512 x 512 in a tree of their own: those of the comparison have the size of training.
-    fast = ("--runs", f"{runs}-512", *data, "--method", "baseline")
+    bundle, journal = str(out / "bundle"), str(out / "latency.jsonl")
     precisions = ("--precision", "fp32,fp16")
     comparison = str(out / f"{arguments.dataset}-gpu.json")
 
@@ -76,16 +70,16 @@ def steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
                     "--json", comparison),
         ),
         Step(
-            "latency-export", "the baseline at 512 x 512 with an open batch",
-            kdbench("export", "--format", "onnx", *precisions, "--size", "512x512", "--dynamic-batch", *fast),
+            "bundle", "the baseline's files at 512 x 512 and at 360 x 480",
+            script("gpu_bundle", "--runs", str(runs), *data, "--method", "baseline", "--out", bundle),
         ),
         Step(
-            "latency", "every way to run it, batch 1 to 64",
-            script("gpu_latency", *fast, "--minutes", "5"), resumable=True,
+            "latency", "every way to run it, batch 1 and larger ones",
+            script("gpu_latency", "--bundle", bundle, "--seconds", "420", "--out", journal),
         ),
         Step(
             "latency-score", "floors, ratios and intervals",
-            script("gpu_latency", *fast, "--score", "--json", str(out / "latency.json")),
+            script("gpu_latency", "--score", "--out", journal, "--json", str(out / "latency.json")),
         ),
         Step(
             "training-speed", "samples per second against the floor",
@@ -116,17 +110,7 @@ def run_step(step: Step, out: Path, limit_s: float) -> int:
                 process.kill()
                 process.wait()
             return UNFINISHED if step.resumable else TIMED_OUT
-    last_line = path.read_text(encoding="utf-8").splitlines()[-1]
-    return UNFINISHED if code == 0 and step.resumable and LEFT in last_line else code
-
-
-def copy_for_latency(arguments: argparse.Namespace) -> None:
-    """The baseline's checkpoint, into the tree that is exported at another size."""
-    source = arguments.runs / arguments.dataset / "baseline" / "student.safetensors"
-    target = Path(f"{arguments.runs}-512") / arguments.dataset / "baseline" / source.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
-    shutil.copy(sidecar_path(source), sidecar_path(target))
+    return code
 
 
 def main() -> None:
@@ -158,8 +142,6 @@ def main() -> None:
         code = UNFINISHED
         while code == UNFINISHED:
             started = time.monotonic()
-            if step.name == "latency-export":
-                copy_for_latency(arguments)
             code = run_step(step, arguments.out, arguments.limit)
             result = {0: "done", UNFINISHED: "to be run again"}.get(code, f"failed with exit code {code}")
             print(f"{step.name}: {result} after {time.monotonic() - started:.0f} s", flush=True)

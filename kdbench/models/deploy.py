@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from kdbench.models.teachers import FcnResNet50, FpnResNet18, LrasppMobileNetV3L
 from kdbench.models.upsampled_argmax import upsampled_argmax
 
 OUTPUTS = ("logits", "mask")
-ARCHITECTURES: dict[str, type[SegmentationModel]] = {
+ARCHITECTURES: dict[str, Callable[[int], SegmentationModel]] = {
     "student": Student,
     "fcn_resnet50": FcnResNet50,
     "fpn_resnet18": FpnResNet18,

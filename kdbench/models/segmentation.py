@@ -32,6 +32,12 @@ class SegmentationModel(nn.Module, ABC):
     """Channels of each of ``LEVELS``."""
     stages: dict[str, tuple[str, ...]]
     """The parts that a person would name, in the order of the pass → names of the modules in them."""
+    lowest: Tensor
+    """Minus infinity. A buffer, because a CUDA graph cannot capture a pass that makes a tensor on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("lowest", torch.tensor(float("-inf")), persistent=False)
 
     @abstractmethod
     def taps(self, images: Tensor) -> Taps:
@@ -41,8 +47,7 @@ class SegmentationModel(nn.Module, ABC):
         logits = self.taps(images).logits
         # Changes nothing, and is an operator that ONNX Runtime lacks in its blocked layout: it leaves that layout here,
         # on the small map. Else it upsamples in it, to 16 channels, and reorders the full-size map: 3 of 17 ms.
-        lowest = logits.new_tensor(torch.finfo(logits.dtype).min)
-        return upsample(torch.maximum(logits, lowest), images)
+        return upsample(torch.maximum(logits, self.lowest), images)
 
 
 def upsample(maps: Tensor, like: Tensor) -> Tensor:

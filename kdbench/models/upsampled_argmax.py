@@ -28,19 +28,21 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     here = rows[..., None]
     left = torch.cat([rows[..., :1], rows[..., :-1]], 3)[..., None]
     right = torch.cat([rows[..., 1:], rows[..., -1:]], 3)[..., None]
-    from_left, from_here, from_right = (weight.to(logits) for weight in half_pixel_weights(width // columns))
+    weights = half_pixel_weights(width // columns, logits.device)
+    from_left, from_here, from_right = (weight.to(logits.dtype) for weight in weights)
     maps = [
         left[:, c] * from_left + here[:, c] * from_here + right[:, c] * from_right for c in range(classes)
     ]  # N x H x w x factor each
     return first_maximum(maps).reshape(-1, height, width)
 
 
-def half_pixel_weights(factor: int) -> tuple[Tensor, Tensor, Tensor]:
+def half_pixel_weights(factor: int, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the left, own and right column for each of the ``factor`` pixels that a column becomes.
 
-    Half-pixel centres: pixel p of a column lies (p + 0.5) / factor − 0.5 from its centre.
+    Half-pixel centres: pixel p of a column lies (p + 0.5) / factor − 0.5 from its centre. They are made on ``device``:
+    a CUDA graph cannot capture a copy from the CPU.
     """
-    offset = (torch.arange(factor, dtype=torch.float32) + 0.5) / factor - 0.5
+    offset = (torch.arange(factor, dtype=torch.float32, device=device) + 0.5) / factor - 0.5
     return (-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)
 
 
