@@ -46,7 +46,7 @@ LEFT_OUT = (
     "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
 )
 """How the names of members begin that stay behind."""
-PART_MIB, BLOCK_MIB = 60, 8
+PART_MIB, BLOCK_BYTES = 60, 8 << 20
 FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9}]
 PART, MANIFEST = "part.xz", "manifest.json"
 
@@ -75,7 +75,7 @@ def pack(wheels: list[Path], out: Path, capability: str | None = None, part_byte
             for wheel in wheels:
                 _add_wheel(wheel, tar, about)
         archive.seek(0)
-        blocks = iter(lambda: archive.read(BLOCK_MIB << 20), b"")
+        blocks = iter(lambda: archive.read(BLOCK_BYTES), b"")
         whole = hashlib.sha256()
         parts: list[list[bytes]] = [[]]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -118,7 +118,7 @@ def join(folders: list[Path], target: Path) -> int:
         parts = list(pool.map(lambda number: _read_part(places[number], first["parts"][number - 1]), sorted(places)))
         whole = hashlib.sha256()
         blocks = pool.map(lzma.decompress, (stream for part in parts for stream in part))
-        with tarfile.open(fileobj=_Chain(_hashed(blocks, whole)), mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=_Chain(_hashed(blocks, whole)), mode="r|", bufsize=1 << 20) as tar:
             tar.extractall(target, filter="data")
             files = len(tar.getmembers())
     if whole.hexdigest() != first["sha256"]:

@@ -14,7 +14,7 @@ import torch
 
 HAS_GPU = torch.cuda.is_available()
 """Asked once, before ``hidden_gpu``: CUDA reads its environment variables here and never again in this process."""
-ENGINE = "an engine builder"
+ENGINE_BUILDER = "an engine builder"
 """Stands for tensorrt beside a GPU, and for tensorrt-rtx anywhere, in ``missing``."""
 _OPTIONAL = ("nncf", "openvino", "plotly", "pydantic", "ray", "rich")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -25,7 +25,7 @@ def missing(*packages):
     """Why a test cannot run here, or None: the first of ``packages`` that is not installed."""
     for package in packages:
         modules = [package]
-        if package == ENGINE:
+        if package == ENGINE_BUILDER:
             modules = ["tensorrt", "tensorrt_rtx"] if HAS_GPU else ["tensorrt_rtx"]
         if not any(importlib.util.find_spec(module) for module in modules):
             return f"{modules[-1]} is not installed: pip install {modules[-1].replace('_', '-')}"

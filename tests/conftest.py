@@ -19,7 +19,7 @@ from PIL import Image
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from kdbench.data.shapes import Shapes
-from tests.conditions import ENGINE, HAS_GPU, hidden_gpu, missing, missing_import
+from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -182,9 +182,9 @@ def exported(made_once):
 
 
 NEEDED = {
-    ("trt", "fp32"): (ENGINE,),
-    ("trt", "fp16"): (ENGINE,),
-    ("trt", "int8"): (ENGINE, "nncf"),
+    ("trt", "fp32"): (ENGINE_BUILDER,),
+    ("trt", "fp16"): (ENGINE_BUILDER,),
+    ("trt", "int8"): (ENGINE_BUILDER, "nncf"),
     ("openvino", "fp32"): ("openvino",),
     ("openvino", "int8"): ("openvino", "nncf"),
 }
@@ -203,7 +203,7 @@ def make_exports(runs):
     make_student(tree, "feature", 1)
     with make_job(tree, output="logits") as job:
         export_onnx(job, "fp32")
-        if not missing(ENGINE):
+        if not missing(ENGINE_BUILDER):
             export_tensorrt(job, "fp32")
     attempts = []
     # An untrained student's classes are close to each other, so that rounding changes more of them than in earnest.

@@ -12,7 +12,7 @@ import pytest
 from kdbench.artifacts import RunTree
 from kdbench.results import Comparison
 from kdbench.tables import TITLES, as_csv, as_markdown, as_text
-from tests.conditions import ENGINE, HAS_GPU, missing
+from tests.conditions import ENGINE_BUILDER, HAS_GPU, missing
 
 STUDENTS = ("baseline", "response", "feature", "combined")
 
@@ -65,7 +65,7 @@ def test_onnx_is_the_same_model(comparison):
         assert row.miou == pytest.approx(rows(comparison, "torch")[method].miou, abs=0.001)
 
 
-@pytest.mark.needs(ENGINE)
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_an_engine_that_cannot_run_here_is_built_with_its_reason(comparison):
     for row in rows(comparison, "trt").values():
         assert row.status == "built"
@@ -139,7 +139,7 @@ def test_the_table_has_the_guides_columns_per_backend(comparison):
     assert "Without KD (Baseline)" in text
     assert "IMPROVEMENTS OVER BASELINE" in text
     assert "no gain shown" in text
-    if not HAS_GPU and not missing(ENGINE):
+    if not HAS_GPU and not missing(ENGINE_BUILDER):
         assert "built [1]" in text
         assert "[1] trt built: engine built with tensorrt_rtx" in text
 

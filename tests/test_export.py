@@ -20,7 +20,7 @@ from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, Missing, RunFailed
-from tests.conditions import ENGINE, HAS_GPU
+from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar, make_job
 
 
@@ -69,7 +69,7 @@ def test_graph_is_lean(exported, output):
     assert kinds.count("Resize") == 5
 
 
-@pytest.mark.needs(ENGINE)
+@pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_engine_is_built_here_and_says_for_what(exported, output):
     path = exported.export("baseline", "trt", "fp32", output)
@@ -119,7 +119,7 @@ def test_missing_checkpoint_and_missing_exports_name_their_commands(exported):
         export_tensorrt(job, "fp32")
 
 
-@pytest.mark.needs(ENGINE)
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_a_network_that_the_parser_refuses_keeps_the_old_engine(tree, capfd):
     path, engine = (tree.export("baseline", kind, "fp32", "mask") for kind in ("onnx", "trt"))
     before = engine.read_bytes()
@@ -176,7 +176,7 @@ def test_a_corrupt_checkpoint_is_named(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.needs(ENGINE, "openvino", "nncf")
+@pytest.mark.needs(ENGINE_BUILDER, "openvino", "nncf")
 def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_path):
     tree = RunTree(tmp_path / "runs", "folder")
     shutil.copytree(trained_runs, tree.runs)
@@ -226,7 +226,7 @@ def test_a_class_that_lost_over_2_points_is_marked():
     assert ["c", "–", "–", "–"] in rows
 
 
-@pytest.mark.needs(ENGINE)
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench):
     done = kdbench("export", "--method", "feature", "--format", "trt", "--runs", tree.runs)
     assert done.code == 0, done.err

@@ -13,11 +13,11 @@ from kdbench.artifacts import load_checkpoint, save_checkpoint, sidecar_path
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
-from tests.conditions import ENGINE, HAS_GPU
+from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar
 
 
-@pytest.mark.needs(ENGINE)
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_engine_without_a_gpu_says_why_it_does_not_run(exported):
     with pytest.raises(
         BackendUnavailable, match="needs an NVIDIA GPU and its driver, which this machine does not have"
@@ -26,7 +26,7 @@ def test_engine_without_a_gpu_says_why_it_does_not_run(exported):
 
 
 @pytest.mark.gpu
-@pytest.mark.needs(ENGINE)
+@pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_engine_on_a_gpu_agrees_with_torch(exported, output):
     from exporters.parity import compare_outputs
@@ -105,13 +105,13 @@ def test_exports_run_without_their_checkpoint(tree, monkeypatch):
             "trt",
             {"provider": "cudnn"},
             "names the provider cudnn, expected tensorrt or tensorrt_rtx: build it again",
-            marks=pytest.mark.needs(ENGINE),
+            marks=pytest.mark.needs(ENGINE_BUILDER),
         ),
         pytest.param(
             "trt",
             {"output": "logits"},
             "returns logits, --output mask was asked for: build it with `kdbench export",
-            marks=pytest.mark.needs(ENGINE),
+            marks=pytest.mark.needs(ENGINE_BUILDER),
         ),
     ],
 )

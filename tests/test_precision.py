@@ -23,7 +23,7 @@ from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, RunFailed
 from kdbench.models.deploy import load_model
 from kdbench.onnx_metadata import read_metadata
-from tests.conditions import ENGINE
+from tests.conditions import ENGINE_BUILDER
 from tests.exports import SIZE, make_job, make_student, save_student
 
 CONVOLUTIONS = 65
@@ -74,7 +74,7 @@ def test_int8_graph_has_every_convolution_between_quantised_tensors(exported):
     assert exported.export("baseline", "onnx", "int8", "mask").stat().st_size < 0.35 * 11.6e6
 
 
-@pytest.mark.needs(ENGINE, "nncf")
+@pytest.mark.needs(ENGINE_BUILDER, "nncf")
 def test_int8_graph_for_tensorrt_is_symmetric(exported):
     graph = onnx.load(exported.export("baseline", "trt", "int8", "mask").with_suffix(".onnx")).graph
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
@@ -90,7 +90,7 @@ def test_int8_graph_for_tensorrt_is_symmetric(exported):
     "export_format",
     [
         "onnx",
-        pytest.param("trt", marks=pytest.mark.needs(ENGINE, "nncf")),
+        pytest.param("trt", marks=pytest.mark.needs(ENGINE_BUILDER, "nncf")),
         pytest.param("openvino", marks=pytest.mark.needs("openvino", "nncf")),
     ],
 )
@@ -158,7 +158,7 @@ def test_the_layer_that_8_bits_spoil_is_named_first(spoiled):
 
 
 @pytest.mark.slow
-@pytest.mark.needs(ENGINE, "openvino", "nncf")
+@pytest.mark.needs(ENGINE_BUILDER, "openvino", "nncf")
 def test_layers_kept_in_float_bring_the_model_back(spoiled):
     with make_job(spoiled, allow_drift=True) as job:
         for export in (export_onnx, export_openvino, export_tensorrt):

@@ -21,7 +21,7 @@ from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.backends.tensorrt_layers import compute_types, tensor_type
 from kdbench.errors import BadInput, RunFailed
 from kdbench.results import Comparison
-from tests.conditions import ENGINE
+from tests.conditions import ENGINE_BUILDER
 from tests.exports import make_job
 
 # TensorRT's inspector
@@ -142,7 +142,7 @@ def test_single_operators_left_to_the_cpu_are_a_failure():
 # An export in the folder of another precision
 
 
-@pytest.mark.parametrize("backend", ["onnx", pytest.param("trt", marks=pytest.mark.needs(ENGINE, "nncf"))])
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("trt", marks=pytest.mark.needs(ENGINE_BUILDER, "nncf"))])
 def test_an_export_copied_into_the_folder_of_another_precision(tree, backend):
     path = tree.export("baseline", backend, "fp32", "mask")
     copied = tree.export("baseline", backend, "int8", "mask")

@@ -8,7 +8,7 @@ import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from kdbench.artifacts import atomic_path, write_text
 from kdbench.errors import BadInput
 from trainers.methods import Objective
 from trainers.processes import share_batchnorm, wrap
-from trainers.recipe import Recipe
+
+if TYPE_CHECKING:  # loops are measured where pydantic is missing
+    from trainers.recipe import Recipe
 
 
 @dataclass

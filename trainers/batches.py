@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import psutil
@@ -24,7 +24,9 @@ from kdbench.errors import BadInput
 from kdbench.metrics import IGNORE
 from kdbench.progress import progress_bar
 from trainers.processes import rank, world_size
-from trainers.recipe import Recipe
+
+if TYPE_CHECKING:  # loops are measured where pydantic is missing
+    from trainers.recipe import Recipe
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

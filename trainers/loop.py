@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ from trainers.arm import Arm
 from trainers.batches import TrainingBatches
 from trainers.clock import Mark, mark, seconds_between
 from trainers.processes import Part, is_main, rank, total, wait_for_all
-from trainers.recipe import Recipe
+
+if TYPE_CHECKING:  # loops are measured where pydantic is missing
+    from trainers.recipe import Recipe
 
 CHECK_EVERY = 10
 """Steps between looks at the running loss: reading it waits for the device."""

@@ -13,7 +13,7 @@ To add a method, write its loss in ``losses.py``, a term of it here, and its nam
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps
 from trainers.adapters import make_adapters
 from trainers.losses import channel_wise, cross_entropy, feature_cosine, feature_pearson, relations, response_kl
-from trainers.recipe import Recipe
+
+if TYPE_CHECKING:  # loops are measured where pydantic is missing
+    from trainers.recipe import Recipe
 
 
 class Term(NamedTuple):
