@@ -47,6 +47,15 @@ def pytest_make_collect_report(collector):
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """The same for a test or a fixture that comes to the absent package only when it runs."""
+    report = yield
+    if report.failed and (reason := missing_import(call.excinfo.exconly())):
+        report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {reason}")
+    return report
+
+
 def pytest_runtest_setup(item):
     """Skip, before any fixture is made, what the marks ``needs`` and ``gpu`` say cannot run here."""
     packages = [package for mark in item.iter_markers("needs") for package in mark.args]

@@ -112,6 +112,10 @@ def test_missing_checkpoint_and_missing_exports_name_their_commands(exported):
         make_job(exported, "response")
     with pytest.raises(Missing, match="kdbench export --method feature --format onnx --output mask"):
         load_backend("onnx", exported.export("feature", "onnx", "fp32", "mask"), output="mask")
+
+
+@pytest.mark.needs(ENGINE_BUILDER)
+def test_an_engine_without_its_onnx_export_names_the_command(exported):
     with (
         make_job(exported, "feature") as job,
         pytest.raises(Missing, match="kdbench export --method feature --format onnx"),

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from kdbench.cli.app import app
-from kdbench.progress import Bar
+from kdbench.progress import Bar, progress_bar
 from tests.conftest import REPOSITORY
 
 COMMANDS = {name.name or name.callback.__name__ for name in app.registered_commands} | {"data check"}
@@ -122,6 +122,17 @@ def test_quiet_shows_no_progress(kdbench, monkeypatch):
     assert "KDBENCH_QUIET" not in os.environ
     monkeypatch.setenv("KDBENCH_QUIET", "1")
     assert kdbench("data", "check", "--dataset", "shapes").err == ""
+
+
+def test_progress_without_rich_is_plain_lines(monkeypatch, capsys):
+    """Also on a terminal, where rich would draw a bar."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for module in ("rich", "rich.console", "rich.progress"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with progress_bar("read", 2) as bar:
+        bar._every_seconds = 0.0
+        bar.advance(text="image 7")
+    assert re.fullmatch(r"read: 1/2, \d+ s left  image 7\n", capsys.readouterr().err)
 
 
 def on_a_terminal(*arguments, **environment):
