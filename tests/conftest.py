@@ -167,6 +167,9 @@ def made_once(tmp_path_factory):
 def trained_runs(made_once, tiny_arguments):
     """`kdbench train --method all` in a process of its own: a runs folder. Copy it before changing it."""
 
+    if reason := missing("pydantic", "rich"):
+        pytest.skip(reason)
+
     def make(runs):
         command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
         subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)

@@ -87,6 +87,7 @@ def test_torch_compile_without_a_compiler(monkeypatch):
     assert check.fix
 
 
+@pytest.mark.needs("pydantic", "rich")
 @pytest.mark.parametrize("json_file", ["-", "doctor.json"])
 def test_json_is_the_table(tmp_path, json_file):
     done = run("--json", json_file if json_file == "-" else tmp_path / json_file)
@@ -102,6 +103,7 @@ def test_json_is_the_table(tmp_path, json_file):
     assert nothing == ""
 
 
+@pytest.mark.needs("pydantic", "rich")
 def test_broken_packages_are_rows_and_not_tracebacks(tmp_path):
     """Three ways to be broken: the import raises, raises something odd, or leaves a folder without anything in it."""
     (tmp_path / "openvino").mkdir()

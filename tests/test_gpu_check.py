@@ -41,6 +41,7 @@ def test_a_training_is_stopped_at_the_limit_and_goes_on(gpu_check, tmp_path):
     assert "resum" in log, "the second run starts where the first one stopped"
 
 
+@pytest.mark.needs("pydantic", "rich")
 def test_a_step_that_fails_names_its_log(gpu_check, tmp_path):
     done = gpu_check("--step", "export")
     assert done.returncode == 1

@@ -161,6 +161,7 @@ COLOUR = re.compile(r"\x1b\[(\d+;)*[39][0-7]m")
 """A foreground colour."""
 
 
+@pytest.mark.needs("pydantic", "rich")
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
 def test_a_terminal_shows_a_bar_with_eta_and_colours_unless_no_color():
     arguments = ("data", "check", "--dataset", "shapes")
