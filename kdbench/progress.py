@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from kdbench.environment import process_rank
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LINE_EVERY_SECONDS = 15.0
 QUIET = "KDBENCH_QUIET"
@@ -73,13 +74,32 @@ def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
     if process_rank() > 0 or is_quiet():
         yield Bar(title, total, None, every_seconds=math.inf)
         return
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if (progress := _rich_progress()) is None:
         yield Bar(title, total, None)
         return
+    with progress:
+        yield Bar(title, total, progress)
+
+
+def _rich_progress() -> Progress | None:
+    """What draws bars; None without a terminal, and where rich is missing, which training does without."""
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )  # fmt: skip
+    except ImportError:
+        return None
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        yield Bar(title, total, progress)
+    return Progress(*columns, console=console)

@@ -30,7 +30,12 @@ def batches():
 
 @pytest.mark.parametrize(
     "backend",
-    ["torch-channels-last", pytest.param("torch-compile", marks=pytest.mark.slow), "onnx", "openvino"],
+    [
+        "torch-channels-last",
+        pytest.param("torch-compile", marks=pytest.mark.slow),
+        "onnx",
+        pytest.param("openvino", marks=pytest.mark.needs("openvino")),
+    ],
 )
 def test_backends_agree_with_torch(exported, batches, backend):
     reference, candidate = load(exported, "torch"), load(exported, backend)
@@ -64,12 +69,16 @@ def test_compiling_without_a_compiler_is_unavailable(exported, monkeypatch):
 
 # Proof of precision
 
+INT8_BACKENDS = pytest.mark.parametrize(
+    "backend", ["onnx", pytest.param("openvino", marks=pytest.mark.needs("openvino", "nncf"))]
+)
 
-def test_int8_rows_compute_in_int8(exported):
-    for backend in ("onnx", "openvino"):
-        shares = load(exported, backend, "int8").details["operators"]
-        assert shares["int8"] >= 0.5, (backend, shares)
-        assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+
+@INT8_BACKENDS
+def test_int8_rows_compute_in_int8(exported, backend):
+    shares = load(exported, backend, "int8").details["operators"]
+    assert shares["int8"] >= 0.5, shares
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_half_precision_that_the_cpu_provider_computes_in_float32_is_a_failure(exported):
@@ -79,18 +88,19 @@ def test_half_precision_that_the_cpu_provider_computes_in_float32_is_a_failure(e
         load(exported, "onnx", "fp16")
 
 
-def test_a_float_model_in_an_int8_folder_is_a_failure(exported, tmp_path):
+@INT8_BACKENDS
+def test_a_float_model_in_an_int8_folder_is_a_failure(exported, tmp_path, backend):
     tree = RunTree(tmp_path, "shapes")
     shutil.copytree(exported.root, tree.root)
-    for backend in ("onnx", "openvino"):
-        float_file, int8_file = (tree.export("baseline", backend, precision, "mask") for precision in ("fp32", "int8"))
-        for suffix in {float_file.suffix, ".json", ".bin"} & {p.suffix for p in float_file.parent.iterdir()}:
-            shutil.copy(float_file.with_suffix(suffix), int8_file.with_suffix(suffix))
-        edit_sidecar(int8_file, precision="int8")
-        with pytest.raises(RunFailed, match="was to run in int8, but .* run as 100% fp32"):
-            load(tree, backend, "int8")
+    float_file, int8_file = (tree.export("baseline", backend, precision, "mask") for precision in ("fp32", "int8"))
+    for suffix in {float_file.suffix, ".json", ".bin"} & {p.suffix for p in float_file.parent.iterdir()}:
+        shutil.copy(float_file.with_suffix(suffix), int8_file.with_suffix(suffix))
+    edit_sidecar(int8_file, precision="int8")
+    with pytest.raises(RunFailed, match="was to run in int8, but .* run as 100% fp32"):
+        load(tree, backend, "int8")
 
 
+@pytest.mark.needs("openvino")
 def test_openvino_would_have_run_bfloat16(exported, monkeypatch):
     """What the precision hint is for: without it this processor's bfloat16 is used, and the proof sees it."""
     import openvino
@@ -128,6 +138,7 @@ def openvino_tree(exported, tmp_path):
     return tree
 
 
+@pytest.mark.needs("openvino")
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -142,6 +153,7 @@ def test_openvino_files_that_do_not_fit(openvino_tree, harm, message):
         load(openvino_tree, "openvino")
 
 
+@pytest.mark.needs("openvino")
 def test_openvino_file_that_is_no_model(openvino_tree):
     xml = openvino_tree.export("baseline", "openvino", "fp32", "mask")
     xml.write_text("<net>")
@@ -151,11 +163,13 @@ def test_openvino_file_that_is_no_model(openvino_tree):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.needs("openvino")
 def test_openvino_runs_on_the_cpu_alone(exported):
     with pytest.raises(BackendUnavailable, match="openvino: runs on the CPU here: use --device cpu"):
         load(exported, "openvino", device="cuda")
 
 
+@pytest.mark.needs("openvino")
 def test_openvino_logits(tmp_path, exported):
     tree = RunTree(tmp_path, "shapes")
     shutil.copytree(exported.root, tree.root)

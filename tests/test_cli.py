@@ -21,6 +21,7 @@ def test_every_command_has_help(kdbench, command):
     assert "Usage" in done.out
 
 
+@pytest.mark.needs("pydantic", "rich")
 def test_version_and_module_entry():
     done = subprocess.run(
         [sys.executable, "-m", "kdbench", "--version"], capture_output=True, text=True, cwd=REPOSITORY

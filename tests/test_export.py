@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-import torch
 from rich.console import Console
 
 from exporters.export import Attempt
@@ -21,6 +20,7 @@ from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, Missing, RunFailed
+from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar, make_job
 
 
@@ -69,6 +69,7 @@ def test_graph_is_lean(exported, output):
     assert kinds.count("Resize") == 5
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_engine_is_built_here_and_says_for_what(exported, output):
     path = exported.export("baseline", "trt", "fp32", output)
@@ -77,7 +78,7 @@ def test_engine_is_built_here_and_says_for_what(exported, output):
     assert sidecar["network_layers"] > 100
     assert sidecar["network_layers_by_output_type"]["float"] > 100
     assert sidecar["tf32"] in (True, False)
-    if not torch.cuda.is_available():
+    if not HAS_GPU:
         assert (sidecar["provider"], sidecar["built_for"]) == ("tensorrt_rtx", ["SM80", "SM86", "SM89", "SM120"])
 
 
@@ -111,6 +112,10 @@ def test_missing_checkpoint_and_missing_exports_name_their_commands(exported):
         make_job(exported, "response")
     with pytest.raises(Missing, match="kdbench export --method feature --format onnx --output mask"):
         load_backend("onnx", exported.export("feature", "onnx", "fp32", "mask"), output="mask")
+
+
+@pytest.mark.needs(ENGINE_BUILDER)
+def test_an_engine_without_its_onnx_export_names_the_command(exported):
     with (
         make_job(exported, "feature") as job,
         pytest.raises(Missing, match="kdbench export --method feature --format onnx"),
@@ -118,6 +123,7 @@ def test_missing_checkpoint_and_missing_exports_name_their_commands(exported):
         export_tensorrt(job, "fp32")
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_a_network_that_the_parser_refuses_keeps_the_old_engine(tree, capfd):
     path, engine = (tree.export("baseline", kind, "fp32", "mask") for kind in ("onnx", "trt"))
     before = engine.read_bytes()
@@ -174,6 +180,7 @@ def test_a_corrupt_checkpoint_is_named(tree):
 
 
 @pytest.mark.slow
+@pytest.mark.needs(ENGINE_BUILDER, "openvino", "nncf")
 def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_path):
     tree = RunTree(tmp_path / "runs", "folder")
     shutil.copytree(trained_runs, tree.runs)
@@ -223,6 +230,7 @@ def test_a_class_that_lost_over_2_points_is_marked():
     assert ["c", "–", "–", "–"] in rows
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench):
     done = kdbench("export", "--method", "feature", "--format", "trt", "--runs", tree.runs)
     assert done.code == 0, done.err
@@ -230,6 +238,7 @@ def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench)
     assert tree.export("feature", "trt", "fp32", "mask").exists()
 
 
+@pytest.mark.needs("openvino")
 def test_an_export_that_fails_leaves_the_others_and_exit_code_1(tree, kdbench, monkeypatch):
     import exporters.to_onnx as to_onnx
 
@@ -261,7 +270,11 @@ def test_an_export_that_fails_leaves_the_others_and_exit_code_1(tree, kdbench, m
             ["--method", "baseline", "--precision", "int8", "--keep-float", "33"],
             "--keep-float: got 33 of 65 convolutions, expected at most half of them",
         ),
-        (["--method", "baseline", "--format", "trt", "--compute-capability", "SM1"], "--compute-capability: got 'SM1'"),
+        pytest.param(
+            ["--method", "baseline", "--format", "trt", "--compute-capability", "SM1"],
+            "--compute-capability: got 'SM1'",
+            marks=pytest.mark.needs("tensorrt_rtx"),
+        ),
     ],
 )
 def test_bad_export_flags_are_one_line(exported, kdbench, flags, message):

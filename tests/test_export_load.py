@@ -13,10 +13,11 @@ from kdbench.artifacts import load_checkpoint, save_checkpoint, sidecar_path
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_engine_without_a_gpu_says_why_it_does_not_run(exported):
     with pytest.raises(
         BackendUnavailable, match="needs an NVIDIA GPU and its driver, which this machine does not have"
@@ -25,7 +26,7 @@ def test_engine_without_a_gpu_says_why_it_does_not_run(exported):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_engine_on_a_gpu_agrees_with_torch(exported, output):
     from exporters.parity import compare_outputs
@@ -38,8 +39,10 @@ def test_engine_on_a_gpu_agrees_with_torch(exported, output):
     )  # TF32
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_cuda_without_its_provider_names_the_fix(exported):
+def test_cuda_without_its_provider_names_the_fix(exported, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailable, match="needs CUDAExecutionProvider: `pip install onnxruntime-gpu`"):
         load_backend("onnx", exported.export("baseline", "onnx", "fp32", "mask"), output="mask", device="cuda")
 
@@ -98,8 +101,18 @@ def test_exports_run_without_their_checkpoint(tree, monkeypatch):
     [
         ("onnx", {"sha256": None}, "mask.json' lacks sha256, expected the sidecar of an onnx export: make it again"),
         ("onnx", {"format": "trt"}, "mask.json' describes a file of format trt, expected the sidecar of an onnx"),
-        ("trt", {"provider": "cudnn"}, "names the provider cudnn, expected tensorrt or tensorrt_rtx: build it again"),
-        ("trt", {"output": "logits"}, "returns logits, --output mask was asked for: build it with `kdbench export"),
+        pytest.param(
+            "trt",
+            {"provider": "cudnn"},
+            "names the provider cudnn, expected tensorrt or tensorrt_rtx: build it again",
+            marks=pytest.mark.needs(ENGINE_BUILDER),
+        ),
+        pytest.param(
+            "trt",
+            {"output": "logits"},
+            "returns logits, --output mask was asked for: build it with `kdbench export",
+            marks=pytest.mark.needs(ENGINE_BUILDER),
+        ),
     ],
 )
 def test_a_sidecar_that_does_not_fit(tree, backend, changes, message):
@@ -138,7 +151,7 @@ def write_relu(path, inputs):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 @pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
 def test_a_session_that_fell_back_to_the_cpu_is_a_failure(exported, monkeypatch):
     import onnxruntime
@@ -150,7 +163,8 @@ def test_a_session_that_fell_back_to_the_cpu_is_a_failure(exported, monkeypatch)
         load_backend("onnx", exported.export("baseline", "onnx", "fp32", "mask"), output="mask", device="cuda")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+@pytest.mark.needs("tensorrt_rtx")
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

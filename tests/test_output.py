@@ -12,7 +12,7 @@ import time
 import pytest
 
 from kdbench.cli.app import app
-from kdbench.progress import Bar
+from kdbench.progress import Bar, progress_bar
 from tests.conftest import REPOSITORY
 
 COMMANDS = {name.name or name.callback.__name__ for name in app.registered_commands} | {"data check"}
@@ -124,6 +124,17 @@ def test_quiet_shows_no_progress(kdbench, monkeypatch):
     assert kdbench("data", "check", "--dataset", "shapes").err == ""
 
 
+def test_progress_without_rich_is_plain_lines(monkeypatch, capsys):
+    """Also on a terminal, where rich would draw a bar."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for module in ("rich", "rich.console", "rich.progress"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with progress_bar("read", 2) as bar:
+        bar._every_seconds = 0.0
+        bar.advance(text="image 7")
+    assert re.fullmatch(r"read: 1/2, \d+ s left  image 7\n", capsys.readouterr().err)
+
+
 def on_a_terminal(*arguments, **environment):
     """What a person sees: stdout and stderr are one pseudo-terminal."""
     ours, theirs = pty.openpty()
@@ -150,6 +161,7 @@ COLOUR = re.compile(r"\x1b\[(\d+;)*[39][0-7]m")
 """A foreground colour."""
 
 
+@pytest.mark.needs("pydantic", "rich")
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
 def test_a_terminal_shows_a_bar_with_eta_and_colours_unless_no_color():
     arguments = ("data", "check", "--dataset", "shapes")

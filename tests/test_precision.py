@@ -23,6 +23,7 @@ from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, RunFailed
 from kdbench.models.deploy import load_model
 from kdbench.onnx_metadata import read_metadata
+from tests.conditions import ENGINE_BUILDER
 from tests.exports import SIZE, make_job, make_student, save_student
 
 CONVOLUTIONS = 65
@@ -73,6 +74,7 @@ def test_int8_graph_has_every_convolution_between_quantised_tensors(exported):
     assert exported.export("baseline", "onnx", "int8", "mask").stat().st_size < 0.35 * 11.6e6
 
 
+@pytest.mark.needs(ENGINE_BUILDER, "nncf")
 def test_int8_graph_for_tensorrt_is_symmetric(exported):
     graph = onnx.load(exported.export("baseline", "trt", "int8", "mask").with_suffix(".onnx")).graph
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
@@ -84,15 +86,22 @@ def test_int8_graph_for_tensorrt_is_symmetric(exported):
     assert sidecar["network_layers_by_output_type"]["int8"] > 50
 
 
-def test_sidecars_name_calibration_and_the_layers_that_hurt(exported):
-    for export_format in ("onnx", "trt", "openvino"):
-        sidecar = sidecar_of(exported, export_format, "int8")
-        assert (sidecar["calibration_images"], sidecar["keep_float"]) == (8, [])
-        errors = [e["logit_error"] for e in sidecar["layer_errors"]]
-        assert len(errors) == CONVOLUTIONS
-        assert errors == sorted(errors, reverse=True)
-        assert errors[0] > 0
-        assert sidecar["parity"]["pixel_agreement"] > 0.8
+@pytest.mark.parametrize(
+    "export_format",
+    [
+        "onnx",
+        pytest.param("trt", marks=pytest.mark.needs(ENGINE_BUILDER, "nncf")),
+        pytest.param("openvino", marks=pytest.mark.needs("openvino", "nncf")),
+    ],
+)
+def test_sidecars_name_calibration_and_the_layers_that_hurt(exported, export_format):
+    sidecar = sidecar_of(exported, export_format, "int8")
+    assert (sidecar["calibration_images"], sidecar["keep_float"]) == (8, [])
+    errors = [e["logit_error"] for e in sidecar["layer_errors"]]
+    assert len(errors) == CONVOLUTIONS
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0
+    assert sidecar["parity"]["pixel_agreement"] > 0.8
 
 
 def test_the_onnx_file_carries_what_predict_needs(exported):
@@ -149,6 +158,7 @@ def test_the_layer_that_8_bits_spoil_is_named_first(spoiled):
 
 
 @pytest.mark.slow
+@pytest.mark.needs(ENGINE_BUILDER, "openvino", "nncf")
 def test_layers_kept_in_float_bring_the_model_back(spoiled):
     with make_job(spoiled, allow_drift=True) as job:
         for export in (export_onnx, export_openvino, export_tensorrt):

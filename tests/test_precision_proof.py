@@ -21,6 +21,7 @@ from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.backends.tensorrt_layers import compute_types, tensor_type
 from kdbench.errors import BadInput, RunFailed
 from kdbench.results import Comparison
+from tests.conditions import ENGINE_BUILDER
 from tests.exports import make_job
 
 # TensorRT's inspector
@@ -141,7 +142,7 @@ def test_single_operators_left_to_the_cpu_are_a_failure():
 # An export in the folder of another precision
 
 
-@pytest.mark.parametrize("backend", ["onnx", "trt"])
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("trt", marks=pytest.mark.needs(ENGINE_BUILDER, "nncf"))])
 def test_an_export_copied_into_the_folder_of_another_precision(tree, backend):
     path = tree.export("baseline", backend, "fp32", "mask")
     copied = tree.export("baseline", backend, "int8", "mask")
@@ -185,6 +186,7 @@ def no_compiler(*arguments, **options):
     raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
 
+@pytest.mark.needs("openvino")
 def test_an_openvino_row_counts_and_hashes_its_weights(tree):
     """The .xml holds no weights; only the .bin tells students apart."""
     with make_job(tree, "feature", allow_drift=True) as job:
@@ -194,6 +196,7 @@ def test_an_openvino_row_counts_and_hashes_its_weights(tree):
     assert about[0]["sha256"] != about[1]["sha256"]
 
 
+@pytest.mark.needs("tensorrt_rtx")
 def test_engines_are_built_so_that_they_can_tell(tree, monkeypatch):
     """The builder is asked for details: without them the inspector gives names alone."""
     import tensorrt_rtx

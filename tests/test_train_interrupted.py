@@ -251,6 +251,7 @@ def test_a_full_disk_keeps_what_was_saved_and_says_so(baseline, tmp_path, monkey
     assert resumed == history(folder)
 
 
+@pytest.mark.needs("pydantic", "rich")
 @pytest.mark.skipif(os.name != "posix", reason="a limit of the operating system")
 def test_a_file_size_limit_is_one_line(tiny_arguments, tmp_path):
     """The limit is real, so that it is the libraries' own writers that meet it."""
