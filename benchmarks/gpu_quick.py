@@ -49,7 +49,6 @@ def steps(arguments: argparse.Namespace) -> tuple[TimedStep, ...]:
     latency = ("--bundle", str(arguments.bundle), "--out", str(out / "latency.jsonl"))
     extra = ("-p", "no:cacheprovider") if importlib.util.find_spec("pytest") else ()
     return (
-        TimedStep(Step("tests", "the tests that need a GPU", script("pytest", "-m", "gpu", "-rA", *extra)), 120),
         TimedStep(
             Step(
                 "latency", "every way to run the network: accuracy, batch 1, and the batch where throughput is flat",
@@ -72,6 +71,7 @@ def steps(arguments: argparse.Namespace) -> tuple[TimedStep, ...]:
             ),
             120,
         ),
+        TimedStep(Step("tests", "the tests that need a GPU", script("pytest", "-m", "gpu", "-rA", *extra)), 120),
     )  # fmt: skip
 
 

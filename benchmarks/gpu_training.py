@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="fcn_resnet50")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--images", type=int, help="of the training split; default all")
-    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
