@@ -39,6 +39,7 @@ from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way
 from kdbench.artifacts import write_json
 from kdbench.data.preprocessing import Size, parse_size
 from kdbench.environment import environment
+from kdbench.errors import KdbenchError
 from kdbench.machine_state import gpu_clocks
 from kdbench.models.deploy import count_gflops
 
@@ -212,7 +213,10 @@ def main() -> None:
     if arguments.score:
         from benchmarks.gpu_score import as_text, read_last_run, score
 
-        report = score(read_last_run(arguments.out))
+        try:
+            report = score(read_last_run(arguments.out))
+        except KdbenchError as error:
+            raise SystemExit(str(error)) from error
         print(as_text(report))
         if arguments.json:
             write_json(arguments.json, report)
@@ -223,7 +227,11 @@ def main() -> None:
         raise SystemExit("benchmarks.gpu_latency needs an NVIDIA GPU, and this PyTorch sees none")
     until = time.monotonic() + arguments.seconds
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    opener = Opener(Bundle.open(arguments.bundle), arguments.device, arguments.out.with_suffix(".log"))
+    try:
+        bundle = Bundle.open(arguments.bundle)
+    except KdbenchError as error:
+        raise SystemExit(str(error)) from error
+    opener = Opener(bundle, arguments.device, arguments.out.with_suffix(".log"))
     with on_a_stream(arguments.device):
         run(Session(opener, arguments.out, until), arguments, sizes, ways)
     print(f"done: now --score --out {arguments.out}")
