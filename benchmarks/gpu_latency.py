@@ -44,7 +44,7 @@ from kdbench.machine_state import gpu_clocks
 from kdbench.models.deploy import count_gflops
 
 ROUNDS, NETWORK_SAMPLES, CALLS = 5, 10, 50
-SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.65, 0.5
+SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.7, 0.6
 """Of the seconds: the first of several sizes' share, and within a size that of opening every way at batch 1."""
 WORTHWHILE, LARGEST_BATCH = 1.03, 1024
 """Gain in images per second from a batch twice as large, below which the throughput is flat."""
@@ -158,7 +158,7 @@ def run(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways
             }
             for size in sizes
         },
-        environment=environment(), gpu=gpu_clocks(),
+        environment=session.attempt("environment", {"way": "environment"}, environment), gpu=gpu_clocks(),
     )  # fmt: skip
     floors = session.attempt("floors", {"way": "floors"}, lambda: measure_floors(session.device))
     if floors:

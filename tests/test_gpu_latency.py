@@ -225,7 +225,7 @@ def test_a_whole_run_and_its_score(bundle, tmp_path):
     onnx = rows["onnx fp32"]
     assert onnx["agreement"] >= 0.999
     assert onnx["miou"] == pytest.approx(rows[USUAL]["miou"], abs=0.01)
-    assert set(onnx["images_per_second"]) == {"1", "2"} or set(onnx["images_per_second"]) == {"1", "2", "4"}
+    assert {"1", "2"} <= set(onnx["images_per_second"])
     assert onnx["images_per_second"]["2"]["pipeline"] > 0
     assert "needs a GPU" in rows["onnx fp32 in a CUDA graph"]["failed"][0]["reason"]
     assert "needs a GPU" in rows["tensorrt fp32"]["failed"][0]["reason"]
