@@ -42,7 +42,7 @@ def steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
     tree = ("--runs", str(runs), "--dataset", arguments.dataset)
     device = ("--device", arguments.device)
     training = ("--runs", str(runs), *data, "--recipe", arguments.recipe, *device, "--resume")
-    bundle, journal = str(out / "bundle"), str(out / "latency.jsonl")
+    bundle, journal = f"{runs}-bundle", str(out / "latency.jsonl")
     precisions = ("--precision", "fp32,fp16")
     comparison = str(out / f"{arguments.dataset}-gpu.json")
 
@@ -75,7 +75,7 @@ def steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
         ),
         Step(
             "latency", "every way to run it, batch 1 and larger ones",
-            script("gpu_latency", "--bundle", bundle, "--seconds", "420", "--out", journal),
+            script("gpu_latency", "--bundle", bundle, "--seconds", "360", "--out", journal),
         ),
         Step(
             "latency-score", "floors, ratios and intervals",
@@ -101,7 +101,7 @@ def run_step(step: Step, out: Path, limit_s: float) -> int:
         log.flush()
         process = subprocess.Popen(step.command, stdout=log, stderr=subprocess.STDOUT)
         try:
-            code = process.wait(limit_s)
+            return process.wait(limit_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             try:
@@ -110,7 +110,6 @@ def run_step(step: Step, out: Path, limit_s: float) -> int:
                 process.kill()
                 process.wait()
             return UNFINISHED if step.resumable else TIMED_OUT
-    return code
 
 
 def main() -> None:

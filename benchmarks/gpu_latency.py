@@ -39,11 +39,12 @@ from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way
 from kdbench.artifacts import write_json
 from kdbench.data.preprocessing import Size, parse_size
 from kdbench.environment import environment
+from kdbench.errors import KdbenchError
 from kdbench.machine_state import gpu_clocks
 from kdbench.models.deploy import count_gflops
 
 ROUNDS, NETWORK_SAMPLES, CALLS = 5, 10, 50
-SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.65, 0.5
+SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.7, 0.6
 """Of the seconds: the first of several sizes' share, and within a size that of opening every way at batch 1."""
 WORTHWHILE, LARGEST_BATCH = 1.03, 1024
 """Gain in images per second from a batch twice as large, below which the throughput is flat."""
@@ -157,7 +158,7 @@ def run(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways
             }
             for size in sizes
         },
-        environment=environment(), gpu=gpu_clocks(),
+        environment=session.attempt("environment", {"way": "environment"}, environment), gpu=gpu_clocks(),
     )  # fmt: skip
     floors = session.attempt("floors", {"way": "floors"}, lambda: measure_floors(session.device))
     if floors:
@@ -212,7 +213,10 @@ def main() -> None:
     if arguments.score:
         from benchmarks.gpu_score import as_text, read_last_run, score
 
-        report = score(read_last_run(arguments.out))
+        try:
+            report = score(read_last_run(arguments.out))
+        except KdbenchError as error:
+            raise SystemExit(str(error)) from error
         print(as_text(report))
         if arguments.json:
             write_json(arguments.json, report)
@@ -223,7 +227,11 @@ def main() -> None:
         raise SystemExit("benchmarks.gpu_latency needs an NVIDIA GPU, and this PyTorch sees none")
     until = time.monotonic() + arguments.seconds
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    opener = Opener(Bundle.open(arguments.bundle), arguments.device, arguments.out.with_suffix(".log"))
+    try:
+        bundle = Bundle.open(arguments.bundle)
+    except KdbenchError as error:
+        raise SystemExit(str(error)) from error
+    opener = Opener(bundle, arguments.device, arguments.out.with_suffix(".log"))
     with on_a_stream(arguments.device):
         run(Session(opener, arguments.out, until), arguments, sizes, ways)
     print(f"done: now --score --out {arguments.out}")

@@ -71,7 +71,7 @@ def steps(arguments: argparse.Namespace) -> tuple[TimedStep, ...]:
             ),
             120,
         ),
-        TimedStep(Step("tests", "the tests that need a GPU", script("pytest", "-m", "gpu", "-rA", *extra)), 120),
+        TimedStep(Step("tests", "the tests that need a GPU", script("pytest", "-m", "gpu and not slow", "-rA", *extra)), 120),
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def predict(engine: Engine, images: Tensor) -> Tensor:
         engine.images.copy_(images[torch.arange(start, start + batch) % len(images)])
         engine.masks.fill_(255)  # what is not written agrees with nothing
         engine.enqueue()
-        found.append(engine.masks.cpu())
+        found.append(engine.masks.to("cpu", copy=True))
     return torch.cat(found)[: len(images)]
 
 

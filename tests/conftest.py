@@ -227,6 +227,26 @@ def make_exports(runs):
         assert attempt.status == expected, attempt
 
 
+@pytest.fixture(scope="session")
+def bundle(made_once, folder_dataset):
+    """What ``benchmarks.gpu_bundle`` makes of an untrained student and 4 images of 64 x 96. Not to be changed."""
+    from benchmarks.gpu_bundle import Bundle
+    from kdbench.artifacts import RunTree
+    from tests.exports import make_student
+
+    def make(folder):
+        make_student(RunTree(folder / "runs", "folder"), "baseline", 0)
+        command = [
+            sys.executable, "-m", "benchmarks.gpu_bundle", "--runs", folder / "runs", "--dataset", "folder",
+            "--data-root", folder_dataset, "--sizes", "64x96", "--out", folder / "bundle", "--allow-drift",
+        ]  # fmt: skip
+        done = subprocess.run([str(part) for part in command], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (folder / "said.txt").write_text(done.stdout, encoding="utf-8")
+
+    return Bundle.open(made_once("gpu-bundle", make) / "bundle")
+
+
 @pytest.fixture
 def tree(exported, tmp_path):
     """A copy of ``exported`` that a test may break."""

@@ -1,46 +1,141 @@
-"""benchmarks/gpu_latency.py: the engines' masks, the schedule, the scores; on a GPU every way and a whole run."""
+"""benchmarks/gpu_latency.py: engines, timing, the pipeline and a whole run on the CPU; on a GPU every way."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu_latency
-from benchmarks.gpu_latency import USUAL, WAYS, Way, agreement, convolution_bytes, open_engine, schedule, score
-from kdbench.artifacts import RunTree, write_json
+from benchmarks import gpu_latency, gpu_session, gpu_timing
+from benchmarks.gpu_latency import best_of_each_kind, measure_batches, selected
+from benchmarks.gpu_session import Session, open_scene, predict
+from benchmarks.gpu_timing import Pipeline, convolution_bytes, measure_floors, time_image_to_mask, time_network
+from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Engine, Opener, errors_into, onnx_engine
 from kdbench.backends import load_backend
 from tests.conftest import REPOSITORY
-from tests.exports import SIZE
 
-ON_CPU = (WAYS[0], Way("torch channels-last bf16", "torch", "bf16", channels_last=True), Way("onnx", "onnx", "fp32"))
-
-
-@pytest.mark.parametrize("way", ON_CPU, ids=lambda way: way.name)
-def test_engines_give_the_backends_masks(exported, way):
-    """On the CPU, by the very code that runs on a GPU."""
-    images = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    engine = open_engine(way, exported, "baseline", 1, SIZE, device="cpu")
-    usual = open_engine(WAYS[0], exported, "baseline", 1, SIZE, device="cpu")
-    assert agreement(engine, usual, images) > (0.9 if way.precision == "bf16" else 0.999)
-    backend = load_backend("torch", exported.checkpoint("baseline"), output="mask", size=SIZE, threads=1)
-    np.testing.assert_array_equal(backend.infer(images.numpy()), usual.masks.numpy())
+SIZE = (64, 96)
+BY_NAME = {way.name: way for way in WAYS}
+NOT_THERE = ("rich", "pydantic", "plotly", "openvino", "nncf", "ray", "typer")
+BLOCKED = f"""
+import runpy, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {NOT_THERE}:
+            raise ModuleNotFoundError(f"No module named '{{name}}' on the GPU machine", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
 
 
-def test_masks_that_nobody_wrote_do_not_agree(exported):
-    engine, usual = (open_engine(WAYS[0], exported, "baseline", 1, SIZE, device="cpu") for _ in range(2))
+@pytest.fixture
+def opener(bundle, tmp_path):
+    return Opener(bundle, "cpu", tmp_path / "errors.log")
+
+
+@pytest.mark.parametrize("name", [USUAL, "onnx fp32", "onnx fp16", "torch channels-last fp16"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_engines_give_the_backends_masks(opener, name, batch):
+    """By the very code that runs on a GPU; 3 leaves a batch that is not full."""
+    images = torch.from_numpy(np.stack([sample.image for sample in opener.bundle.samples()]))
+    masks = predict(opener.open(BY_NAME[name], batch, SIZE), images)
+    backend = load_backend("torch", opener.bundle.checkpoint, output="mask", size=SIZE, threads=1)
+    expected = torch.from_numpy(np.concatenate([backend.infer(one[None].numpy()) for one in images]))
+    # An untrained student's classes lie close together: rounding changes more of them than in earnest.
+    assert float((masks == expected).double().mean()) >= (0.9 if "fp16" in name else 0.999)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_masks(opener, form):
+    images = torch.from_numpy(np.stack([sample.image for sample in opener.bundle.samples()]))
+    way = dataclasses.replace(BY_NAME[USUAL], name=form, form=form, channels_last=True)
+    assert torch.equal(
+        predict(opener.open(way, 2, SIZE), images), predict(opener.open(BY_NAME[USUAL], 1, SIZE), images)
+    )
+
+
+def test_masks_that_nobody_wrote_agree_with_nothing(opener):
+    engine = opener.open(BY_NAME[USUAL], 1, SIZE)
     engine.enqueue = lambda: None
-    assert agreement(engine, usual, torch.zeros((1, *SIZE, 3), dtype=torch.uint8)) == 0
+    assert predict(engine, torch.zeros((2, *SIZE, 3), dtype=torch.uint8)).unique().tolist() == [255]
 
 
-def test_every_block_has_batch_one_of_every_way_and_the_first_all_batches():
-    todo = schedule(3, (1, 2))
-    assert len(todo) == len(set(todo)) == len(WAYS) * (2 + 1 + 1)
-    assert [entry[0] for entry in todo] == sorted(entry[0] for entry in todo)
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_way_and_the_same_in_a_graph_share_what_was_compiled(opener):
+    way = dataclasses.replace(BY_NAME["fused torch.compile fp16"], precision="fp32")
+    images = torch.from_numpy(np.stack([sample.image for sample in opener.bundle.samples()]))
+    first = opener.open(way, 1, SIZE)
+    assert first.about["compile_seconds"] > 1
+    assert opener.has_module(dataclasses.replace(way, graph=True), 1, SIZE)
+    started = time.perf_counter()
+    second = opener.open(way, 1, SIZE)
+    assert time.perf_counter() - started < first.about["compile_seconds"] / 3
+    usual = predict(opener.open(BY_NAME[USUAL], 1, SIZE), images)
+    for engine in (first, second):
+        assert float((predict(engine, images) == usual).double().mean()) >= 0.999
+    opener.forget(1)
+    assert not opener.has_module(way, 1, SIZE)
+
+
+def test_what_libraries_write_goes_into_the_log(tmp_path, capfd):
+    with errors_into(tmp_path / "log"):
+        os.write(2, b"a warning of a C++ library\n")
+    os.write(2, b"seen\n")
+    assert (tmp_path / "log").read_text() == "a warning of a C++ library\n"
+    assert capfd.readouterr().err == "seen\n"
+
+
+def counting_engine(images=2):
+    """Masks are the images' first channel plus one for each pass before."""
+    buffer, masks = torch.zeros((images, 2, 3, 3), dtype=torch.uint8), torch.zeros((images, 2, 3), dtype=torch.uint8)
+    passes = []
+
+    def enqueue():
+        masks.copy_(buffer[..., 0] + len(passes))
+        passes.append(1)
+
+    return Engine(buffer, masks, enqueue, {}), passes
+
+
+def test_the_pipeline_brings_every_batch_through():
+    engine, passes = counting_engine()
+    images = torch.full((2, 2, 3, 3), 7, dtype=torch.uint8)
+    pipeline = Pipeline(engine, images, "cpu")
+    assert pipeline.run(5) > 0
+    assert len(passes) == 5
+    # Slots 0, 1, 2 had passes 3, 4 and 2 last.
+    assert [slot.received.unique().tolist() for slot in pipeline.slots] == [[10], [11], [9]]
+
+
+def test_timing_counts_passes():
+    engine, passes = counting_engine()
+    assert len(time_network(engine, "cpu", 3)) == 3
+    assert len(passes) == 3 * gpu_timing.SAMPLE_CALLS
+    images = torch.full((2, 2, 3, 3), 7, dtype=torch.uint8)
+    assert all(ms > 0 for ms in time_image_to_mask(engine, images, "cpu", 4))
+    assert engine.images.unique().tolist() == [7]
+
+
+def test_a_slow_pass_is_timed_as_such():
+    engine, _ = counting_engine()
+    engine.enqueue = lambda: time.sleep(0.002)
+    assert min(time_network(engine, "cpu", 2)) >= 2
+    assert min(time_image_to_mask(engine, engine.images.clone(), "cpu", 2)) >= 2
+
+
+def test_floors_are_rates():
+    floors = measure_floors("cpu")
+    assert set(floors) == {"bytes_per_second", "operations_per_second"}
+    assert min(floors.values()) > 1e6
 
 
 def test_convolution_bytes_by_hand(monkeypatch):
@@ -49,36 +144,99 @@ def test_convolution_bytes_by_hand(monkeypatch):
     assert convolution_bytes("any", 2, (8, 8)) == 2 * (3 * 8 * 8 + 4 * 4 * 4)
 
 
-def test_score_by_value(tmp_path):
-    tree = RunTree(tmp_path, "shapes")
-    journal = tree.root / "latency" / "gpu-latency.jsonl"
-    write_json(
-        tree.checkpoint("baseline").with_suffix(".json"),
-        {"schema_version": 1, "arch": "student", "classes": ["a", "b"]},
+def test_best_of_each_kind_and_the_usual_last():
+    graph, plain, onnx = BY_NAME["torch channels-last fp16 in a CUDA graph"], BY_NAME[USUAL], BY_NAME["onnx fp16"]
+    assert best_of_each_kind({plain: 5.0, onnx: 2.0, graph: 1.0, BY_NAME["onnx fp32"]: 3.0}) == [graph, onnx, plain]
+    assert best_of_each_kind({plain: 1.0}) == [plain]
+
+
+@pytest.mark.parametrize(("rates", "tried"), [({4: 100, 8: 140, 16: 141}, [8, 4, 16]), ({4: 100, 8: 101}, [8, 4])])
+def test_batches_grow_while_it_pays(monkeypatch, rates, tried):
+    asked = []
+    monkeypatch.setattr(
+        gpu_latency, "measure_batch", lambda _, __, way, batch, ___: asked.append(batch) or rates.get(batch)
     )
-    ceilings = {"schema_version": 1, "bytes_per_second": 1e12, "operations_per_second": 1e15}
-    write_json(journal.with_name("gpu-ceilings.json"), ceilings)
-    fast = "tensorrt fp16, CUDA graph"
+    measure_batches(None, None, [BY_NAME[USUAL]], (1, 4, 8), 0.0)
+    assert asked == tried
 
-    def entry(block, way, batch, network, whole):
-        return {"block": block, "way": way, "batch": batch, "network_ms": [network] * 3,
-                "image_to_mask_ms": [whole] * 3, "agreement": 1.0}  # fmt: skip
 
-    found = [entry(b, USUAL, 1, 4.0, 5.0) for b in (0, 1)] + [entry(b, fast, 1, 0.2, 0.5) for b in (0, 1)]
-    found += [
-        entry(0, fast, 8, 0.8, 2.0),
-        {"block": 0, "way": "onnx fp16", "batch": 1, "failed": "Error: word for word"},
-    ]
-    journal.write_text("".join(json.dumps(one) + "\n" for one in found), encoding="utf-8")
-    report = score(journal, tree, "baseline", (64, 64))
+def test_the_reference_has_no_tf32_and_the_setting_comes_back(opener, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        gpu_session, "predict", lambda *_: seen.append(torch.backends.cudnn.allow_tf32) or torch.zeros(4, *SIZE)
+    )
+    allowed = torch.backends.cudnn.allow_tf32
+    open_scene(opener, opener.bundle.samples(), SIZE)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == allowed
+
+
+def test_what_fails_is_kept_and_stops_nothing(opener, tmp_path):
+    session = Session(opener, tmp_path / "lines.jsonl", time.monotonic() + 1)
+
+    def fail():
+        raise RuntimeError("word for word")
+
+    assert session.attempt("a step", {"way": "x", "batch": 1}, fail) is None
+    assert session.attempt("another", {"way": "y", "batch": 1}, lambda: 3) == 3
+    assert not session.has_time({"way": "z", "batch": 1}, 5.0, session.until)
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["way"]) for line in lines] == [("failed", "x"), ("failed", "z")]
+    assert "RuntimeError: word for word" in lines[0]["failed"]
+    assert "in fail" in lines[0]["failed"], "with the traceback: nobody can debug there"
+
+
+def test_ways_are_chosen_by_name():
+    names = [way.name for way in WAYS]
+    assert len(names) == len(set(names))
+    assert not any("," in name for name in names)
+    assert [way.name for way in selected(f"onnx fp32,{USUAL}", None)] == [USUAL, "onnx fp32"]
+    assert [way.name for way in selected(None, USUAL)] == names[1:]
+    with pytest.raises(SystemExit, match="--skip: got 'tensort'"):
+        selected(None, "tensort")
+
+
+def test_a_whole_run_and_its_score(bundle, tmp_path):
+    """On a machine without what the GPU machine lacks."""
+    out = tmp_path / "results" / "latency.jsonl"
+
+    def command(*arguments):
+        code = f"{BLOCKED}\nsys.argv = ['gpu_latency', *{[str(a) for a in arguments]!r}]\n"
+        code += "runpy.run_module('benchmarks.gpu_latency', run_name='__main__', alter_sys=True)"
+        return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+
+    ways = f"{USUAL},onnx fp32,onnx fp32 in a CUDA graph,tensorrt fp32"
+    done = command(
+        "--bundle", bundle.folder, "--sizes", "64x96", "--batches", "1,2", "--seconds", 60, "--only", ways,
+        "--device", "cpu", "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    kinds = {line["kind"] for line in lines}
+    assert kinds == {"start", "floors", "open", "round", "batch", "failed", "end"}
+    assert {line["round"] for line in lines if line["kind"] == "round"} == set(range(gpu_latency.ROUNDS + 1))
+    done = command("--score", "--out", out, "--json", tmp_path / "score.json")
+    assert done.returncode == 0, done.stderr
+    assert max(len(line) for line in done.stdout.splitlines()) <= 120
+    report = json.loads((tmp_path / "score.json").read_text(encoding="utf-8"))
     rows = {row["way"]: row for row in report["rows"]}
-    assert rows[fast]["times_faster"] == (10.0, 10.0, 10.0)
-    assert rows[fast]["images_per_second"] == {1: 5000.0, 8: 10000.0}
-    floor = max(report["bytes"] / 1e12, report["operations"] / 1e15)
-    assert rows[fast]["share_of_floor"] == pytest.approx(floor / (0.8e-3 / 8))
-    assert rows["onnx fp16"]["failed"] == ["Error: word for word"]
-    assert rows["onnx fp16"]["network_ms"] is None
-    assert "word for word" in gpu_latency.as_text(report)
+    assert set(rows) == set(ways.split(","))
+    assert rows[USUAL]["times_faster"][0] == 1
+    onnx = rows["onnx fp32"]
+    assert onnx["agreement"] >= 0.999
+    assert onnx["miou"] == pytest.approx(rows[USUAL]["miou"], abs=0.01)
+    assert {"1", "2"} <= set(onnx["images_per_second"])
+    assert onnx["images_per_second"]["2"]["pipeline"] > 0
+    assert "needs a GPU" in rows["onnx fp32 in a CUDA graph"]["failed"][0]["reason"]
+    assert "needs a GPU" in rows["tensorrt fp32"]["failed"][0]["reason"]
+
+
+def test_without_results_the_score_names_the_command(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu_latency", "--score", "--out", str(tmp_path / "none.jsonl")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (
+        1, f"no measurements in '{tmp_path / 'none.jsonl'}': make them with `python -m benchmarks.gpu_latency`",
+    )  # fmt: skip
 
 
 def test_without_a_gpu_one_line_says_so():
@@ -90,13 +248,28 @@ def test_without_a_gpu_one_line_says_so():
     )  # fmt: skip
 
 
+def test_onnx_refuses_another_provider(bundle, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: ["OtherExecutionProvider"])
+    with pytest.raises(RuntimeError, match="asked for CPUExecutionProvider, the session runs on"):
+        onnx_engine(bundle.onnx(SIZE, "fp32", 1), 1, SIZE, "cpu", graph=False)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_every_way_on_a_gpu_gives_the_same_masks(exported, way):
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, id=way.name, marks=[pytest.mark.slow] * (way.runtime == "torch.compile"))
+        for way in WAYS
+        if not way.autotune
+    ],
+)
+def test_every_way_on_a_gpu_gives_the_same_masks(bundle, tmp_path, way):
     pytest.importorskip({"torch.compile": "torch", "onnx": "onnxruntime"}.get(way.runtime, way.runtime))
-    images = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8)
+    images = torch.from_numpy(np.stack([sample.image for sample in bundle.samples()]))
+    opener = Opener(bundle, "cuda", tmp_path / "log")
     with torch.cuda.stream(torch.cuda.Stream()):
-        engine = open_engine(way, exported, "baseline", 1, SIZE)
-        usual = open_engine(WAYS[0], exported, "baseline", 1, SIZE)
-        # An untrained student's classes lie close together: rounding changes more of them than in earnest.
-        assert agreement(engine, usual, images) > 0.9
+        masks = predict(opener.open(way, 1, SIZE), images)
+        usual = predict(opener.open(WAYS[0], 1, SIZE), images)
+    assert float((masks == usual).double().mean()) > 0.9
