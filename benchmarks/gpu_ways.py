@@ -62,7 +62,7 @@ class Way:
         runtime: "torch", "torch.compile", "onnx", "tensorrt" or "tensorrt_rtx".
         graph: replay a CUDA graph in place of launching each kernel.
         form: PyTorch's only, one of ``FORMS``.
-        channels_last: PyTorch's only, memory in N x H x W x C order.
+        channels_last: memory in N x H x W x C order; ONNX Runtime reorders its graph for it (``prefer_nhwc``).
         autotune: torch.compile's only: let it time its own matrix products, which takes minutes.
     """
 
@@ -86,6 +86,7 @@ WAYS = (
     _torch(USUAL, "fp32", channels_last=False),
     _torch("fused torch.compile fp16" + GRAPH, form="fused"),
     Way("onnx fp16" + GRAPH, "onnx", "fp16", graph=True),
+    Way("onnx channels-last fp16" + GRAPH, "onnx", "fp16", graph=True, channels_last=True),
     _torch("folded channels-last fp16" + GRAPH, form="folded"),
     _torch("torch channels-last fp16" + GRAPH),
     Way("onnx fp32", "onnx", "fp32"),
@@ -134,7 +135,7 @@ class Opener:
                 engine = self.torch_engine(way, batch, size)
             elif way.runtime == "onnx":
                 path = self.bundle.onnx(size, way.precision, batch)
-                engine = onnx_engine(path, batch, size, self.device, graph=way.graph)
+                engine = onnx_engine(path, way, batch, size, self.device)
             else:
                 from benchmarks.gpu_tensorrt import tensorrt_engine
 
@@ -213,15 +214,23 @@ def buffers(batch: int, size: Size, device: str) -> tuple[Tensor, Tensor]:
     return images, torch.empty((batch, *size), dtype=torch.uint8, device=device)
 
 
-def onnx_engine(artifact: Path, batch: int, size: Size, device: str, *, graph: bool) -> Engine:
+def cuda_options(way: Way, stream: int) -> dict[str, str]:
+    """ONNX Runtime's settings of its CUDA provider; ``stream`` is the address of torch's."""
+    return {
+        "user_compute_stream": str(stream),
+        "enable_cuda_graph": str(int(way.graph)),
+        "prefer_nhwc": str(int(way.channels_last)),
+    }
+
+
+def onnx_engine(artifact: Path, way: Way, batch: int, size: Size, device: str) -> Engine:
     """ONNX Runtime on torch's current stream, its input and output bound to torch's memory."""
     import onnxruntime
 
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     if device == "cuda":
         onnxruntime.preload_dlls()
-        stream = torch.cuda.current_stream().cuda_stream
-        options = {"user_compute_stream": str(stream), "enable_cuda_graph": "1" if graph else "0"}
+        options = cuda_options(way, torch.cuda.current_stream().cuda_stream)
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors
@@ -236,11 +245,11 @@ def onnx_engine(artifact: Path, batch: int, size: Size, device: str, *, graph: b
     asynchronous = onnxruntime.RunOptions()
     asynchronous.log_severity_level = 3
     asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    if graph:
+    if way.graph:
         asynchronous.add_run_config_entry("gpu_graph_id", "1")
     about = {
         "onnxruntime": onnxruntime.__version__, "sha256": sha256(artifact),
-        "stream": "torch's, given to the session" if device == "cuda" else "none",
+        "provider_options": options,
     }  # fmt: skip
     return Engine(images, masks, lambda: session.run_with_iobinding(binding, asynchronous), about)
 

@@ -18,7 +18,7 @@ from benchmarks import gpu_latency, gpu_session, gpu_timing
 from benchmarks.gpu_latency import best_of_each_kind, measure_batches, selected
 from benchmarks.gpu_session import Session, open_scene, predict
 from benchmarks.gpu_timing import Pipeline, convolution_bytes, measure_floors, time_image_to_mask, time_network
-from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Engine, Opener, errors_into, onnx_engine
+from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Engine, Opener, cuda_options, errors_into, onnx_engine
 from kdbench.backends import load_backend
 from tests.conftest import REPOSITORY
 
@@ -248,12 +248,21 @@ def test_without_a_gpu_one_line_says_so():
     )  # fmt: skip
 
 
+def test_options_of_onnx_runtimes_cuda_provider():
+    assert cuda_options(BY_NAME["onnx channels-last fp16 in a CUDA graph"], 17) == {
+        "user_compute_stream": "17", "enable_cuda_graph": "1", "prefer_nhwc": "1",
+    }  # fmt: skip
+    assert cuda_options(BY_NAME["onnx fp32"], 17) == {
+        "user_compute_stream": "17", "enable_cuda_graph": "0", "prefer_nhwc": "0",
+    }  # fmt: skip
+
+
 def test_onnx_refuses_another_provider(bundle, monkeypatch):
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: ["OtherExecutionProvider"])
     with pytest.raises(RuntimeError, match="asked for CPUExecutionProvider, the session runs on"):
-        onnx_engine(bundle.onnx(SIZE, "fp32", 1), 1, SIZE, "cpu", graph=False)
+        onnx_engine(bundle.onnx(SIZE, "fp32", 1), BY_NAME["onnx fp32"], 1, SIZE, "cpu")
 
 
 @pytest.mark.gpu
