@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.interleaved import Call, Contender, alternate, ratio_with_interval
-from kdbench.artifacts import RunTree, read_json, sidecar_path, write_json
 from kdbench.backends import artifact_of, load_backend
+from kdbench.comparison.evaluate import evaluate
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.preprocessing import MEAN, STD, Size, parse_size, resize_image
-from kdbench.environment import environment
-from kdbench.evaluate import evaluate
-from kdbench.models.deploy import load_model
+from kdbench.machine.environment import environment
+from kdbench.models.registry import load_model
+from kdbench.runs.files import read_json, write_json
+from kdbench.runs.tree import RunTree, sidecar_path
 
 USUAL = "torch eager, usual pipeline"
 ROWS = (

@@ -1,4 +1,4 @@
-"""``--spec FILE``: what to time, written by ``kdbench.latency``."""
+"""``--spec FILE``: what to time, written by ``kdbench.comparison.latency``."""
 
 import pytest
 

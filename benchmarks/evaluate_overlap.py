@@ -20,16 +20,18 @@ from typing import Any
 
 import torch
 
-from exporters.job import ExportJob
+from exporters.export_job import ExportJob
 from exporters.to_onnx import export_onnx
-from kdbench.artifacts import RunTree, save_checkpoint, write_json
 from kdbench.backends import Backend, load_backend
+from kdbench.comparison.evaluate import class_maps, evaluate
+from kdbench.comparison.metrics import confusion_matrix
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.preprocessing import parse_size, resize_image
-from kdbench.environment import environment
-from kdbench.evaluate import class_maps, evaluate
-from kdbench.metrics import confusion_matrix
-from kdbench.models.deploy import build_model
+from kdbench.machine.environment import environment
+from kdbench.models.registry import build_model
+from kdbench.runs.checkpoints import save_checkpoint
+from kdbench.runs.files import write_json
+from kdbench.runs.tree import RunTree
 
 
 def one_after_the_other(backend: Backend, dataset: SegmentationDataset) -> float:

@@ -34,13 +34,12 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, mannwhitneyu
 
 from benchmarks.extra_layers import add_layers
-from exporters.job import ExportJob
+from exporters.export_job import ExportJob
 from exporters.to_onnx import export_onnx
 from exporters.to_openvino import export_openvino
-from kdbench.artifacts import RunTree, read_json, save_checkpoint, sha256, sidecar_path, write_json, write_text
 from kdbench.data.shapes import Shapes
-from kdbench.environment import environment
-from kdbench.models.deploy import build_model
+from kdbench.machine.environment import environment
+from kdbench.models.registry import build_model
 from kdbench.progress import progress_bar
 from kdbench.regress.artifact import Filter, find_artifacts, pair
 from kdbench.regress.blocks import Settings
@@ -48,6 +47,9 @@ from kdbench.regress.gate import run_gate
 from kdbench.regress.record import Block, Cell, Recording
 from kdbench.regress.rule import EXIT_CODES, Rule, can_decide, judge
 from kdbench.regress.signed_rank import SignedRank
+from kdbench.runs.checkpoints import save_checkpoint
+from kdbench.runs.files import read_json, sha256, write_json, write_text
+from kdbench.runs.tree import RunTree, sidecar_path
 
 STUDY = Path("runs/gate-study")
 """The models, which ``prepare`` makes again."""

@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdbench.artifacts import RunTree, read_json, sha256, sidecar_path, write_json
 from kdbench.data import Sample, SegmentationDataset, open_dataset
 from kdbench.data.base import ImageMaskPairs, read_image, read_mask
 from kdbench.data.preprocessing import Size, parse_size
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_json, sha256, write_json
+from kdbench.runs.tree import RunTree, sidecar_path
 
 MADE_BY = "python -m benchmarks.gpu_bundle"
 PARITY_SAMPLES = 20
@@ -156,7 +157,7 @@ def write_images(dataset: SegmentationDataset, folder: Path) -> list[dict[str, s
 
 def write_onnx(options: BundleOptions, tree: RunTree, samples: list[Sample], folder: Path) -> list[dict[str, Any]]:
     """Export every size, precision and batch; returns what the manifest says of each."""
-    from exporters.job import ExportJob
+    from exporters.export_job import ExportJob
     from exporters.to_onnx import export_onnx
 
     (folder / "onnx").mkdir()

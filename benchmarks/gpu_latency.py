@@ -36,12 +36,12 @@ from benchmarks.gpu_timing import (
     time_network,
 )
 from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way
-from kdbench.artifacts import write_json
 from kdbench.data.preprocessing import Size, parse_size
-from kdbench.environment import environment
 from kdbench.errors import KdbenchError
-from kdbench.machine_state import gpu_clocks
-from kdbench.models.deploy import count_gflops
+from kdbench.machine.environment import environment
+from kdbench.machine.state import gpu_clocks
+from kdbench.models.registry import count_gflops
+from kdbench.runs.files import write_json
 
 ROUNDS, NETWORK_SAMPLES, CALLS = 5, 10, 50
 SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.7, 0.6

@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_check import Step, run_step
-from kdbench.artifacts import write_json
-from kdbench.environment import environment
-from kdbench.machine_state import gpu_clocks
+from kdbench.machine.environment import environment
+from kdbench.machine.state import gpu_clocks
+from kdbench.runs.files import write_json
 
 LIMIT_SECONDS = 470
 LEAST_SECONDS = 15
@@ -71,7 +71,9 @@ def steps(arguments: argparse.Namespace) -> tuple[TimedStep, ...]:
             ),
             120,
         ),
-        TimedStep(Step("tests", "the tests that need a GPU", script("pytest", "-m", "gpu and not slow", "-rA", *extra)), 120),
+        TimedStep(
+            Step("tests", "the tests that need a GPU", script("pytest", "-m", "gpu and not slow", "-rA", *extra)), 120
+        ),
     )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmarks.gpu_timing import warm_up
 from benchmarks.gpu_ways import WAYS, Engine, Opener, Way
+from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import Sample
 from kdbench.data.preprocessing import Size, resize_image, resize_label
-from kdbench.metrics import confusion_matrix, mean_iou
 
 LEAST_AGREEMENT = {"fp32": 0.998, "fp16": 0.99}
 """Share of pixels with float32's class below which a way is not the same model (TF32 counts as fp32)."""
@@ -97,7 +97,7 @@ class Scene:
         return self.images[torch.arange(count) % len(self.images)]
 
     def miou(self, masks: Tensor, classes: int) -> float:
-        """At the labels' own resolution, as ``kdbench.evaluate`` counts."""
+        """At the labels' own resolution, as ``kdbench.comparison.evaluate`` counts."""
         total = np.zeros((classes, classes), dtype=np.int64)
         for sample, mask in zip(self.samples, masks.numpy(), strict=True):
             height, width = sample.label.shape

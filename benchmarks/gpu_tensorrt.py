@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_ways import Engine, buffers
-from kdbench.artifacts import sha256
 from kdbench.data.preprocessing import Size
+from kdbench.runs.files import sha256
 
 
 def tensorrt_engine(network_file: Path, provider: str, batch: int, size: Size) -> Engine:

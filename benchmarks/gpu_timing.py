@@ -184,7 +184,7 @@ def measure_floors(device: str) -> dict[str, float]:
 
 def convolution_bytes(arch: str, classes: int, size: Size, bytes_per_value: int = 2) -> int:
     """What an image's convolutions read and write, each map once; weights are left out, a batch shares them."""
-    from kdbench.models.deploy import build_model
+    from kdbench.models.registry import build_model
 
     total = 0
 

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from benchmarks.training_speed import Epochs, batches_of, measure, ratios
-from kdbench.artifacts import RunTree, write_json
 from kdbench.data import open_dataset
-from kdbench.environment import environment
-from kdbench.machine_state import gpu_clocks
-from kdbench.models.deploy import build_model
+from kdbench.machine.environment import environment
+from kdbench.machine.state import gpu_clocks
+from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.progress import progress_bar
+from kdbench.runs.files import write_json
+from kdbench.runs.tree import RunTree
 from trainers.arm import Arm
 from trainers.batches import TrainingBatches
 from trainers.loop import train_epoch

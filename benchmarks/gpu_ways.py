@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_bundle import Bundle
-from kdbench.artifacts import sha256
 from kdbench.data.preprocessing import Size
-from kdbench.models.deploy import deployable, load_model
+from kdbench.models.deployed import deployable
 from kdbench.models.fused import folded, fused
+from kdbench.models.registry import load_model
+from kdbench.runs.files import sha256
 
 USUAL = "torch eager fp32"
 GRAPH = " in a CUDA graph"

@@ -19,9 +19,10 @@ import onnx
 import torch
 
 from exporters.graph import write_graph
-from kdbench.artifacts import write_json
-from kdbench.environment import environment
-from kdbench.models.deploy import build_model, deployable
+from kdbench.machine.environment import environment
+from kdbench.models.deployed import deployable
+from kdbench.models.registry import build_model
+from kdbench.runs.files import write_json
 
 SIZE, CLASSES = (512, 512), 11
 LEFTOVERS = ("Identity", "BatchNormalization", "Reshape", "Gather", "Constant", "Shape")

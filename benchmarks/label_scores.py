@@ -7,8 +7,8 @@ from operator import getitem
 from statistics import fmean
 from typing import Any
 
-from kdbench.improvement import standard_error, verdict_of
-from kdbench.tables import plus_minus
+from kdbench.comparison.seed_statistics import standard_error, verdict_of
+from kdbench.comparison.tables import plus_minus
 
 Entry = dict[str, Any]
 SPLITS = ("val", "test")

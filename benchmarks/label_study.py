@@ -29,13 +29,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.label_scores import as_text, score
-from kdbench.artifacts import RunTree, sha256, write_json
+from kdbench.comparison.metrics import iou_per_class, mean_iou
 from kdbench.data.base import SegmentationDataset
 from kdbench.data.camvid import open_camvid
+from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size, resize_image
-from kdbench.environment import environment
-from kdbench.metrics import IGNORE, iou_per_class, mean_iou
-from kdbench.models.deploy import deployable, load_model
+from kdbench.machine.environment import environment
+from kdbench.models.deployed import deployable
+from kdbench.models.registry import load_model
+from kdbench.runs.files import sha256, write_json
+from kdbench.runs.tree import RunTree
 from trainers.recipe import Recipe
 from trainers.teacher import teacher_is_ready
 from trainers.train import TrainingJob, student_folder, train
@@ -99,7 +102,7 @@ def open_scored(dataset: SegmentationDataset, size: Size, device: torch.device) 
 
 @torch.inference_mode()
 def confusions(model: Any, split: ScoredSplit, classes: int) -> NDArray[np.int64]:
-    """Images x C x C counts at the labels' resolution, as ``kdbench.evaluate`` has them, by batches on the device."""
+    """Images x C x C counts at the labels' resolution, those of ``kdbench.comparison.evaluate``, by batches."""
     module = deployable(model, "mask").to(split.images.device)
     found = []
     for start in range(0, len(split.images), SCORED_AT_ONCE):

@@ -23,14 +23,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree, write_text
 from kdbench.backends import artifact_of, precisions_of, runs_checkpoints
 from kdbench.cli.options import choose, choose_device, open_trained_dataset
+from kdbench.comparison.latency import BEYOND, LatencyCase, instability, measure, summarise
 from kdbench.data.preprocessing import resize_image
-from kdbench.environment import environment
 from kdbench.errors import BadInput, KdbenchError, RunFailed
-from kdbench.latency import BEYOND, LatencyCase, instability, measure, summarise
+from kdbench.machine.environment import environment
 from kdbench.progress import progress_bar
+from kdbench.runs.files import write_text
+from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
 
 IMAGES = 8
 
@@ -97,7 +98,8 @@ def run(tree: RunTree, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def size_of(case: LatencyCase) -> tuple[int, int]:
     """(H, W) by the artifact's sidecar."""
-    from kdbench.artifacts import read_json, sidecar_path
+    from kdbench.runs.files import read_json
+    from kdbench.runs.tree import sidecar_path
 
     made_by = "kdbench train" if runs_checkpoints(case.backend) else "kdbench export"
     height, width = read_json(sidecar_path(Path(case.artifact)), made_by)["size"]

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from kdbench.artifacts import RunTree, write_json
 from kdbench.backends.torch_eager import TorchBackend
+from kdbench.comparison.evaluate import evaluate
+from kdbench.comparison.seed_statistics import standard_error
+from kdbench.comparison.tables import plus_minus
 from kdbench.data import SegmentationDataset, open_dataset
-from kdbench.environment import environment
-from kdbench.evaluate import evaluate
-from kdbench.improvement import standard_error
-from kdbench.models.deploy import load_model
-from kdbench.tables import plus_minus
+from kdbench.machine.environment import environment
+from kdbench.models.registry import load_model
+from kdbench.runs.files import write_json
+from kdbench.runs.tree import RunTree
 from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.methods import logit_shift

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kdbench.artifacts import read_json, write_text
-from kdbench.results import Comparison
-from kdbench.tables import as_markdown, plus_minus
+from kdbench.comparison.results import Comparison
+from kdbench.comparison.tables import as_markdown, plus_minus
+from kdbench.runs.files import read_json, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/camvid-180x240.json")

@@ -17,8 +17,8 @@ import statistics
 import time
 from pathlib import Path
 
-from kdbench.artifacts import write_json
-from kdbench.environment import environment
+from kdbench.machine.environment import environment
+from kdbench.runs.files import write_json
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 OPENINGS = 9

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kdbench.artifacts import write_json
-from kdbench.environment import environment
+from kdbench.machine.environment import environment
+from kdbench.runs.files import write_json
 
 COMMANDS = {
     "import kdbench": ["-c", "import kdbench"],

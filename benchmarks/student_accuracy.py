@@ -18,14 +18,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdbench.artifacts import RunTree, sidecar_path, write_json, write_text
-from kdbench.compare import DISTILLATION_FIELDS
-from kdbench.environment import environment
-from kdbench.improvement import standard_error
-from kdbench.models.deploy import count_gflops
-from kdbench.results import Comparison
-from kdbench.sidecar import read_training_sidecar
-from kdbench.tables import plus_minus
+from kdbench.comparison.compare import DISTILLATION_FIELDS
+from kdbench.comparison.results import Comparison
+from kdbench.comparison.seed_statistics import standard_error
+from kdbench.comparison.tables import plus_minus
+from kdbench.machine.environment import environment
+from kdbench.models.registry import count_gflops
+from kdbench.runs.files import write_json, write_text
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.recipe import Recipe
 
 YARDSTICK = "lraspp_mobilenet_v3_large"

@@ -19,14 +19,16 @@ import numpy as np
 import torch
 
 from benchmarks.interleaved import Call, Contender, alternate, ratio_with_interval
-from exporters.job import ExportJob
+from exporters.export_job import ExportJob
 from exporters.to_onnx import export_onnx
-from kdbench.artifacts import RunTree, save_checkpoint, write_json
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
-from kdbench.environment import environment
-from kdbench.models.deploy import build_model, count_gflops
+from kdbench.machine.environment import environment
+from kdbench.models.registry import build_model, count_gflops
 from kdbench.models.segmentation import parameter_count
+from kdbench.runs.checkpoints import save_checkpoint
+from kdbench.runs.files import write_json
+from kdbench.runs.tree import RunTree
 
 MODELS = ("student", "lraspp_mobilenet_v3_large")
 SIZE, CLASSES = (512, 512), 11

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from kdbench.backends import load_backend
-from kdbench.latency import until_steady
-from kdbench.machine_state import StealMeter, machine_state, peak_memory_mib
+from kdbench.comparison.latency import until_steady
+from kdbench.machine.state import StealMeter, machine_state, peak_memory_mib
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

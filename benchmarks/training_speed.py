@@ -33,14 +33,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.interleaved import alternate, ratio_with_interval
-from kdbench.artifacts import RunTree, write_json
 from kdbench.data import SegmentationDataset, open_dataset
+from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import MEAN, STD, Size
-from kdbench.environment import environment
-from kdbench.metrics import IGNORE
-from kdbench.models.deploy import build_model
+from kdbench.machine.environment import environment
+from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.progress import progress_bar
+from kdbench.runs.files import write_json
+from kdbench.runs.tree import RunTree
 from kdbench.torchvision_compat import torchvision  # noqa: F401  before its transforms, which it makes importable
 from trainers.arm import Arm, make_optimizer
 from trainers.batches import TrainingBatches

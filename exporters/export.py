@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from exporters.job import ExportJob
+from exporters.export_job import ExportJob
 from exporters.to_onnx import export_onnx
 from exporters.to_openvino import PRECISIONS as OPENVINO_PRECISIONS
 from exporters.to_openvino import export_openvino
 from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
-from kdbench.artifacts import read_json, sidecar_path
 from kdbench.errors import BackendUnavailable, RunFailed
+from kdbench.runs.files import read_json
+from kdbench.runs.tree import sidecar_path
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
+from kdbench.comparison.evaluate import class_maps
+from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
-from kdbench.evaluate import class_maps
-from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
 
 AGREEMENT = {"fp32": 0.999, "fp16": 0.995}
 """Least share of pixels, by precision, that must have the reference's class."""

@@ -6,15 +6,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from exporters.export_job import ExportJob
 from exporters.graph import describe_value
-from exporters.job import ExportJob
 from exporters.parity import Parity, compare_outputs, require_parity
-from exporters.precision import quantise_for_onnxruntime
-from kdbench.artifacts import atomic_path, sha256, sidecar_path, write_json
+from exporters.quantise import quantise_for_onnxruntime
+from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.data.preprocessing import MEAN, STD
-from kdbench.environment import git_revision
-from kdbench.onnx_metadata import write_metadata
+from kdbench.machine.environment import git_revision
+from kdbench.runs.files import atomic_path, sha256, write_json
+from kdbench.runs.tree import sidecar_path
 
 
 def export_onnx(job: ExportJob, precision: str) -> Path:

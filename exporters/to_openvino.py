@@ -6,12 +6,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from exporters.job import ExportJob
+from exporters.export_job import ExportJob
 from exporters.parity import compare_outputs, require_parity
-from exporters.precision import quantise_for_openvino
-from kdbench.artifacts import put_in_place, sha256, sidecar_path, write_json
+from exporters.quantise import quantise_for_openvino
 from kdbench.backends.openvino_runtime import OpenVinoBackend
 from kdbench.errors import BackendUnavailable
+from kdbench.runs.files import put_in_place, sha256, write_json
+from kdbench.runs.tree import sidecar_path
 
 PRECISIONS = ("fp32", "int8")
 """OpenVINO chooses half precision itself, by the processor; an IR in fp16 would only be a smaller file."""

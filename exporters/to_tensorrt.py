@@ -11,13 +11,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from exporters.job import ExportJob
-from exporters.precision import quantise_for_tensorrt
+from exporters.export_job import ExportJob
+from exporters.quantise import quantise_for_tensorrt
 from exporters.to_onnx import check_onnx, finish_graph
-from kdbench.artifacts import atomic_path, sha256, sidecar_path, write_json
 from kdbench.backends.exported import read_export
 from kdbench.backends.tensorrt_engine import import_provider, make_logger
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.runs.files import atomic_path, sha256, write_json
+from kdbench.runs.tree import sidecar_path
 
 AHEAD_OF_TIME = ("SM80", "SM86", "SM89", "SM120")
 """Compute capabilities of engines built without a GPU: Ampere (server, desktop), Ada, Blackwell."""

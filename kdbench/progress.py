@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kdbench.environment import process_rank
+from kdbench.machine.environment import process_rank
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -184,7 +184,7 @@ def exported(made_once):
     ONNX and TensorRT in fp32 with both outputs; the mask also in fp16 and int8, and to OpenVINO in fp32 and int8.
     Where a package is absent its exports are: tests of those have the mark ``needs``.
     """
-    from kdbench.artifacts import RunTree
+    from kdbench.runs.tree import RunTree
 
     def make(runs):
         with hidden_gpu(hide=False):  # an engine built without the GPU does not run on every one
@@ -207,7 +207,7 @@ def make_exports(runs):
     from exporters.export import export_all
     from exporters.to_onnx import export_onnx
     from exporters.to_tensorrt import export_tensorrt
-    from kdbench.artifacts import PRECISIONS, RunTree
+    from kdbench.runs.tree import PRECISIONS, RunTree
     from tests.exports import make_job, make_student
 
     tree = RunTree(runs, "shapes")
@@ -231,7 +231,7 @@ def make_exports(runs):
 def bundle(made_once, folder_dataset):
     """What ``benchmarks.gpu_bundle`` makes of an untrained student and 4 images of 64 x 96. Not to be changed."""
     from benchmarks.gpu_bundle import Bundle
-    from kdbench.artifacts import RunTree
+    from kdbench.runs.tree import RunTree
     from tests.exports import make_student
 
     def make(folder):
@@ -250,7 +250,7 @@ def bundle(made_once, folder_dataset):
 @pytest.fixture
 def tree(exported, tmp_path):
     """A copy of ``exported`` that a test may break."""
-    from kdbench.artifacts import RunTree
+    from kdbench.runs.tree import RunTree
 
     shutil.copytree(exported.runs, tmp_path / "runs")
     return RunTree(tmp_path / "runs", "shapes")

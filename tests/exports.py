@@ -7,10 +7,12 @@ import json
 import numpy as np
 import torch
 
-from exporters.job import ExportJob
-from kdbench.artifacts import save_checkpoint, sha256, sidecar_path, write_json
+from exporters.export_job import ExportJob
 from kdbench.data.shapes import Shapes
-from kdbench.models.deploy import build_model
+from kdbench.models.registry import build_model
+from kdbench.runs.checkpoints import save_checkpoint
+from kdbench.runs.files import sha256, write_json
+from kdbench.runs.tree import sidecar_path
 
 SIZE = (96, 128)
 OUTPUTS = ("mask", "logits")

@@ -74,7 +74,8 @@ def test_the_bottom_floor_imports_no_floor_above():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import kdbench", "import kdbench.cli", "import kdbench.errors, kdbench.artifacts"]
+    "statement",
+    ["import kdbench", "import kdbench.cli", "import kdbench.errors, kdbench.runs.tree, kdbench.runs.files"],
 )
 def test_heavy_packages_are_not_imported_at_start(statement):
     heavy = (

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from exporters.to_openvino import export_openvino
-from kdbench.artifacts import RunTree
 from kdbench.backends import artifact_of, load_backend
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.data.preprocessing import resize_image
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.runs.tree import RunTree
 from tests.exports import SIZE, edit_sidecar, make_job
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.errors import RunFailed
-from kdbench.latency import LatencyCase, measure
 from tests.conftest import REPOSITORY
 
 
@@ -88,7 +88,7 @@ def test_results_that_could_not_be_written_are_refused_before_measuring(compare,
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "twin.md").mkdir()
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("kdbench.compare.compare", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr("kdbench.comparison.compare.compare", lambda *_: pytest.fail("it was measured"))
     done = compare("--json", tmp_path / place)
     assert done.code == 2
     assert message in done.err

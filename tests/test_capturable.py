@@ -8,7 +8,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdbench.models.deploy import ARCHITECTURES, build_model, deployable
+from kdbench.models.deployed import deployable
+from kdbench.models.registry import ARCHITECTURES, build_model
 
 
 class OnCpu(TorchDispatchMode):

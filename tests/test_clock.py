@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdbench.models.deploy import build_model
+from kdbench.models.registry import build_model
 from kdbench.models.student import Student
 from kdbench.progress import Bar
 from trainers.arm import Arm

@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from kdbench.artifacts import RunTree
-from kdbench.results import Comparison
-from kdbench.tables import TITLES, as_csv, as_markdown, as_text
+from kdbench.comparison.results import Comparison
+from kdbench.comparison.tables import TITLES, as_csv, as_markdown, as_text
+from kdbench.runs.tree import RunTree
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, missing
 
 STUDENTS = ("baseline", "response", "feature", "combined")
@@ -75,7 +75,7 @@ def test_an_engine_that_cannot_run_here_is_built_with_its_reason(comparison):
 
 
 def test_hash_and_size_are_of_the_bytes_that_ran(comparison, runs):
-    from kdbench.artifacts import sha256
+    from kdbench.runs.files import sha256
 
     ran = [row for row in comparison.rows if row.status != "unavailable"]
     assert {row.backend for row in ran} >= {"torch", "onnx"}
@@ -248,8 +248,8 @@ def test_a_dataset_that_moved_says_so(broken_runs, kdbench, tmp_path):
 def test_a_benchmark_process_that_fails_says_why(runs, tmp_path):
     import numpy as np
 
+    from kdbench.comparison.latency import LatencyCase, measure
     from kdbench.errors import RunFailed
-    from kdbench.latency import LatencyCase, measure
 
     case = LatencyCase(
         "gone-fp32", "onnx", str(runs / "folder" / "gone" / "exports" / "onnx-fp32" / "mask.onnx"), "mask", None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdbench.compare import pixel_agreement
-from kdbench.evaluate import Evaluation
-from kdbench.improvement import bootstrap_standard_error, improvement_over
-from kdbench.latency import summarise
-from kdbench.metrics import mean_iou
+from kdbench.comparison.compare import pixel_agreement
+from kdbench.comparison.evaluate import Evaluation
+from kdbench.comparison.latency import summarise
+from kdbench.comparison.metrics import mean_iou
+from kdbench.comparison.seed_statistics import bootstrap_standard_error, improvement_over
 
 
 def evaluation(rng, accuracy, images=40, classes=4, pixels=500):

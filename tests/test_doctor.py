@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from kdbench import doctor
-from kdbench.doctor import NO_GPU, diagnose, try_import
+from kdbench.machine import doctor
+from kdbench.machine.doctor import NO_GPU, diagnose, try_import
 from tests.conditions import HAS_GPU, missing
 from tests.conftest import REPOSITORY
 
@@ -30,7 +30,7 @@ def run(*arguments, **environment):
 
 
 def test_every_backend_of_compare_has_a_row(rows):
-    from kdbench.artifacts import BACKENDS
+    from kdbench.runs.tree import BACKENDS
 
     assert {name for names, _ in rows for name in names.split(", ")} >= set(BACKENDS)
 

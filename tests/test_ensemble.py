@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdbench.backends.torch_eager import TorchBackend
+from kdbench.comparison.evaluate import evaluate
 from kdbench.data import open_dataset
 from kdbench.errors import BadInput
-from kdbench.evaluate import evaluate
-from kdbench.models.deploy import build_model, load_model
+from kdbench.models.registry import build_model, load_model
 from kdbench.models.segmentation import SegmentationModel, upsample
 from trainers.recipe import load_recipe
 from trainers.weights import load_weights

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from kdbench.backends.base import Backend
+from kdbench.comparison.evaluate import class_maps, evaluate
+from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.errors import BadInput, RunFailed
-from kdbench.evaluate import class_maps, evaluate
-from kdbench.metrics import confusion_matrix, mean_iou
 
 CLASSES = 4
 

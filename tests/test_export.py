@@ -15,11 +15,11 @@ from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
 from exporters.to_onnx import export_onnx
 from exporters.to_tensorrt import export_tensorrt
-from kdbench.artifacts import RunTree, sidecar_path
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, Missing, RunFailed
+from kdbench.runs.tree import RunTree, sidecar_path
 from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar, make_job
 

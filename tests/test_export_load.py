@@ -9,10 +9,11 @@ import onnx
 import pytest
 import torch
 
-from kdbench.artifacts import load_checkpoint, save_checkpoint, sidecar_path
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.runs.checkpoints import load_checkpoint, save_checkpoint
+from kdbench.runs.tree import sidecar_path
 from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from kdbench.data.shapes import Shapes
-from kdbench.models.deploy import ARCHITECTURES, MaskModel, build_model
+from kdbench.models.deployed import MaskModel
 from kdbench.models.fused import Excitation, Product, ShiftedSum, fold_batchnorms, fused
+from kdbench.models.registry import ARCHITECTURES, build_model
 from kdbench.torchvision_compat import torchvision
 
 

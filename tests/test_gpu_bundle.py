@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from benchmarks.gpu_bundle import WEIGHTS, Bundle, BundleOptions, make_bundle, move_with_shared_weights
-from kdbench.artifacts import RunTree
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import open_dataset
 from kdbench.errors import BadInput, Missing
+from kdbench.runs.tree import RunTree
 from tests.exports import make_student
 
 SIZE = (64, 96)

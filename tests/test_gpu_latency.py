@@ -140,7 +140,7 @@ def test_floors_are_rates():
 
 def test_convolution_bytes_by_hand(monkeypatch):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.ReLU())
-    monkeypatch.setattr("kdbench.models.deploy.build_model", lambda arch, classes: network.to("meta"))
+    monkeypatch.setattr("kdbench.models.registry.build_model", lambda arch, classes: network.to("meta"))
     assert convolution_bytes("any", 2, (8, 8)) == 2 * (3 * 8 * 8 + 4 * 4 * 4)
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from benchmarks.label_scores import as_text, score
 from benchmarks.label_study import SETTINGS, by_drive, confusions, open_scored, recipe_of
 from kdbench.backends.torch_eager import TorchBackend
+from kdbench.comparison.evaluate import evaluate
 from kdbench.data.camvid import open_camvid
 from kdbench.data.shapes import Shapes
-from kdbench.evaluate import evaluate
-from kdbench.models.deploy import build_model
+from kdbench.models.registry import build_model
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("timm")

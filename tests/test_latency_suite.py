@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from kdbench.latency import MAX_WINDOWS, WINDOW, instability, summarise, until_steady
+from kdbench.comparison.latency import MAX_WINDOWS, WINDOW, instability, summarise, until_steady
 from tests.conftest import REPOSITORY
 
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdbench.artifacts import METHODS, STUDENT_METHODS, TIME_MATCHED
-from kdbench.models.deploy import build_model
+from kdbench.comparison.tables import TITLES
+from kdbench.models.registry import build_model
 from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
-from kdbench.plots import LOSSES, METHOD_STYLES, WEIGHTS
 from kdbench.progress import Bar
-from kdbench.tables import TITLES
+from kdbench.report.plots import LOSSES, METHOD_STYLES, WEIGHTS
+from kdbench.runs.tree import METHODS, STUDENT_METHODS, TIME_MATCHED
 from trainers.arm import Arm, make_optimizer
 from trainers.batches import Batch
 from trainers.loop import train_epoch

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou
 from kdbench.errors import BadInput
-from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
 
 RNG = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from kdbench.models.deploy import ARCHITECTURES, build_model, count_gflops
 from kdbench.models.describe import describe, stage_of
+from kdbench.models.registry import ARCHITECTURES, build_model, count_gflops
 from kdbench.models.segmentation import LEVELS, parameter_count
 
 

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from kdbench.errors import BadInput
-from kdbench.models.deploy import ARCHITECTURES, MaskModel, build_model, count_gflops
+from kdbench.models.deployed import MaskModel
+from kdbench.models.registry import ARCHITECTURES, build_model, count_gflops
 from kdbench.models.segmentation import LEVELS, parameter_count
 from kdbench.torchvision_compat import torchvision
 from trainers.weights import load_weights

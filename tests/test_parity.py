@@ -11,10 +11,10 @@ from PIL import Image
 
 from exporters.parity import Parity, compare_outputs, drift, require_parity
 from kdbench.backends import load_backend
+from kdbench.comparison.evaluate import evaluate
 from kdbench.data import Sample
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, RunFailed
-from kdbench.evaluate import evaluate
 from tests.exports import SIZE
 from tests.onnx_models import nchw_logits, nhwc_mask
 

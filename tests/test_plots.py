@@ -12,9 +12,9 @@ import pytest
 from matplotlib import colors
 from PIL import Image
 
-from kdbench.artifacts import STANDARD_METHODS, RunTree
-from kdbench.history import read_history
-from kdbench.plots import LOSSES, METHOD_STYLES, make_figures
+from kdbench.report.plots import LOSSES, METHOD_STYLES, make_figures
+from kdbench.runs.history import read_history
+from kdbench.runs.tree import STANDARD_METHODS, RunTree
 from tests.conftest import REPOSITORY
 
 NAMES = ("losses", "miou", "loss-comparison", "learning-rate")
@@ -244,8 +244,8 @@ def test_drawing_opens_no_window_and_changes_no_setting(trained_runs, tmp_path):
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
         "from pathlib import Path\n"
-        "from kdbench.artifacts import RunTree\n"
-        "from kdbench.plots import make_figures, write_figures\n"
+        "from kdbench.runs.tree import RunTree\n"
+        "from kdbench.report.plots import make_figures, write_figures\n"
         f"figures, _ = make_figures(RunTree(Path({str(trained_runs)!r}), 'folder'), ('response',))\n"
         f"write_figures(figures, Path({str(tmp_path)!r}), 'x')\n"
         "assert matplotlib.rcParams.copy() == before\n"

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.precision import calibration_images
+from exporters.quantise import calibration_images
 from exporters.sensitivity import layer_errors, round_activation, round_weight
 from exporters.to_onnx import export_onnx
 from exporters.to_openvino import export_openvino
 from exporters.to_tensorrt import export_tensorrt
-from kdbench.artifacts import RunTree, sidecar_path
+from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, RunFailed
-from kdbench.models.deploy import load_model
-from kdbench.onnx_metadata import read_metadata
+from kdbench.models.registry import load_model
+from kdbench.runs.tree import RunTree, sidecar_path
 from tests.conditions import ENGINE_BUILDER
 from tests.exports import SIZE, make_job, make_student, save_student
 

@@ -13,14 +13,15 @@ import torch
 from onnx import TensorProto, helper
 
 from exporters.to_openvino import export_openvino
-from kdbench.artifacts import RunTree, sha256, sidecar_path
 from kdbench.backends import load_backend
 from kdbench.backends.onnx_runtime import compute_types as onnx_types
 from kdbench.backends.onnx_runtime import require_provider
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.backends.tensorrt_layers import compute_types, tensor_type
+from kdbench.comparison.results import Comparison
 from kdbench.errors import BadInput, RunFailed
-from kdbench.results import Comparison
+from kdbench.runs.files import sha256
+from kdbench.runs.tree import RunTree, sidecar_path
 from tests.conditions import ENGINE_BUILDER
 from tests.exports import make_job
 

@@ -12,16 +12,16 @@ from PIL import Image
 from kdbench.backends import load_backend
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.data.shapes import Shapes
-from kdbench.overlay import blend, palette_image, shares, with_legend
-from kdbench.predict import name_outputs
+from kdbench.predict.images import name_outputs
+from kdbench.predict.overlay import blend, palette_image, shares, with_legend
 
 
 @pytest.fixture(scope="module")
 def exported_runs(trained_runs, tmp_path_factory):
     """The trained tree with an ONNX export of the response student."""
-    from exporters.job import ExportJob
+    from exporters.export_job import ExportJob
     from exporters.to_onnx import export_onnx
-    from kdbench.artifacts import RunTree
+    from kdbench.runs.tree import RunTree
 
     runs = shutil.copytree(trained_runs, tmp_path_factory.mktemp("exported") / "runs")
     with ExportJob(RunTree(runs, "folder"), "response", "mask", samples=[Shapes("val")[0]]) as job:
@@ -267,7 +267,7 @@ def test_a_video_is_overlaid_frame_by_frame(kdbench, trained_runs, tmp_path):
 
 def test_ctrl_c_keeps_the_frames_so_far(kdbench, trained_runs, tmp_path, monkeypatch):
     cv2 = write_clip(tmp_path / "clip.mp4", 6)
-    from kdbench.predict import Predictor
+    from kdbench.predict.images import Predictor
 
     class_map, calls = Predictor.class_map, []
 

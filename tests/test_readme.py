@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from benchmarks.readme_table import BEGIN, END, RENDER, RESULTS, comparison_table, with_table
-from kdbench.results import Comparison
+from kdbench.comparison.results import Comparison
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -9,12 +9,12 @@ import shutil
 import numpy as np
 import pytest
 
-from kdbench.artifacts import RunTree
+from kdbench.comparison.results import Comparison, Improvement
 from kdbench.report.analysis import analysis, gain_sentence
 from kdbench.report.charts import pareto_front
 from kdbench.report.evidence import Evidence
 from kdbench.report.gallery import error_map
-from kdbench.results import Comparison, Improvement
+from kdbench.runs.tree import RunTree
 
 
 @pytest.fixture(scope="module")

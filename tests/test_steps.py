@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from kdbench.models.deploy import build_model
+from kdbench.models.registry import build_model
 from trainers.arm import Arm
 from trainers.batches import Batch
 from trainers.methods import TERMS, Objective

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.comparison.sweep_results import sweep_rows
 from kdbench.errors import BadInput
-from kdbench.sweep_results import sweep_rows
 from tests.conftest import REPOSITORY
 from trainers.sweep import plan, read_grid
 

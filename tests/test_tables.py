@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from kdbench.results import Comparison, Row
-from kdbench.tables import as_markdown, as_text, operators_line, print_table
+from kdbench.comparison.results import Comparison, Row
+from kdbench.comparison.tables import as_markdown, as_text, operators_line, print_table
 from tests.conftest import REPOSITORY
 
 

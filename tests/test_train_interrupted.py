@@ -206,7 +206,7 @@ def test_sigterm_leaves_no_half_written_file(tmp_path):
         "import sys, time, kdbench.cli\n"
         "app = sys.modules['kdbench.cli.app']\n"
         "from pathlib import Path\n"
-        "from kdbench.artifacts import atomic_path\n"
+        "from kdbench.runs.files import atomic_path\n"
         "def work():\n"
         f"    with atomic_path(Path({str(tmp_path)!r}) / 'x.bin') as temporary:\n"
         "        temporary.write_bytes(b'half'); print('ready', flush=True); time.sleep(60)\n"

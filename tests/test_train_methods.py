@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdbench.artifacts import RunTree
-from kdbench.compare import unfair_differences
-from kdbench.results import Comparison
-from kdbench.tables import as_csv, as_markdown, as_text
+from kdbench.comparison.compare import unfair_differences
+from kdbench.comparison.results import Comparison
+from kdbench.comparison.tables import as_csv, as_markdown, as_text
+from kdbench.runs.tree import RunTree
 from trainers.recipe import Recipe
 from trainers.time_match import seconds_by_run, time_matched
 
@@ -291,7 +291,7 @@ def test_a_recipe_of_before_a_field_did_what_the_default_does():
 
 
 def test_plots_draw_every_method_with_its_terms(kdbench, all_methods):
-    from kdbench.plots import make_figures
+    from kdbench.report.plots import make_figures
 
     methods = ("cwd", "dist", "baseline-long")
     figures, notes = make_figures(RunTree(all_methods, "folder"), methods)

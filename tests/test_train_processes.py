@@ -19,7 +19,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from kdbench.models.deploy import build_model
+from kdbench.models.registry import build_model
 from tests.conftest import REPOSITORY
 from trainers.methods import TERMS, Objective
 from trainers.processes import rank, share_batchnorm, total, world_size, wrap
@@ -151,8 +151,8 @@ def history(folder):
 
 def test_torchrun_has_the_loss_curve_of_one_process_and_the_exact_miou(kdbench, arguments, trained_runs, tmp_path):
     from kdbench.backends.load import load_backend
+    from kdbench.comparison.evaluate import evaluate
     from kdbench.data import open_dataset
-    from kdbench.evaluate import evaluate
 
     runs = {name: tmp_path / name for name in ("one", "two")}
     for folder in runs.values():

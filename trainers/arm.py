@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.artifacts import atomic_path, write_text
 from kdbench.errors import BadInput
+from kdbench.runs.files import atomic_path, write_text
 from trainers.methods import Objective
 from trainers.processes import share_batchnorm, wrap
 from trainers.recipe import Recipe

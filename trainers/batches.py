@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.data.labels import IGNORE, UNLABELLED
 from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
-from kdbench.metrics import IGNORE, UNLABELLED
 from trainers.images import TrainingImages
 from trainers.processes import rank, world_size
 from trainers.recipe import Recipe

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.data import SegmentationDataset
+from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size, resize_image, resize_label
-from kdbench.metrics import IGNORE
 from kdbench.progress import progress_bar
 from trainers.processes import world_size
 

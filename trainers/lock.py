@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdbench.artifacts import remove_leftovers
 from kdbench.errors import BadInput
+from kdbench.runs.files import remove_leftovers
 
 _WRITTEN = ("student.safetensors", "student.json", "teacher.safetensors", "teacher.json", "history.jsonl", "state.pt")
 

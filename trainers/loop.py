@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from kdbench.artifacts import save_checkpoint
 from kdbench.backends.torch_eager import TorchBackend
+from kdbench.comparison.evaluate import Evaluation, evaluate
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput, RunFailed
-from kdbench.evaluate import Evaluation, evaluate
 from kdbench.models.segmentation import SegmentationModel, parameter_count
 from kdbench.progress import Bar, progress_bar
+from kdbench.runs.checkpoints import save_checkpoint
 from trainers.arm import Arm
 from trainers.batches import TrainingBatches
 from trainers.processes import Part, is_main, rank, total, wait_for_all

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.metrics import IGNORE, UNLABELLED
+from kdbench.data.labels import IGNORE, UNLABELLED
 from kdbench.models.segmentation import upsample
 from trainers.processes import total
 

@@ -8,7 +8,7 @@ cwd         CE and channel-wise distillation of the logits
 dist        CE and DIST, correlation of the predictions over classes and over pixels
 imitation   KL alone: the teacher's predictions are all that the student learns from, on whatever images
 
-To add a method, write its loss in ``losses.py``, a term of it here, and its name into ``kdbench.artifacts``.
+To add a method, write its loss in ``losses.py``, a term of it here, and its name into ``kdbench.runs.tree``.
 """
 
 from __future__ import annotations

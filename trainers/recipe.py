@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
-from kdbench.models.deploy import ARCHITECTURES, STUDENTS
+from kdbench.models.registry import ARCHITECTURES, STUDENTS
 
 RECIPES = Path(__file__).parent / "recipes"
 RENAMED = {"voc2012": "voc"}

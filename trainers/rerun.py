@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdbench.artifacts import RunTree, atomic_path, read_json, sha256, sidecar_path
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput, Missing
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.files import atomic_path, read_json, sha256
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.methods import needs_teacher
 from trainers.recipe import Recipe
 from trainers.teacher import difference

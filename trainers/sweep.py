@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdbench.artifacts import STUDENT_METHODS, TIME_MATCHED, RunTree, atomic_path, read_json, sha256, sidecar_path
 from kdbench.data import open_dataset
 from kdbench.errors import BadInput, KdbenchError, Missing
-from kdbench.history import read_rows
+from kdbench.runs.files import atomic_path, read_json, sha256
+from kdbench.runs.history import read_rows
+from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree, sidecar_path
 from trainers.methods import needs_teacher
 from trainers.recipe import MAX_SEED, Recipe, load_recipe
 from trainers.teacher import teacher_is_ready

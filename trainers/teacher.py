@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from kdbench.artifacts import RunTree, read_json, sidecar_path
 from kdbench.errors import BadInput, Missing
-from kdbench.models.deploy import load_model
+from kdbench.models.registry import load_model
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.files import read_json
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.recipe import Recipe
 
 

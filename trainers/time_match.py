@@ -13,9 +13,10 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from kdbench.artifacts import TIME_MATCHED, RunTree, read_json, sidecar_path
 from kdbench.errors import BadInput, Missing
-from kdbench.history import read_history
+from kdbench.runs.files import read_json
+from kdbench.runs.history import read_history
+from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
 from trainers.methods import TERMS
 from trainers.recipe import Recipe
 

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.artifacts import TIME_MATCHED, RunTree, sha256, sidecar_path
 from kdbench.data import SegmentationDataset
-from kdbench.environment import environment
 from kdbench.errors import KdbenchError
-from kdbench.models.deploy import build_model
+from kdbench.machine.environment import environment
 from kdbench.models.ensemble import Ensemble
+from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.files import sha256
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
 from trainers.arm import Arm, mark_started, training_data
 from trainers.batches import TrainingBatches, evenly_spaced
 from trainers.images import TrainingImages

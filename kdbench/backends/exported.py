@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdbench.artifacts import PRECISIONS, read_json, sha256, sidecar_path
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
+from kdbench.runs.files import read_json, sha256
+from kdbench.runs.tree import PRECISIONS, sidecar_path
 
 NEEDED = ("format", "precision", "method", "output", "size", "sha256", "checkpoint_sha256")
 """Fields of every export's sidecar that a load relies on."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kdbench.artifacts import BACKENDS, RunTree
 from kdbench.backends.base import Backend
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput
+from kdbench.runs.tree import BACKENDS, RunTree
 
 
 def runs_checkpoints(backend: str) -> bool:

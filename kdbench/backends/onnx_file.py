@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
+from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.backends.onnx_runtime import open_session
 from kdbench.data.preprocessing import MAX_SIDE, MEAN, STD, Size, resize_image
 from kdbench.errors import BadInput, RunFailed
-from kdbench.onnx_metadata import read_metadata
 
 INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 GIT_LFS = b"version https://git-lfs"

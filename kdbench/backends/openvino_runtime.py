@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import sha256
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput
+from kdbench.runs.files import sha256
 
 COMPUTE = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
 """layerType of what multiplies matrices, in OpenVINO's runtime model."""

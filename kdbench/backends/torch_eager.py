@@ -16,7 +16,8 @@ from kdbench.backends.base import Backend
 from kdbench.backends.precision_proof import share_by_type
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable
-from kdbench.models.deploy import deployable, load_model
+from kdbench.models.deployed import deployable
+from kdbench.models.registry import load_model
 from kdbench.models.segmentation import SegmentationModel
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}

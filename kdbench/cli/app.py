@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from kdbench import __version__
-from kdbench.artifacts import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
-from kdbench.environment import process_rank
 from kdbench.errors import KdbenchError
+from kdbench.machine.environment import process_rank
 from kdbench.progress import silenced
+from kdbench.runs.tree import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
 
 NAMES = {
     "--method": (*METHODS, "all"),

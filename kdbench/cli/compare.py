@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree, read_json
 from kdbench.cli.app import app
 from kdbench.cli.options import (
     DataRoot,
@@ -24,6 +23,8 @@ from kdbench.cli.options import (
     results_file,
 )
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_json
+from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
 
 
 @app.command()
@@ -74,10 +75,10 @@ def run_compare(
 
     from rich.console import Console
 
-    from kdbench.compare import CompareOptions
-    from kdbench.compare import compare as run
+    from kdbench.comparison.compare import CompareOptions
+    from kdbench.comparison.compare import compare as run
+    from kdbench.comparison.tables import print_table, write_all
     from kdbench.errors import RunFailed
-    from kdbench.tables import print_table, write_all
     from trainers.recipe import Recipe
 
     most = max(256, os.cpu_count() or 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdbench.artifacts import RunTree, read_json
 from kdbench.cli.app import app
 from kdbench.cli.compare import run_compare
 from kdbench.cli.export import run_export
 from kdbench.cli.options import Device, JsonFile, Runs, json_result
 from kdbench.cli.train import run_training
+from kdbench.runs.files import read_json
+from kdbench.runs.tree import RunTree
 
 
 @app.command()

@@ -20,8 +20,8 @@ def doctor(json_file: JsonFile = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from kdbench.doctor import diagnose
-    from kdbench.environment import versions
+    from kdbench.machine.doctor import diagnose
+    from kdbench.machine.environment import versions
 
     with json_result(json_file) as document:
         checks = diagnose()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.artifacts import EXPORT_SUFFIX, PRECISIONS, STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import (
     DataRoot,
@@ -21,6 +20,7 @@ from kdbench.cli.options import (
     open_trained_dataset,
 )
 from kdbench.errors import RunFailed
+from kdbench.runs.tree import EXPORT_SUFFIX, PRECISIONS, STUDENT_METHODS, RunTree
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,8 +100,8 @@ def run_export(
     from torch.utils.data import Subset
 
     from exporters.export import export_all
-    from exporters.job import ExportJob
-    from exporters.precision import calibration_images
+    from exporters.export_job import ExportJob
+    from exporters.quantise import calibration_images
     from exporters.to_tensorrt import AHEAD_OF_TIME
     from kdbench.data.preprocessing import parse_size
     from kdbench.progress import progress_bar

@@ -27,7 +27,7 @@ def model(
       kdbench model --classes 11 --size 360x480
     """
     from kdbench.data.preprocessing import parse_size
-    from kdbench.environment import environment
+    from kdbench.machine.environment import environment
     from kdbench.models.describe import describe
 
     with json_result(json_file) as document:

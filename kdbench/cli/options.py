@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from kdbench.artifacts import METHODS, SCHEMA_VERSION, RunTree, read_json, sidecar_path, write_json
-from kdbench.environment import process_rank
 from kdbench.errors import BadInput
+from kdbench.machine.environment import process_rank
+from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
+from kdbench.runs.tree import METHODS, RunTree, sidecar_path
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="shapes, camvid, voc2012 or folder. Default: the one trained last.")]

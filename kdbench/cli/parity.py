@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from kdbench.artifacts import PRECISIONS
 from kdbench.cli.app import app
 from kdbench.cli.options import JsonFile, json_result
 from kdbench.errors import BadInput, RunFailed
+from kdbench.runs.tree import PRECISIONS
 
 UNKNOWN_CLASSES = 256
 """Class ids that a file without names and logits may return."""
@@ -101,7 +101,7 @@ def open_samples(
 
     from kdbench.data import Sample, open_dataset
     from kdbench.data.base import read_image
-    from kdbench.predict import find_images
+    from kdbench.predict.images import find_images
 
     if images and dataset:
         raise BadInput("--images and --dataset: got both, expected one of them")

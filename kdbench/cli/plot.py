@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, JsonFile, Runs, choose, json_result
+from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 
 @app.command()
@@ -27,8 +27,8 @@ def plot(
     Example:
       kdbench plot --method response
     """
-    from kdbench.history import trained_methods
-    from kdbench.plots import make_figures, write_figures
+    from kdbench.report.plots import make_figures, write_figures
+    from kdbench.runs.history import trained_methods
 
     tree = RunTree.find(runs, dataset)
     methods = choose("--method", method, STUDENT_METHODS, trained_methods(tree) or STUDENT_METHODS)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.artifacts import BACKENDS, STUDENT_METHODS, RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, JsonFile, Runs, choose_device, json_result
 from kdbench.errors import BadInput
+from kdbench.runs.tree import BACKENDS, STUDENT_METHODS, RunTree
 
 if TYPE_CHECKING:
-    from kdbench.predict import Predictor
+    from kdbench.predict.images import Predictor
 
 
 @app.command()
@@ -43,7 +43,7 @@ def predict(
       kdbench predict --method response --backend onnx photos/ street.jpg
       kdbench predict model.onnx street.jpg
     """
-    from kdbench.predict import open_file_predictor, open_predictor
+    from kdbench.predict.images import open_file_predictor, open_predictor
 
     paths = list(images or [])
     model = paths.pop(0) if paths and paths[0].suffix == ".onnx" else None
@@ -75,13 +75,13 @@ def run_predict(
     folder: Path,
     json_file: str | None,
 ) -> None:
-    from kdbench.predict import predict_images
+    from kdbench.predict.images import predict_images
 
     with json_result(json_file) as document, predictor_context as predictor:
         if isinstance(predictor.backend.details.get("assumption"), str):
             print(f"note: {predictor.backend.details['assumption']}", file=sys.stderr)
         if video:
-            from kdbench.video import predict_video
+            from kdbench.predict.video import predict_video
 
             film = predict_video(predictor, video, folder)
             document.update({**asdict(film), "path": film.path.as_posix()})

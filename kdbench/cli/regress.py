@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.artifacts import BACKENDS, PRECISIONS, STUDENT_METHODS
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
+from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS
 
 if TYPE_CHECKING:
     from kdbench.regress.artifact import Filter
@@ -108,15 +108,15 @@ def _regress(
     """The exit code."""
     from contextlib import ExitStack
 
-    from kdbench.artifacts import RunTree
     from kdbench.data.preprocessing import parse_size
-    from kdbench.predict import find_images
+    from kdbench.predict.images import find_images
     from kdbench.regress.artifact import find_artifacts, pair
     from kdbench.regress.base_ref import both_sides
     from kdbench.regress.blocks import Settings
     from kdbench.regress.gate import run_gate
     from kdbench.regress.record import Recording
     from kdbench.regress.rule import EXIT_CODES
+    from kdbench.runs.tree import RunTree
 
     if replay is not None:
         if baseline or candidate or base_ref:
@@ -181,8 +181,8 @@ def _present(recording: Recording, destination: Path | None) -> None:
     """Print the summary, and write it and the picture beside the JSON; or, without a destination, print the JSON."""
     import json
 
-    from kdbench.artifacts import write_text
     from kdbench.regress.summary import as_markdown, draw
+    from kdbench.runs.files import write_text
 
     summary = as_markdown(recording)
     if destination is None:
@@ -197,7 +197,7 @@ def _present(recording: Recording, destination: Path | None) -> None:
 
 def _show_replay(recording: Recording, json_file: str | None) -> int:
     """The exit code: the verdict's, but numbers of another machine are never a pass."""
-    from kdbench.environment import hardware
+    from kdbench.machine.environment import hardware
     from kdbench.regress.rule import EXIT_CODES
 
     _present(recording, None if json_file in (None, "-") else Path(str(json_file)))

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from kdbench.artifacts import RunTree
 from kdbench.cli.app import app
 from kdbench.cli.options import DataRoot, Dataset, JsonFile, Runs, json_result, open_trained_dataset
 from kdbench.errors import BadInput, KdbenchError
+from kdbench.runs.tree import RunTree
 
 
 @app.command()
@@ -31,10 +31,10 @@ def report(
       kdbench report
       kdbench report --dataset camvid --pictures 50 --output report.html
     """
-    from kdbench.artifacts import write_text
     from kdbench.report.evidence import collect
     from kdbench.report.gallery import make_gallery
     from kdbench.report.page import as_html, as_markdown
+    from kdbench.runs.files import write_text
 
     tree = RunTree.find(runs, dataset)
     destination = output or tree.root / "report.html"

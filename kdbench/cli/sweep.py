@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.artifacts import read_json
 from kdbench.cli.app import app
 from kdbench.cli.options import Runs, json_result, results_file
 from kdbench.errors import RunFailed
 from kdbench.progress import is_quiet
+from kdbench.runs.files import read_json
 
 if TYPE_CHECKING:
     from trainers.sweep import Sweep
@@ -60,8 +60,8 @@ def sweep(
     """
     from rich.console import Console
 
-    from kdbench.environment import environment
-    from kdbench.sweep_results import COLUMNS, cells, sweep_rows, write_sweep
+    from kdbench.comparison.sweep_results import COLUMNS, cells, sweep_rows, write_sweep
+    from kdbench.machine.environment import environment
     from trainers.sweep import import_ray, plan, read_grid, run_sweep, trained_miou
 
     described = read_grid(grid)

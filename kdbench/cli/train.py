@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.artifacts import METHODS, STANDARD_METHODS, TIME_MATCHED, RunTree, read_json, sidecar_path
 from kdbench.cli.app import app
 from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_json
+from kdbench.runs.tree import METHODS, STANDARD_METHODS, TIME_MATCHED, RunTree, sidecar_path
 
 if TYPE_CHECKING:
     from kdbench.data import SegmentationDataset

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from kdbench.data.labels import IGNORE
 from kdbench.errors import BadInput
-from kdbench.metrics import IGNORE
 
 Color = tuple[int, int, int]
 

@@ -25,8 +25,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdbench.data.base import IMAGE_SUFFIXES, ImageMaskPairs, SegmentationDataset, exif_orientation
+from kdbench.data.labels import IGNORE
 from kdbench.errors import BadInput
-from kdbench.metrics import IGNORE
 from kdbench.progress import progress_bar
 
 _SIZES_SHOWN = 10

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench.artifacts import SCHEMA_VERSION
 from kdbench.data.preprocessing import Size
-from kdbench.models.deploy import build_model
+from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
+from kdbench.runs.files import SCHEMA_VERSION
 
 
 def describe(arch: str, classes: int, size: Size) -> dict[str, Any]:

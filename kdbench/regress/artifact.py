@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.artifacts import EXPORT_SUFFIX, METHODS, PRECISIONS, RunTree, read_json, sha256, sidecar_path
 from kdbench.errors import BadInput, Missing
+from kdbench.runs.files import read_json, sha256
+from kdbench.runs.tree import EXPORT_SUFFIX, METHODS, PRECISIONS, RunTree, sidecar_path
 
 FORMAT_OF_SUFFIX = {f".{suffix}": name for name, suffix in EXPORT_SUFFIX.items()}
 OUTPUTS = ("mask", "logits")

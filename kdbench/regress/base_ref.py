@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from kdbench.artifacts import EXPORT_SUFFIX, STUDENT_METHODS, RunTree, sidecar_path
 from kdbench.errors import BadInput, Missing
 from kdbench.regress.artifact import CHECKOUT, Artifact, Filter, find_artifacts
+from kdbench.runs.tree import EXPORT_SUFFIX, STUDENT_METHODS, RunTree, sidecar_path
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from kdbench.errors import RunFailed
-from kdbench.machine_state import StealMeter, load_average
+from kdbench.machine.state import StealMeter, load_average
 from kdbench.regress.artifact import Artifact
 from kdbench.regress.record import ARMS, Arm, Block, Cell, Round, Start
 from kdbench.regress.rule import Rule, can_decide, judge

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdbench.environment import environment
 from kdbench.errors import BadInput
+from kdbench.machine.environment import environment
 from kdbench.progress import progress_bar
 from kdbench.regress.artifact import Artifact
 from kdbench.regress.blocks import Settings, measure_cell, outputs_of

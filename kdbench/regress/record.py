@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdbench.artifacts import SCHEMA_VERSION, read_json, write_text
 from kdbench.errors import BadInput
 from kdbench.regress.rule import Estimate, Judgement, Rule, Verdict, judge_together
+from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
 
 Arm = Literal["baseline", "candidate", "control"]
 """The control is a second copy of the baseline."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import atomic_path
 from kdbench.regress.record import Arm, Cell, Recording, cell_verdict
 from kdbench.regress.rule import Judgement
+from kdbench.runs.files import atomic_path
 
 TAILS = {90: 64, 99: 660}
 """Percentile → calls that it needs of each side, for about 6 to lie beyond it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kdbench.comparison.results import Comparison, Improvement, Row
+from kdbench.comparison.tables import TITLES
 from kdbench.report.evidence import Evidence
-from kdbench.results import Comparison, Improvement, Row
-from kdbench.tables import TITLES
 
 KD_LEAD_POINTS = 3.0
 

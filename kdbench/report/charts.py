@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from kdbench.plots import METHOD_STYLES
+from kdbench.comparison.results import Row
+from kdbench.comparison.tables import TITLES
 from kdbench.report.evidence import Evidence
-from kdbench.results import Row
-from kdbench.tables import TITLES
+from kdbench.report.plots import METHOD_STYLES
 
 LOG_TICKS = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
 BACKEND_COLORS = {

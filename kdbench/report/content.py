@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdbench.comparison.results import Row
+from kdbench.comparison.tables import TITLES
 from kdbench.report.evidence import Evidence
-from kdbench.results import Row
-from kdbench.tables import TITLES
 
 
 @dataclass(frozen=True)

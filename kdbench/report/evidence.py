@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import RunTree, read_json, sidecar_path
+from kdbench.comparison.results import Comparison, Row
 from kdbench.errors import KdbenchError
-from kdbench.history import MethodHistory, read_history, trained_methods
-from kdbench.results import Comparison, Row
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.files import read_json
+from kdbench.runs.history import MethodHistory, read_history, trained_methods
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import RunTree, sidecar_path
 
 RowKey = tuple[str, str, str]
 """method, backend, precision."""

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdbench.artifacts import RunTree
 from kdbench.backends import load_backend
+from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import SegmentationDataset
 from kdbench.data.base import Color
+from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import resize_image, resize_label
-from kdbench.metrics import IGNORE, confusion_matrix, mean_iou
-from kdbench.overlay import palette_image
+from kdbench.predict.overlay import palette_image
 from kdbench.progress import progress_bar
+from kdbench.runs.tree import RunTree
 
 WIDEST = 480
 """Pixels of a picture's longer side in the page."""

@@ -13,13 +13,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from kdbench.comparison.tables import TITLES
 from kdbench.data.base import Color
 from kdbench.report import content
 from kdbench.report.analysis import analysis, checklist
 from kdbench.report.charts import charts
 from kdbench.report.evidence import Evidence
 from kdbench.report.gallery import Picture
-from kdbench.tables import TITLES
 
 SECTIONS = (
     ("analysis", "Analysis"), ("hardware", "Hardware"), ("training", "Training"), ("comparison", "Comparison"),

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdbench.artifacts import read_json
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_json
 
 
 class _Git(BaseModel):

@@ -20,10 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.artifacts import RunTree, atomic_path, sidecar_path
 from kdbench.errors import BadInput
-from kdbench.history import Curve, MethodHistory, read_history, trained_methods
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.files import atomic_path
+from kdbench.runs.history import Curve, MethodHistory, read_history, trained_methods
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import RunTree, sidecar_path
 
 METHOD_STYLES: dict[str, dict[str, Any]] = {
     "baseline": {"color": "#000000", "linestyle": "-", "marker": "o"},

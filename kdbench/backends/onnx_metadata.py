@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.artifacts import SCHEMA_VERSION
 from kdbench.errors import BadInput
+from kdbench.runs.files import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from onnx import ModelProto

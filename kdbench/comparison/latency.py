@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import write_text
+from kdbench.comparison.results import Latency
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
-from kdbench.results import Latency
+from kdbench.runs.files import write_text
 
 BEYOND = 5
 """Rounds that must lie beyond a percentile for it to be reported."""

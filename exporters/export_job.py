@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from exporters.graph import write_graph
 from exporters.sensitivity import LayerError, layer_errors
-from kdbench.artifacts import SCHEMA_VERSION, RunTree
 from kdbench.backends.precision_proof import LEAST_SHARE
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import Sample
 from kdbench.data.preprocessing import Size, resize_image
-from kdbench.environment import environment
 from kdbench.errors import BadInput
-from kdbench.models.deploy import deployable, load_model
+from kdbench.machine.environment import environment
+from kdbench.models.deployed import deployable
+from kdbench.models.registry import load_model
+from kdbench.runs.files import SCHEMA_VERSION
+from kdbench.runs.tree import RunTree
 
 SENSITIVITY_IMAGES = 4
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdbench.artifacts import SCHEMA_VERSION, read_json, write_text
 from kdbench.errors import BadInput
+from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
 
 Status = Literal["ok", "built", "unavailable", "failed"]
 Verdict = Literal["gain", "loss", "no gain shown"]

@@ -9,9 +9,9 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.evaluate import Evaluation
-from kdbench.metrics import mean_iou
-from kdbench.results import Improvement, Verdict
+from kdbench.comparison.evaluate import Evaluation
+from kdbench.comparison.metrics import mean_iou
+from kdbench.comparison.results import Improvement, Verdict
 
 
 def standard_error(values: Sequence[float]) -> float | None:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import atomic_path
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
-from kdbench.overlay import blend, with_legend
-from kdbench.predict import Predictor
+from kdbench.predict.images import Predictor
+from kdbench.predict.overlay import blend, with_legend
 from kdbench.progress import progress_bar
+from kdbench.runs.files import atomic_path
 
 DEFAULT_RATE = 25.0
 """Frames a second of the written video where the source does not say its own, as many cameras do not."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdbench.artifacts import STUDENT_METHODS, RunTree, seed_files, sidecar_path
 from kdbench.errors import BadInput, Missing
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import STUDENT_METHODS, RunTree, seed_files, sidecar_path
 
 Curve = tuple[list[int], list[float]]
 """Epochs, and one value for each."""

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
+from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import RunFailed
-from kdbench.metrics import confusion_matrix, iou_per_class, mean_iou
 
 DECODERS = max(1, (os.cpu_count() or 1) // 2)
 """Threads that decode; the other half of the cores is left to the engine."""

@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.data.labels import IGNORE
 from kdbench.errors import BadInput
-
-IGNORE = 255
-"""Label of pixels that count nowhere: void, unlabelled, padding."""
-
-UNLABELLED = 254
-"""Label, in training alone, of the pixels of an image whose labels are not used: a teacher's opinion of them counts."""
 
 
 def confusion_matrix(label: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdbench.environment import cpu_name
+from kdbench.machine.environment import cpu_name
 
 NO_GPU = "nothing does on this machine: needs an NVIDIA GPU"
 COMPILER = {

@@ -10,9 +10,9 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from kdbench.artifacts import write_text
-from kdbench.improvement import standard_error
-from kdbench.results import Comparison, Row
+from kdbench.comparison.results import Comparison, Row
+from kdbench.comparison.seed_statistics import standard_error
+from kdbench.runs.files import write_text
 
 TITLES = {
     "baseline": "Without KD (Baseline)",

@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdbench.artifacts import RunTree, atomic_path, read_json, sidecar_path
 from kdbench.backends import Backend, artifact_of, load_backend, runs_checkpoints
 from kdbench.backends.onnx_file import OnnxFile
 from kdbench.data.base import IMAGE_SUFFIXES, Color, exif_orientation, read_image
 from kdbench.data.preprocessing import Size, resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
-from kdbench.overlay import blend, palette_image, shares, with_legend
+from kdbench.predict.overlay import blend, palette_image, shares, with_legend
 from kdbench.progress import progress_bar
+from kdbench.runs.files import atomic_path, read_json
+from kdbench.runs.tree import RunTree, sidecar_path
 
 
 @dataclass(frozen=True)

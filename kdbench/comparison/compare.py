@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.artifacts import TIME_MATCHED, RunTree, sha256, sidecar_path
 from kdbench.backends import artifact_of, load_backend, precisions_of, runs_checkpoints
+from kdbench.comparison.evaluate import Evaluation, evaluate
+from kdbench.comparison.latency import LatencyCase, measure
+from kdbench.comparison.results import Artifact, Comparison, Improvement, Row, Status, Teacher
+from kdbench.comparison.seed_statistics import improvement_over
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
-from kdbench.environment import environment
 from kdbench.errors import BackendUnavailable, BadInput, KdbenchError, Missing, RunFailed
-from kdbench.evaluate import Evaluation, evaluate
-from kdbench.improvement import improvement_over
-from kdbench.latency import LatencyCase, measure
-from kdbench.models.deploy import count_gflops
+from kdbench.machine.environment import environment
+from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
-from kdbench.results import Artifact, Comparison, Improvement, Row, Status, Teacher
-from kdbench.sidecar import read_training_sidecar
+from kdbench.runs.files import sha256
+from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
 
 TIMED_IMAGES = 8
 KD_LEAD = 0.03

@@ -1,4 +1,4 @@
-"""From a checkpoint to the module that is deployed: build, load, and wrap with the output that was asked for."""
+"""The architectures by name: building one, and loading a trained one from its checkpoint."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from kdbench.artifacts import load_checkpoint
-from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
 from kdbench.models.efficientnet_lite import FpnEfficientNetLite2, StudentLite0
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.models.student import Student
 from kdbench.models.teachers import FcnResNet50, FpnResNet18, LrasppMobileNetV3Large
-from kdbench.models.upsampled_argmax import upsampled_argmax
+from kdbench.runs.checkpoints import load_checkpoint
 
-OUTPUTS = ("logits", "mask")
 ARCHITECTURES: dict[str, Callable[[int], SegmentationModel]] = {
     "student": Student,
     "fcn_resnet50": FcnResNet50,
@@ -72,50 +68,3 @@ def count_gflops(arch: str, classes: int, size: tuple[int, int]) -> float:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         build_model(arch, classes).eval()(torch.empty(1, 3, *size))
     return counter.get_total_flops() / 1e9
-
-
-class LogitsModel(nn.Module):
-    """N x 3 x H x W float32, normalised → N x C x H x W float32 logits, whatever the network computes in."""
-
-    def __init__(self, model: SegmentationModel) -> None:
-        super().__init__()
-        self.model = model
-        self.dtype = next(model.parameters()).dtype
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image.to(self.dtype)).float()
-
-
-class MaskModel(nn.Module):
-    """N x H x W x 3 uint8 RGB → N x H x W uint8 class ids: normalisation and argmax are part of the network.
-
-    Args:
-        model: the network; its parameters' dtype is what it computes in.
-        elementwise: upsample and choose the class by ``upsampled_argmax``, for engines that fuse it.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: SegmentationModel, elementwise: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        self.elementwise = elementwise
-        self.dtype = next(model.parameters()).dtype
-        self.register_buffer("mean", 255.0 * torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", 255.0 * torch.tensor(STD).view(1, 3, 1, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        # TensorRT refuses a Transpose of uint8, so the cast comes first.
-        x = (image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std
-        x = x.to(self.dtype)
-        if self.elementwise:
-            return upsampled_argmax(self.model.taps(x).logits, (x.shape[2], x.shape[3])).to(torch.uint8)
-        return self.model(x).argmax(1).to(torch.uint8)
-
-
-def deployable(model: SegmentationModel, output: str, *, elementwise: bool = False) -> nn.Module:
-    """Wrap ``model`` so that it returns ``output`` ("logits" or "mask"); see ``MaskModel`` for ``elementwise``."""
-    if output not in OUTPUTS:
-        raise BadInput(f"--output: got '{output}', expected one of {', '.join(OUTPUTS)}")
-    return (MaskModel(model, elementwise) if output == "mask" else LogitsModel(model)).eval()

@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kdbench.artifacts import SCHEMA_VERSION, write_text
-from kdbench.improvement import standard_error, verdict_of
-from kdbench.results import Verdict
-from kdbench.tables import TITLES
+from kdbench.comparison.results import Verdict
+from kdbench.comparison.seed_statistics import standard_error, verdict_of
+from kdbench.comparison.tables import TITLES
+from kdbench.runs.files import SCHEMA_VERSION, write_text
 
 COLUMNS = ("Setting", "Method", "Seeds", "mIoU", "± SE", "Δ baseline", "± SE of Δ", "Verdict", "Epochs", "Train s")
 

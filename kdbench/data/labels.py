@@ -1,0 +1,9 @@
+"""Values of a label that are no class."""
+
+from __future__ import annotations
+
+IGNORE = 255
+"""Label of pixels that count nowhere: void, unlabelled, padding."""
+
+UNLABELLED = 254
+"""Label, in training alone, of the pixels of an image whose labels are not used: a teacher's opinion of them counts."""

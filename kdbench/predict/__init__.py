@@ -1,0 +1,1 @@
+"""Class maps of a person's own images and videos."""

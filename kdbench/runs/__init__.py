@@ -1,0 +1,1 @@
+"""What trainings and exports leave behind: where files lie, how they are written, and what they hold."""
