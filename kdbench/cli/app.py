@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kdbench import __version__
 from kdbench.errors import KdbenchError
+from kdbench.kinds import PLUGINS, load_plugins
 from kdbench.machine.environment import process_rank
 from kdbench.progress import silenced
 from kdbench.runs.tree import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
@@ -84,10 +87,21 @@ app = App(
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file that declares a method, backend, dataset or architecture; it is run."),
+    ] = None,
+) -> None:
     if show:
         print(f"kdbench {__version__}")
         raise typer.Exit
+    if plugin:
+        # For this process and those that it starts.
+        given = [str(path.absolute()) for path in plugin]
+        os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
+        load_plugins()
 
 
 def main() -> None:
