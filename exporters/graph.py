@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 
@@ -48,6 +50,8 @@ def write_graph(module: Any, output: str, size: Size, path: Path, *, dynamic_bat
         del network.taps
     model = onnx.load(path)
     check_resizes(model)
+    if dynamic_batch:
+        resize_by_scales(model)
     name_convolutions(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -58,6 +62,54 @@ def name_convolutions(model: Any) -> None:
     for node in model.graph.node:
         if node.op_type == "Conv":
             node.name = node.input[1].removeprefix("model.").removesuffix(".weight")
+
+
+def resize_by_scales(model: Any) -> None:
+    """Give every Resize its two factors as a constant, in place of sizes that are put together from the open batch.
+
+    Sizes need a Shape and a Concat before each Resize, which GPU engines compute on the CPU. A factor is the float32
+    quotient that engines themselves derive from sizes; where they would round it down to a smaller output, the next
+    larger float.
+
+    Raises:
+        RunFailed: the graph does not say the height and width of a Resize.
+    """
+    import onnx
+
+    graph = model.graph
+    shapes = {value.name: describe_value(value)["shape"] for value in graph.value_info}
+    shapes |= {value.name: describe_value(value)["shape"] for value in graph.output}
+    for index, node in enumerate(node for node in graph.node if node.op_type == "Resize"):
+        sides = [shapes.get(name, [])[2:] for name in (node.input[0], node.output[0])]
+        if not all(len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair) for pair in sides):
+            raise RunFailed(
+                f"ONNX node '{node.name}': got a Resize from {sides[0]} to {sides[1]}, expected a height and width "
+                "that are numbers: only the batch may be open"
+            )
+        factors = [scale_factor(small, large) for small, large in zip(*sides, strict=True)]
+        name = f"scales_{index}"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, *factors], np.float32), name))
+        node.input[:] = [node.input[0], "", name]
+    remove_unused(graph)
+
+
+def scale_factor(small: int, large: int) -> np.float32:
+    """The float32 next to large / small with which ⌊small · factor⌋, computed in float32, is ``large``."""
+    factor = np.float32(large) / np.float32(small)
+    return factor if int(np.float32(small) * factor) == large else np.nextafter(factor, np.float32(np.inf))
+
+
+def remove_unused(graph: Any) -> None:
+    """Remove nodes and constants whose results nothing reads."""
+    used = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):  # in the order of computing: readers come after what they read
+        if used.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            used.update(node.input)
+    for kept, read in ((graph.initializer, used), (graph.value_info, used)):
+        for entry in [entry for entry in kept if entry.name not in read]:
+            kept.remove(entry)
 
 
 def check_resizes(model: Any) -> None:

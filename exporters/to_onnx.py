@@ -12,6 +12,7 @@ from exporters.parity import Parity, compare_outputs, require_parity
 from exporters.precision import quantise_for_onnxruntime
 from kdbench.artifacts import atomic_path, sha256, sidecar_path, write_json
 from kdbench.backends.onnx_runtime import OnnxBackend
+from kdbench.cores import answer_threads
 from kdbench.data.preprocessing import MEAN, STD
 from kdbench.environment import git_revision
 from kdbench.onnx_metadata import write_metadata
@@ -89,7 +90,7 @@ def check_onnx(path: Path, job: ExportJob, precision: str, what: str) -> Parity:
     Raises:
         RunFailed: it drifted further than its precision may, and drift is not allowed.
     """
-    candidate = OnnxBackend.open(path, output=job.output)
+    candidate = OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
     try:
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:

@@ -19,7 +19,7 @@ from kdbench.backends import artifact_of, load_backend, precisions_of, runs_chec
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
 from kdbench.environment import environment
-from kdbench.errors import BackendUnavailable, BadInput, KdbenchError, Missing, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, KdbenchError, Missing, RunFailed
 from kdbench.evaluate import Evaluation, evaluate
 from kdbench.improvement import improvement_over
 from kdbench.latency import LatencyCase, measure
@@ -207,6 +207,8 @@ def _row(
 
 
 def _status(error: KdbenchError, backend: str, artifact: Path) -> Status:
+    if isinstance(error, EngineRefused):
+        return "unavailable"
     if isinstance(error, BackendUnavailable):
         # PyTorch's backends load the checkpoint: nothing was built for them.
         return "built" if artifact.exists() and not runs_checkpoints(backend) else "unavailable"
