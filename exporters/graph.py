@@ -67,9 +67,8 @@ def name_convolutions(model: Any) -> None:
 def resize_by_scales(model: Any) -> None:
     """Give every Resize its two factors as a constant, in place of sizes that are put together from the open batch.
 
-    Sizes need a Shape and a Concat before each Resize, which GPU engines compute on the CPU. A factor is the float32
-    quotient that engines themselves derive from sizes; where they would round it down to a smaller output, the next
-    larger float.
+    Sizes need a Shape and a Concat before each Resize, which GPU engines compute on the CPU. Constant sizes of height
+    and width alone (the attribute ``axes``) would do as well, but TensorRT's parser refuses them with an open batch.
 
     Raises:
         RunFailed: the graph does not say the height and width of a Resize.
@@ -94,9 +93,13 @@ def resize_by_scales(model: Any) -> None:
 
 
 def scale_factor(small: int, large: int) -> np.float32:
-    """The float32 next to large / small with which ⌊small · factor⌋, computed in float32, is ``large``."""
+    """The smallest float32 that is at least large / small: engines round ⌊small · factor⌋, so that it must not be below.
+
+    It is the quotient that engines derive from sizes themselves, or the float after it.
+    """
     factor = np.float32(large) / np.float32(small)
-    return factor if int(np.float32(small) * factor) == large else np.nextafter(factor, np.float32(np.inf))
+    # Exact in 64 bits: a product of a float32 and a small whole number.
+    return factor if float(factor) * small >= large else np.nextafter(factor, np.float32(np.inf))
 
 
 def remove_unused(graph: Any) -> None:
@@ -107,9 +110,9 @@ def remove_unused(graph: Any) -> None:
             graph.node.remove(node)
         else:
             used.update(node.input)
-    for kept, read in ((graph.initializer, used), (graph.value_info, used)):
-        for entry in [entry for entry in kept if entry.name not in read]:
-            kept.remove(entry)
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def check_resizes(model: Any) -> None:
