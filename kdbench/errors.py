@@ -44,7 +44,7 @@ class RunFailed(KdbenchError):
     """The work started and could not go on; what was written before is kept."""
 
 
-def one_line(text: object, limit: int = 300) -> str:
+def one_line(text: object, limit: int = 400) -> str:
     """Somebody else's message as part of ours: one line, cut where it is longer than ``limit`` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
