@@ -76,8 +76,8 @@ def resize_by_scales(model: Any) -> None:
     import onnx
 
     graph = model.graph
-    shapes = {value.name: describe_value(value)["shape"] for value in graph.value_info}
-    shapes |= {value.name: describe_value(value)["shape"] for value in graph.output}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {value.name: describe_value(value)["shape"] for value in values}
     for index, node in enumerate(node for node in graph.node if node.op_type == "Resize"):
         sides = [shapes.get(name, [])[2:] for name in (node.input[0], node.output[0])]
         if not all(len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair) for pair in sides):
@@ -93,7 +93,7 @@ def resize_by_scales(model: Any) -> None:
 
 
 def scale_factor(small: int, large: int) -> np.float32:
-    """The smallest float32 that is at least large / small: engines round ⌊small · factor⌋, so that it must not be below.
+    """The smallest float32 that is at least large / small: engines round small · factor down to the output's side.
 
     It is the quotient that engines derive from sizes themselves, or the float after it.
     """

@@ -14,10 +14,8 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 def usable_cores() -> int:
     """Cores by the process's CPU affinity and by the quota of its control group (containers have one); at least 1."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    bound = hasattr(os, "sched_getaffinity")  # on Linux
+    count = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
     # A quota of 2.5 cores bears 2 threads that always run: a third would stop all of them for part of the time.
     return max(1, min(count, math.floor(quota(CGROUPS, MEMBERSHIP))))
 

@@ -89,7 +89,7 @@ class Gpu:
 def diagnose() -> list[Check]:
     """All rows, in the order of the table."""
     gpu = find_gpu()
-    name = gpu and gpu.name
+    name = gpu.name if gpu is not None else None
     return [*_torch(name), *_onnxruntime(name), _openvino(), *_tensorrt(gpu), *_exporters()]
 
 
@@ -240,7 +240,7 @@ def _openvino() -> Check:
 
 
 def _tensorrt(gpu: Gpu | None) -> list[Check]:
-    name, precisions = gpu and gpu.name, ("fp32", "fp16", "int8")
+    name, precisions = gpu.name if gpu is not None else None, ("fp32", "fp16", "int8")
     package = try_import("tensorrt", "tensorrt")
     whole = _gpu_row("trt", "TensorRT", package, name, precisions, True, "")
     if gpu is not None and package.module is None:

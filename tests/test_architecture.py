@@ -42,6 +42,13 @@ def test_arrows(package):
         assert imports(path) <= allowed, f"{path.name} imports {imports(path) - allowed}"
 
 
+def test_one_place_opens_onnx_sessions():
+    """So that threads, spinning and the log level are set everywhere."""
+    files = [path for package in ("kdbench", "exporters", "trainers") for path in (REPOSITORY / package).rglob("*.py")]
+    opening = {path.name for path in files if "InferenceSession" in path.read_text(encoding="utf-8")}
+    assert opening == {"onnx_runtime.py"}
+
+
 def test_the_bottom_floor_imports_no_floor_above():
     bottom = [
         "metrics.py",

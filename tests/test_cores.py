@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
+from PIL import Image
 
 from exporters import job as export_job
 from exporters import precision, to_onnx
@@ -17,7 +19,7 @@ from kdbench import cores
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.cores import answer_threads, quota, usable_cores
 from tests.exports import make_job
-from tests.onnx_models import FLOAT, classifier, save_model
+from tests.onnx_models import FLOAT, classifier, nchw_logits, save_model
 
 SPINNING = "session.intra_op.allow_spinning"
 
@@ -116,8 +118,6 @@ def test_a_backend_that_is_timed_spins(exported, sessions):
 
 def noisy(path):
     """A network with a constant that nothing reads, of which ONNX Runtime warns."""
-    from onnx import helper
-
     unused = numpy_helper.from_array(numpy_helper.to_array(classifier()), "nobody")
     nodes = [helper.make_node("Conv", ["image", "w"], ["logits"], name="c")]
     shapes = {"image": (FLOAT, [1, 3, 8, 8])}, {"logits": (FLOAT, [1, 4, 8, 8])}
@@ -125,8 +125,6 @@ def noisy(path):
 
 
 def test_the_quantisers_own_sessions_too(tmp_path, sessions):
-    import numpy as np
-
     batches = [np.random.default_rng(i).normal(size=(1, 3, 8, 8)).astype(np.float32) for i in range(8)]
     before = onnxruntime.SessionOptions
     quantise_for_onnxruntime(noisy(tmp_path / "x.onnx"), tmp_path / "int8.onnx", batches, ())
@@ -136,10 +134,25 @@ def test_the_quantisers_own_sessions_too(tmp_path, sessions):
 
 def test_the_class_of_options_is_put_back_after_an_error():
     before = onnxruntime.SessionOptions
-    with pytest.raises(ZeroDivisionError), few_threads():
-        assert onnxruntime.SessionOptions().get_session_config_entry(SPINNING) == "0"
-        raise ZeroDivisionError
+
+    def fail_among_few_threads():
+        with few_threads():
+            assert onnxruntime.SessionOptions().get_session_config_entry(SPINNING) == "0"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_among_few_threads()
     assert onnxruntime.SessionOptions is before
+
+
+def test_the_two_engines_of_kdbench_parity_sleep_in_turn(tmp_path, sessions, kdbench, monkeypatch):
+    monkeypatch.setattr(cores, "answer_threads", lambda: 3)
+    for name in ("a", "b"):
+        nchw_logits(tmp_path / f"{name}.onnx")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "x.png")
+    done = kdbench("parity", tmp_path / "a.onnx", tmp_path / "b.onnx", "--images", tmp_path / "x.png")
+    assert done.code == 0, done.err
+    assert sessions == [(3, "0"), (3, "0")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the log of a C++ library is not captured there")
