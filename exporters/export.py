@@ -11,7 +11,7 @@ from exporters.export_job import ExportJob
 from exporters.to_onnx import export_onnx
 from exporters.to_openvino import PRECISIONS as OPENVINO_PRECISIONS
 from exporters.to_openvino import export_openvino
-from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
+from exporters.to_tensorrt import export_tensorrt
 from kdbench.errors import BackendUnavailable, RunFailed
 from kdbench.runs.files import read_json
 from kdbench.runs.tree import sidecar_path
@@ -39,7 +39,7 @@ def export_all(
     job: ExportJob,
     formats: Sequence[str],
     precisions: Sequence[str],
-    capabilities: tuple[str, ...] = AHEAD_OF_TIME,
+    capabilities: tuple[str, ...] = (),
     on_attempt: Callable[[Attempt], None] = lambda attempt: None,
 ) -> None:
     """Make every format in every precision; ``on_attempt`` is called after each.

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from exporters.graph import write_graph
@@ -21,6 +22,7 @@ from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import Sample
 from kdbench.data.preprocessing import Size, resize_image
 from kdbench.errors import BadInput
+from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment
 from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
@@ -81,9 +83,13 @@ class ExportJob:
         self._graphs: dict[tuple[bool, bool], Path] = {}
 
     def __enter__(self) -> ExportJob:
+        # PyTorch and the exports take turns in this process, so that each needs few threads.
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(min(self._threads_before, answer_threads()))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        torch.set_num_threads(self._threads_before)
         self._folder.cleanup()
 
     def graph(self, *, half: bool = False, elementwise: bool = False) -> Path:

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 
@@ -48,6 +50,8 @@ def write_graph(module: Any, output: str, size: Size, path: Path, *, dynamic_bat
         del network.taps
     model = onnx.load(path)
     check_resizes(model)
+    if dynamic_batch:
+        resize_by_scales(model)
     name_convolutions(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -58,6 +62,57 @@ def name_convolutions(model: Any) -> None:
     for node in model.graph.node:
         if node.op_type == "Conv":
             node.name = node.input[1].removeprefix("model.").removesuffix(".weight")
+
+
+def resize_by_scales(model: Any) -> None:
+    """Give every Resize its two factors as a constant, in place of sizes that are put together from the open batch.
+
+    Sizes need a Shape and a Concat before each Resize, which GPU engines compute on the CPU. Constant sizes of height
+    and width alone (the attribute ``axes``) would do as well, but TensorRT's parser refuses them with an open batch.
+
+    Raises:
+        RunFailed: the graph does not say the height and width of a Resize.
+    """
+    import onnx
+
+    graph = model.graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {value.name: describe_value(value)["shape"] for value in values}
+    for index, node in enumerate(node for node in graph.node if node.op_type == "Resize"):
+        sides = [shapes.get(name, [])[2:] for name in (node.input[0], node.output[0])]
+        if not all(len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair) for pair in sides):
+            raise RunFailed(
+                f"ONNX node '{node.name}': got a Resize from {sides[0]} to {sides[1]}, expected a height and width "
+                "that are numbers: only the batch may be open"
+            )
+        factors = [scale_factor(small, large) for small, large in zip(*sides, strict=True)]
+        name = f"scales_{index}"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, *factors], np.float32), name))
+        node.input[:] = [node.input[0], "", name]
+    remove_unused(graph)
+
+
+def scale_factor(small: int, large: int) -> np.float32:
+    """The smallest float32 that is at least large / small: engines round small · factor down to the output's side.
+
+    It is the quotient that engines derive from sizes themselves, or the float after it.
+    """
+    factor = np.float32(large) / np.float32(small)
+    # Exact in 64 bits: a product of a float32 and a small whole number.
+    return factor if float(factor) * small >= large else np.nextafter(factor, np.float32(np.inf))
+
+
+def remove_unused(graph: Any) -> None:
+    """Remove nodes and constants whose results nothing reads."""
+    used = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):  # in the order of computing: readers come after what they read
+        if used.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            used.update(node.input)
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def check_resizes(model: Any) -> None:

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.backends.onnx_runtime import configure
 from kdbench.errors import BackendUnavailable
+from kdbench.machine.cores import answer_threads
 
 CALIBRATION_IMAGES = 120
 PERCENTILE = 99.99
@@ -48,7 +50,7 @@ def quantise_for_onnxruntime(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    with tempfile.TemporaryDirectory() as folder, _silence(), few_threads():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared))
         excluded = _with_producers(onnx.load(prepared).graph, keep_float)
@@ -69,7 +71,7 @@ def quantise_for_tensorrt(
     nncf = import_nncf()
     model = onnx.load(source)
     ignored = nncf.IgnoredScope(names=[*keep_float, *_after_last_convolution(model.graph)], validate=False)
-    with _silence():
+    with _silence(), few_threads():
         quantised = nncf.quantize(
             model, nncf.Dataset(batches, lambda batch: {"image": batch}), ignored_scope=ignored,
             subset_size=len(batches), preset=nncf.QuantizationPreset.PERFORMANCE,
@@ -168,6 +170,23 @@ def _after_last_openvino_convolution(model: Any) -> list[str]:
                     names.add(node.get_friendly_name())
                     waiting.append(node)
     return sorted(names)
+
+
+@contextlib.contextmanager
+def few_threads() -> Iterator[None]:
+    """Quantisers open ONNX Runtime sessions of their own, with a spinning thread per core: here with few that sleep."""
+    import onnxruntime
+
+    class FewThreads(onnxruntime.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            configure(self, threads=answer_threads(), spinning=False)
+
+    before, onnxruntime.SessionOptions = onnxruntime.SessionOptions, FewThreads
+    try:
+        yield
+    finally:
+        onnxruntime.SessionOptions = before
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from exporters.quantise import quantise_for_onnxruntime
 from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.data.preprocessing import MEAN, STD
+from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import git_revision
 from kdbench.runs.files import atomic_path, sha256, write_json
 from kdbench.runs.tree import sidecar_path
@@ -90,7 +91,7 @@ def check_onnx(path: Path, job: ExportJob, precision: str, what: str) -> Parity:
     Raises:
         RunFailed: it drifted further than its precision may, and drift is not allowed.
     """
-    candidate = OnnxBackend.open(path, output=job.output)
+    candidate = OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
     try:
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:

@@ -11,6 +11,7 @@ from exporters.parity import compare_outputs, require_parity
 from exporters.quantise import quantise_for_openvino
 from kdbench.backends.openvino_runtime import OpenVinoBackend
 from kdbench.errors import BackendUnavailable
+from kdbench.machine.cores import answer_threads
 from kdbench.runs.files import put_in_place, sha256, write_json
 from kdbench.runs.tree import sidecar_path
 
@@ -42,7 +43,7 @@ def export_openvino(job: ExportJob, precision: str) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         temporary = Path(folder) / path.name
         openvino.save_model(model, temporary, compress_to_fp16=False)
-        candidate = OpenVinoBackend.open(temporary, output=job.output, precision=precision)
+        candidate = OpenVinoBackend.open(temporary, output=job.output, precision=precision, threads=answer_threads())
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
         candidate.close()
         if not job.allow_drift:

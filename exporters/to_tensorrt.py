@@ -15,8 +15,9 @@ from exporters.export_job import ExportJob
 from exporters.quantise import quantise_for_tensorrt
 from exporters.to_onnx import check_onnx, finish_graph
 from kdbench.backends.exported import read_export
+from kdbench.backends.tensorrt_cards import rtx_obstacle
 from kdbench.backends.tensorrt_engine import import_provider, make_logger
-from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, RunFailed, one_line
 from kdbench.runs.files import atomic_path, sha256, write_json
 from kdbench.runs.tree import sidecar_path
 
@@ -26,18 +27,19 @@ MAX_BATCH = 64
 """Largest batch of an engine whose ONNX file leaves the batch open."""
 
 
-def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...] = AHEAD_OF_TIME) -> Path:
+def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...] = ()) -> Path:
     """Build the engine of a method's ONNX export; for int8, of a graph quantised for TensorRT.
 
     Args:
         precision: the ONNX file's: networks are strongly typed.
-        capabilities: compute capabilities of an engine built ahead of time; ignored beside a GPU.
+        capabilities: see ``choose_provider``.
 
     Returns:
         Path of the ``.engine`` file; its sidecar is beside it, for int8 its ONNX file as well.
 
     Raises:
-        Missing: there is no ONNX export. BackendUnavailable: no provider is installed.
+        Missing: there is no ONNX export. BackendUnavailable: no provider is installed, or the GPU here runs no engine
+        of the one that is.
         RunFailed: the parser or the builder refused the network, or the int8 graph's outputs are not the model's.
     """
     path = job.path("trt", precision)
@@ -56,21 +58,21 @@ def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...
     network = builder.create_network(strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(network_file)):
-        reason = " ".join(str(parser.get_error(0)).split())  # it spreads over lines; a message is one
-        raise RunFailed(f"{trt.__name__} cannot parse '{network_file}': {reason}")
+        raise RunFailed(f"{trt.__name__} cannot parse '{network_file}': {one_line(parser.get_error(0))}")
     config = builder.create_builder_config()
     # So that the engine itself tells what each layer computes in, when it runs.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if job.dynamic_batch:
         config.add_optimization_profile(_batch_profile(builder, network))
     if trt.__name__ == "tensorrt_rtx":
-        config.num_compute_capabilities = len(capabilities)
-        for index, name in enumerate(capabilities):
+        config.num_compute_capabilities = len(built_for)
+        for index, name in enumerate(built_for):
             config.set_compute_capability(_capability(trt, name), index)
     started = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RunFailed(f"{trt.__name__} {trt.__version__} could not build '{network_file}': {logger.last_error}")
+        reason = one_line(logger.last_error)
+        raise RunFailed(f"{trt.__name__} {trt.__version__} could not build '{network_file}': {reason}")
     seconds = time.perf_counter() - started
     with atomic_path(path) as temporary:
         temporary.write_bytes(memoryview(plan))
@@ -99,20 +101,33 @@ def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...
     return path
 
 
-def choose_provider(capabilities: tuple[str, ...] = AHEAD_OF_TIME) -> tuple[Any, list[str]]:
+def choose_provider(capabilities: tuple[str, ...] = ()) -> tuple[Any, list[str]]:
     """The module that builds engines here, and what they will be built for: a GPU's name, or compute capabilities.
+
+    Args:
+        capabilities: what a person wants ``tensorrt-rtx`` to build for, whatever the GPU here is; () = common cards,
+            and nothing where the GPU here would not run the engine. ``tensorrt`` builds for the GPU here alone.
 
     Raises:
         BackendUnavailable: neither provider can be used.
     """
     import torch
 
+    lacking = None
     if torch.cuda.is_available():
         try:
             return import_provider("tensorrt"), [torch.cuda.get_device_name()]
-        except BackendUnavailable:
-            pass  # an ahead-of-time engine of tensorrt-rtx may still run on this GPU
-    return import_provider("tensorrt_rtx"), list(capabilities)
+        except BackendUnavailable as error:
+            lacking = error  # an ahead-of-time engine of tensorrt-rtx may still run on this GPU
+    trt = import_provider("tensorrt_rtx")
+    if lacking is not None and not capabilities:
+        obstacle = rtx_obstacle(torch.cuda.get_device_capability())
+        if obstacle is not None:
+            raise BackendUnavailable(
+                f"TensorRT for RTX {obstacle[0]} ({torch.cuda.get_device_name()}): {obstacle[1]}; --compute-capability "
+                f"builds for other cards; {lacking}"
+            )
+    return trt, list(capabilities or AHEAD_OF_TIME)
 
 
 def _capability(trt: Any, name: str) -> Any:

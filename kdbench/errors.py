@@ -4,6 +4,7 @@ KdbenchError            one line for the person; the command line prints it with
 ├── BadInput            a flag, file or folder is wrong                      exit code 2
 ├── Missing             something that another command makes is not there    exit code 2
 ├── BackendUnavailable  this machine cannot run that engine                  a row's reason
+│   └── EngineRefused   its runtime is here, and refuses the file            a row's reason
 └── RunFailed           the work itself failed (NaN loss, out of memory)     exit code 1
 
 Every message names the item, what was received, what was expected, and the fix. Anything that
@@ -35,5 +36,15 @@ class BackendUnavailable(KdbenchError):
     """The artifact may be fine, but this machine cannot run it (no GPU, package not installed)."""
 
 
+class EngineRefused(BackendUnavailable):
+    """The engine's runtime is installed beside a GPU, and refuses the file; the message has the runtime's own words."""
+
+
 class RunFailed(KdbenchError):
     """The work started and could not go on; what was written before is kept."""
+
+
+def one_line(text: object, limit: int = 400) -> str:
+    """Somebody else's message as part of ours: one line, cut where it is longer than ``limit`` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

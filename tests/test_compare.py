@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import torch
 
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import TITLES, as_csv, as_markdown, as_text
 from kdbench.runs.tree import RunTree
+from tests import fake_tensorrt
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, missing
+from tests.exports import edit_sidecar
 
 STUDENTS = ("baseline", "response", "feature", "combined")
 
@@ -72,6 +76,25 @@ def test_an_engine_that_cannot_run_here_is_built_with_its_reason(comparison):
         assert "needs an NVIDIA GPU" in row.reason
         assert row.artifact.bytes > 5e6
         assert row.latency is None
+
+
+def test_an_engine_that_its_runtime_refuses_is_unavailable_in_its_own_words(broken_runs, kdbench, monkeypatch):
+    """PyTorch claims an H200; the runtime is a fake with an H200's words, which spread over lines."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *index: "NVIDIA H200")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt)
+    engine = RunTree(broken_runs, "folder").export("baseline", "trt", "fp32", "mask")
+    edit_sidecar(engine, provider="tensorrt_rtx", provider_version=fake_tensorrt.__version__)
+    flags = ("--method", "baseline", "--backend", "trt", "--device", "cpu", "--runs", broken_runs)
+    done = kdbench("compare", *flags)
+    assert (done.code, len(done.err.strip().splitlines())) == (1, 1)  # no row could be measured
+    [row] = Comparison.read(broken_runs / "folder" / "compare.json").rows
+    assert row.status == "unavailable"
+    assert row.reason.startswith("tensorrt_rtx 9.9 refused the engine on NVIDIA H200: IRuntime::deserializeCudaEngine")
+    assert "compute capability 9.0. Supported compute capabilities: 8.0 8.6" in row.reason
+    assert len(row.reason) < 500
+    assert "unavailable [1]" in done.out
+    assert [line for line in done.out.splitlines() if line.startswith("[1] ")] == [f"[1] trt unavailable: {row.reason}"]
 
 
 def test_hash_and_size_are_of_the_bytes_that_ran(comparison, runs):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdbench.machine import doctor
-from kdbench.machine.doctor import NO_GPU, diagnose, try_import
+from kdbench.machine.doctor import NO_GPU, Gpu, diagnose, try_import
 from tests.conditions import HAS_GPU, missing
 from tests.conftest import REPOSITORY
 
@@ -66,7 +66,7 @@ def test_what_needs_a_gpu_says_that_nothing_helps_here(rows):
 
 def test_a_gpu_that_packages_do_not_see_names_the_package(monkeypatch):
     """As on a machine with a driver and the CPU builds of everything."""
-    monkeypatch.setattr(doctor, "find_gpu", lambda: "NVIDIA H100")
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("NVIDIA H100", (9, 0)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = {check.engine: check for check in diagnose()}
     assert rows["PyTorch CUDA"].device == "NVIDIA H100"

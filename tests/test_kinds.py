@@ -41,7 +41,11 @@ def test_a_name_is_declared_once_and_may_be_a_folders():
 def test_a_file_from_outside_joins_once(tmp_path, monkeypatch):
     count = tmp_path / "count"
     plugin = tmp_path / "outside_fruit.py"
-    plugin.write_text(f"open({str(count)!r}, 'a').write('x')\n", encoding="utf-8")
+    plugin.write_text(
+        f"import pathlib\npath = pathlib.Path({str(count)!r})\n"
+        "path.write_text((path.read_text() if path.exists() else '') + 'x')\n",
+        encoding="utf-8",
+    )
     monkeypatch.setenv(PLUGINS, os.pathsep.join([str(plugin), str(plugin)]))
     load_plugins()
     load_plugins()

@@ -59,18 +59,20 @@ class OnnxFile(Backend):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         threads: int = 0,
+        spinning: bool = True,
     ) -> OnnxFile:
         """Open a file and try it on a black image.
 
         Args:
             size: (H, W) for a graph that leaves them open.
             mean, std: of a float input's channels, for RGB in 0..1; None = the file's own, else ImageNet's.
+            threads, spinning: see ``onnx_runtime.configure``.
 
         Raises:
             BadInput: no ONNX file, or one that is no segmentation of one image; the message says what is in the way.
         """
         check_file(path)
-        session, details = open_session(path, threads=threads)
+        session, details = open_session(path, threads=threads, spinning=spinning)
         backend = cls()
         backend._session, backend._path = session, path
         backend.about = read_metadata(session.get_modelmeta().custom_metadata_map, path) or {}

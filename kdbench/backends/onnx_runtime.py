@@ -16,6 +16,8 @@ from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ERRORS = 3
+"""ONNX Runtime's log level: its warnings are about its own optimisers, and nothing that a person could mend."""
 FLOAT_OPERATORS = (
     "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm",
 )  # fmt: skip
@@ -40,14 +42,22 @@ class OnnxBackend(Backend):
 
     @classmethod
     def open(
-        cls, path: Path, *, output: str, device: str = "cpu", threads: int = 0, precision: str | None = None
+        cls,
+        path: Path,
+        *,
+        output: str,
+        device: str = "cpu",
+        threads: int = 0,
+        precision: str | None = None,
+        spinning: bool = True,
     ) -> OnnxBackend:
         """Open a file without asking for a sidecar; otherwise as ``load``.
 
         Args:
             precision: what its convolutions must run in, as a sidecar says; None = whatever they do.
+            spinning: see ``configure``.
         """
-        session, details = open_session(path, device=device, threads=threads, precision=precision)
+        session, details = open_session(path, device=device, threads=threads, precision=precision, spinning=spinning)
         return cls(session, output, _image_size(session, path, output), details)
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -57,13 +67,32 @@ class OnnxBackend(Backend):
         del self._session
 
 
+def configure(options: Any, *, threads: int, spinning: bool = True) -> None:
+    """Set an ``onnxruntime.SessionOptions`` as every session of kdbench has it, those of quantisers included.
+
+    Args:
+        threads: inside an operator; 0 = one per core of the machine.
+        spinning: whether threads wait for the next operator by running in circles. Alone on the machine a session is
+            faster so, and that is how it is timed: one process per backend. Beside anything else that computes, the
+            other engine of a comparison above all, the circles take its cores.
+    """
+    import onnxruntime
+
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS
+    onnxruntime.set_default_logger_severity(ERRORS)  # what is said outside of a session
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+
+
 def open_session(
-    path: Path, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+    path: Path, *, device: str = "cpu", threads: int = 0, precision: str | None = None, spinning: bool = True
 ) -> tuple[Any, dict[str, Any]]:
     """An ONNX Runtime session, and what runs in it.
 
     Args:
         precision: what its convolutions must run in; None = whatever they do.
+        spinning: see ``configure``.
 
     Raises:
         BackendUnavailable: this machine has no such provider. BadInput: ONNX Runtime does not run the file.
@@ -84,11 +113,7 @@ def open_session(
     if device == "cuda":
         onnxruntime.preload_dlls()  # the CUDA and cuDNN that torch brought along
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # allow_spinning stays on: alone on the machine a session is faster with it. Beside a busy process it is the
-    # reverse, hence one process per backend when timing.
-    options.log_severity_level = 3  # errors; its warnings are about its own optimisers
+    configure(options, threads=threads, spinning=spinning)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     operators = None
     with tempfile.TemporaryDirectory(prefix="kdbench-onnx-") as folder:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
+from kdbench.backends.tensorrt_cards import TENSORRT_INDEX
 from kdbench.backends.tensorrt_layers import compute_types
 from kdbench.data.preprocessing import Size
-from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, RunFailed, one_line
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Provider (also its module) → package."""
@@ -29,7 +30,10 @@ def import_provider(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
-        raise BackendUnavailable(f"trt: {name} cannot be imported ({error}): `pip install {PACKAGES[name]}`") from error
+        more = f"; {TENSORRT_INDEX}" if name == "tensorrt" else ""
+        raise BackendUnavailable(
+            f"trt: {name} cannot be imported ({one_line(error)}): `pip install {PACKAGES[name]}`{more}"
+        ) from error
 
 
 def make_logger(trt: Any) -> Any:
@@ -111,7 +115,8 @@ class TensorRTBackend(Backend):
         logger = make_logger(trt)
         engine = trt.Runtime(logger).deserialize_cuda_engine(artifact.read_bytes())
         if engine is None:
-            raise BackendUnavailable(f"{provider} {trt.__version__} refused the engine on {gpu}: {logger.last_error}")
+            reason = one_line(logger.last_error) or "its runtime does not say why"
+            raise EngineRefused(f"{provider} {trt.__version__} refused the engine on {gpu}: {reason}")
         height, width = sidecar["size"]
         details = {
             "device": gpu,

@@ -15,7 +15,7 @@ from torch import nn
 from kdbench.backends.base import Backend
 from kdbench.backends.precision_proof import share_by_type
 from kdbench.data.preprocessing import Size
-from kdbench.errors import BackendUnavailable
+from kdbench.errors import BackendUnavailable, one_line
 from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
 from kdbench.models.segmentation import SegmentationModel
@@ -79,7 +79,7 @@ class TorchBackend(Backend):
                 self._module = torch.compile(self._module)
                 self.infer(np.zeros(shape, dtype))
         except Exception as error:  # the compiler's own classes differ between versions
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise BackendUnavailable(
                 f"torch-compile: torch.compile failed ({type(error).__name__}: {reason}): on the CPU it needs a C++ "
                 "compiler, for example `apt install g++`"

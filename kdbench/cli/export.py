@@ -102,13 +102,12 @@ def run_export(
     from exporters.export import export_all
     from exporters.export_job import ExportJob
     from exporters.quantise import calibration_images
-    from exporters.to_tensorrt import AHEAD_OF_TIME
     from kdbench.data.preprocessing import parse_size
     from kdbench.progress import progress_bar
 
     names = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     wanted = parse_size(size) if size else None
-    capabilities = tuple(c.strip() for c in compute_capability.split(",")) if compute_capability else AHEAD_OF_TIME
+    capabilities = tuple(c.strip() for c in compute_capability.split(",")) if compute_capability else ()
     validation = open_trained_dataset(tree, data_root, methods[0])
     step = max(1, len(validation) // PARITY_IMAGES)
     samples: Any = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])  # decodes an image when asked

@@ -47,9 +47,11 @@ def parity(
     from exporters.parity import compare_outputs, drift
     from kdbench.backends.onnx_file import OnnxFile
     from kdbench.data.preprocessing import parse_size
+    from kdbench.machine.cores import answer_threads
 
     options: dict[str, Any] = {
         "size": parse_size(size) if size else None, "mean": triple("--mean", mean), "std": triple("--std", std),
+        "threads": answer_threads(), "spinning": False,  # two engines take turns in this process
     }  # fmt: skip
     if tolerance is not None and tolerance not in PRECISIONS:
         raise BadInput(f"--tolerance: got '{tolerance}', expected one of {', '.join(PRECISIONS)}")

@@ -21,7 +21,7 @@ from kdbench.comparison.results import Artifact, Comparison, Improvement, Row, S
 from kdbench.comparison.seed_statistics import improvement_over
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
-from kdbench.errors import BackendUnavailable, BadInput, KdbenchError, Missing, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, KdbenchError, Missing, RunFailed
 from kdbench.machine.environment import environment
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
@@ -208,6 +208,8 @@ def _row(
 
 
 def _status(error: KdbenchError, backend: str, artifact: Path) -> Status:
+    if isinstance(error, EngineRefused):
+        return "unavailable"
     if isinstance(error, BackendUnavailable):
         # PyTorch's backends load the checkpoint: nothing was built for them.
         return "built" if artifact.exists() and not runs_checkpoints(backend) else "unavailable"

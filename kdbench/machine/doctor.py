@@ -21,6 +21,8 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kdbench.backends.tensorrt_cards import TENSORRT_INDEX, rtx_obstacle
+from kdbench.errors import one_line
 from kdbench.machine.environment import cpu_name
 
 NO_GPU = "nothing does on this machine: needs an NVIDIA GPU"
@@ -72,10 +74,23 @@ class Package:
     fix: str | None
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """The first NVIDIA GPU, as its driver describes it.
+
+    Attributes:
+        capability: compute capability, major and minor; None where the driver is too old to tell.
+    """
+
+    name: str
+    capability: tuple[int, int] | None = None
+
+
 def diagnose() -> list[Check]:
     """All rows, in the order of the table."""
     gpu = find_gpu()
-    return [*_torch(gpu), *_onnxruntime(gpu), _openvino(), *_tensorrt(gpu), *_exporters()]
+    name = gpu.name if gpu is not None else None
+    return [*_torch(name), *_onnxruntime(name), _openvino(), *_tensorrt(gpu), *_exporters()]
 
 
 def try_import(module: str, *distributions: str) -> Package:
@@ -95,7 +110,7 @@ def try_import(module: str, *distributions: str) -> Package:
             logging.disable(logging.WARNING)
             loaded = importlib.import_module(module)
     except Exception as error:  # a broken package raises what it likes
-        reason = (" ".join(str(error).split()) or "no message")[:300]
+        reason = one_line(error) or "no message"
         installed = next((name for name in distributions if _version(name)), distributions[0])
         problem = f"cannot be imported ({type(error).__name__}: {reason})"
         return Package(None, version, problem, f"pip install --force-reinstall {installed}")
@@ -104,19 +119,29 @@ def try_import(module: str, *distributions: str) -> Package:
     return Package(loaded, version or str(getattr(loaded, "__version__", "?")), None, None)
 
 
-def find_gpu() -> str | None:
-    """Name of the first NVIDIA GPU by its driver, whichever packages are installed."""
+def find_gpu() -> Gpu | None:
+    """The first NVIDIA GPU by its driver, whichever packages are installed."""
+    lines = _nvidia_smi("name,compute_cap") or _nvidia_smi("name")  # drivers before 2021 know no compute_cap
+    if not lines:
+        return None
+    name, _, capability = lines[0].partition(", ")
+    major, point, minor = capability.partition(".")
+    told = bool(point) and major.isdigit() and minor.isdigit()
+    return Gpu(name.strip(), (int(major), int(minor)) if told else None)
+
+
+def _nvidia_smi(fields: str) -> list[str]:
+    """One line for each GPU; [] where the program is missing or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
+        return []
     try:
         done = subprocess.run(
-            [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=3
+            [program, f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True, timeout=3
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    names = done.stdout.strip().splitlines()
-    return names[0].strip() if done.returncode == 0 and names else None
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
 def _version(distribution: str) -> str | None:
@@ -209,23 +234,25 @@ def _openvino() -> Check:
             core = package.module.Core()
             device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} cores"
         except Exception as error:  # no CPU plugin, or a leftover folder without the library
-            reason = f"has no CPU device ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            reason = f"has no CPU device ({type(error).__name__}: {one_line(error, 200)})"
             package = Package(None, package.version, reason, "pip install --force-reinstall openvino")
     return _row("openvino", "OpenVINO CPU", package, device, ("fp32", "int8"), None)
 
 
-def _tensorrt(gpu: str | None) -> list[Check]:
-    precisions = ("fp32", "fp16", "int8")
-    rows = []
-    for engine, module, distribution in (
-        ("TensorRT", "tensorrt", "tensorrt"), ("TensorRT for RTX", "tensorrt_rtx", "tensorrt-rtx"),
-    ):  # fmt: skip
-        package = try_import(module, distribution)
-        row = _gpu_row("trt", engine, package, gpu, precisions, True, "")
-        if module == "tensorrt_rtx" and package.module is not None and not row.ready:
-            row = replace(row, note="no NVIDIA GPU here; engines are built ahead of time")
-        rows.append(row)
-    return rows
+def _tensorrt(gpu: Gpu | None) -> list[Check]:
+    name, precisions = gpu.name if gpu is not None else None, ("fp32", "fp16", "int8")
+    package = try_import("tensorrt", "tensorrt")
+    whole = _gpu_row("trt", "TensorRT", package, name, precisions, True, "")
+    if gpu is not None and package.module is None:
+        whole = replace(whole, note=f"{package.problem}: {TENSORRT_INDEX}")
+    package = try_import("tensorrt_rtx", "tensorrt-rtx")
+    rtx = _gpu_row("trt", "TensorRT for RTX", package, name, precisions, True, "")
+    if package.module is not None:
+        if gpu is None:
+            rtx = replace(rtx, note="no NVIDIA GPU here; engines are built ahead of time")
+        elif gpu.capability is not None and (obstacle := rtx_obstacle(gpu.capability)) is not None:
+            rtx = replace(rtx, precisions=(), ready=False, note=obstacle[0], fix=obstacle[1])
+    return [whole, rtx]
 
 
 def _exporters() -> list[Check]:

@@ -1,0 +1,175 @@
+"""How many cores a process may use, by value, and who keeps to it while exporting."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from exporters import export_job, quantise, to_onnx
+from exporters.quantise import few_threads, quantise_for_onnxruntime
+from kdbench.backends.onnx_runtime import OnnxBackend
+from kdbench.machine import cores
+from kdbench.machine.cores import answer_threads, quota, usable_cores
+from tests.exports import make_job
+from tests.onnx_models import FLOAT, classifier, nchw_logits, save_model
+
+SPINNING = "session.intra_op.allow_spinning"
+
+
+def write_groups(root, limits):
+    """{"a/b": "200000 100000"} → the files of a cgroup hierarchy."""
+    for name, limit in limits.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / "cpu.max").write_text(f"{limit}\n")
+
+
+@pytest.mark.parametrize(
+    ("limits", "member", "expected"),
+    [
+        ({}, "0::/\n", 16),
+        ({"": "250000 100000"}, "0::/\n", 2.5),  # what a container sees as its topmost group
+        ({"a/b": "max 100000"}, "0::/a/b\n", 16),
+        ({"a": "300000 100000", "a/b": "max 100000"}, "0::/a/b\n", 3),
+        ({"a": "300000 100000", "a/b": "50000 100000"}, "0::/a/b\n", 0.5),
+        ({"a": "100000 100000", "c": "max 100000"}, "0::/c\n", 16),  # another's limit
+        ({"a": "100000 100000"}, "4:cpu:/a\n", 16),  # version 1
+        ({"a": "100000 100000"}, "1:name=x:/z\n0::/a\n", 1),
+        ({"": "rubbish"}, "0::/\n", 16),
+    ],
+)
+def test_quota_by_value(tmp_path, monkeypatch, limits, member, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    (tmp_path / "self").write_text(member)
+    write_groups(tmp_path / "groups", limits)
+    assert quota(tmp_path / "groups", tmp_path / "self") == expected
+
+
+def test_quota_without_control_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert quota(tmp_path, tmp_path / "nothing") == 6
+
+
+@pytest.mark.parametrize(
+    ("affinity", "allowed", "usable", "threads"),
+    [(16, 16.0, 16, 4), (3, 16.0, 3, 3), (16, 2.9, 2, 2), (8, 0.4, 1, 1), (1, 16.0, 1, 1)],
+)
+def test_the_smaller_of_affinity_and_quota(monkeypatch, affinity, allowed, usable, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(affinity)), raising=False)
+    monkeypatch.setattr(cores, "quota", lambda *paths: allowed)
+    assert usable_cores() == usable
+    assert answer_threads() == threads
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")
+def test_this_process_bound_to_one_core():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_without_affinity_the_machines_cores_count(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(cores, "quota", lambda *paths: 5.0)
+    assert usable_cores() == 5
+
+
+# Exports keep to it
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    """The options of every ONNX Runtime session that is opened: (threads, spinning)."""
+    for module in (quantise, to_onnx, export_job):
+        monkeypatch.setattr(module, "answer_threads", lambda: 3)
+    seen = []
+    opened = onnxruntime.InferenceSession
+
+    def spy(model, sess_options=None, *arguments, **options):
+        spinning = sess_options.get_session_config_entry(SPINNING) if sess_options is not None else "default"
+        seen.append((sess_options and sess_options.intra_op_num_threads, spinning))
+        return opened(model, sess_options, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    return seen
+
+
+def test_parity_runs_on_few_threads_that_sleep(exported, sessions):
+    with make_job(exported) as job:
+        to_onnx.check_onnx(exported.export("baseline", "onnx", "fp32", "mask"), job, "fp32", "x")
+    assert sessions == [(3, "0")]
+
+
+def test_a_backend_that_is_timed_spins(exported, sessions):
+    OnnxBackend.open(exported.export("baseline", "onnx", "fp32", "mask"), output="mask", threads=5).close()
+    assert sessions == [(5, "1")]
+
+
+def noisy(path):
+    """A network with a constant that nothing reads, of which ONNX Runtime warns."""
+    unused = numpy_helper.from_array(numpy_helper.to_array(classifier()), "nobody")
+    nodes = [helper.make_node("Conv", ["image", "w"], ["logits"], name="c")]
+    shapes = {"image": (FLOAT, [1, 3, 8, 8])}, {"logits": (FLOAT, [1, 4, 8, 8])}
+    return save_model(path, *shapes, nodes, [classifier(), unused])
+
+
+def test_the_quantisers_own_sessions_too(tmp_path, sessions):
+    batches = [np.random.default_rng(i).normal(size=(1, 3, 8, 8)).astype(np.float32) for i in range(8)]
+    before = onnxruntime.SessionOptions
+    quantise_for_onnxruntime(noisy(tmp_path / "x.onnx"), tmp_path / "int8.onnx", batches, ())
+    assert set(sessions) == {(3, "0")}
+    assert onnxruntime.SessionOptions is before
+
+
+def test_the_class_of_options_is_put_back_after_an_error():
+    before = onnxruntime.SessionOptions
+
+    def fail_among_few_threads():
+        with few_threads():
+            assert onnxruntime.SessionOptions().get_session_config_entry(SPINNING) == "0"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_among_few_threads()
+    assert onnxruntime.SessionOptions is before
+
+
+def test_the_two_engines_of_kdbench_parity_sleep_in_turn(tmp_path, sessions, kdbench, monkeypatch):
+    monkeypatch.setattr(cores, "answer_threads", lambda: 3)
+    for name in ("a", "b"):
+        nchw_logits(tmp_path / f"{name}.onnx")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "x.png")
+    done = kdbench("parity", tmp_path / "a.onnx", tmp_path / "b.onnx", "--images", tmp_path / "x.png")
+    assert done.code == 0, done.err
+    assert sessions == [(3, "0"), (3, "0")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the log of a C++ library is not captured there")
+def test_warnings_of_onnx_runtime_stay_out_of_the_terminal(tmp_path, capfd):
+    path = noisy(tmp_path / "x.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert "nobody" in capfd.readouterr().err  # so that the silence below says something
+    OnnxBackend.open(path, output="logits", threads=1).close()
+    # Sessions with options of their own follow the default, which is set by now.
+    onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("before", "inside"), [(2, 2), (4, 3)])
+def test_pytorch_is_capped_while_exporting(exported, sessions, before, inside):
+    torch.set_num_threads(before)
+    with make_job(exported):
+        assert torch.get_num_threads() == inside
+    assert torch.get_num_threads() == before
