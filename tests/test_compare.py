@@ -30,7 +30,7 @@ def runs(trained_runs, tmp_path_factory):
     runs = tmp_path_factory.mktemp("compare") / "runs"
     shutil.copytree(trained_runs, runs)
     tree = RunTree.find(runs, None)
-    run_export(tree, STUDENTS, ("onnx", "trt"), ("fp32",), "mask")
+    run_export(tree, STUDENTS, ("onnx", "trt"), ("fp32",), "mask", compute_capability="SM80,SM89")
     run_compare(tree, ",".join(STUDENTS), "torch,onnx,trt", "fp32", "mask", None, None, "cpu", 1, 100)
     return runs
 

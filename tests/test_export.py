@@ -14,7 +14,12 @@ from rich.console import Console
 from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
 from exporters.to_onnx import export_onnx
+<<<<<<< HEAD
 from exporters.to_tensorrt import export_tensorrt
+=======
+from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
+from kdbench.artifacts import RunTree, sidecar_path
+>>>>>>> gpu-export
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
@@ -22,6 +27,9 @@ from kdbench.errors import BadInput, Missing, RunFailed
 from kdbench.runs.tree import RunTree, sidecar_path
 from tests.conditions import ENGINE_BUILDER, HAS_GPU
 from tests.exports import OUTPUTS, SIZE, edit_sidecar, make_job
+
+CARDS = ("--compute-capability", ",".join(AHEAD_OF_TIME))
+"""Named, for tests run beside a GPU that TensorRT for RTX does not run on."""
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +128,7 @@ def test_an_engine_without_its_onnx_export_names_the_command(exported):
         make_job(exported, "feature") as job,
         pytest.raises(Missing, match="kdbench export --method feature --format onnx"),
     ):
-        export_tensorrt(job, "fp32")
+        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
 
 
 @pytest.mark.needs(ENGINE_BUILDER)
@@ -133,7 +141,7 @@ def test_a_network_that_the_parser_refuses_keeps_the_old_engine(tree, capfd):
     onnx.save(graph, path)
     edit_sidecar(path)
     with make_job(tree) as job, pytest.raises(RunFailed, match=r"cannot parse '.*mask.onnx': .*Transpose") as caught:
-        export_tensorrt(job, "fp32")
+        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
     assert len(str(caught.value).splitlines()) == 1
     assert engine.read_bytes() == before
     assert capfd.readouterr().out == ""
@@ -185,7 +193,7 @@ def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_pa
     tree = RunTree(tmp_path / "runs", "folder")
     shutil.copytree(trained_runs, tree.runs)
     flags = ("--method", "baseline", "--precision", "all", "--runs", tree.runs)
-    done = kdbench("export", *flags, "--size", "64x64", "--allow-drift")
+    done = kdbench("export", *flags, *CARDS, "--size", "64x64", "--allow-drift")
     assert done.code == 0, done.err
     for name in ("onnx-fp32/mask.onnx", "onnx-fp16/mask.onnx", "onnx-int8/mask.onnx", "trt-fp32/mask.engine",
                  "trt-fp16/mask.engine", "trt-int8/mask.engine", "openvino-fp32/mask.xml", "openvino-fp32/mask.bin",
@@ -232,7 +240,7 @@ def test_a_class_that_lost_over_2_points_is_marked():
 
 @pytest.mark.needs(ENGINE_BUILDER)
 def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench):
-    done = kdbench("export", "--method", "feature", "--format", "trt", "--runs", tree.runs)
+    done = kdbench("export", "--method", "feature", "--format", "trt", "--runs", tree.runs, *CARDS)
     assert done.code == 0, done.err
     assert tree.export("feature", "onnx", "fp32", "mask").exists()
     assert tree.export("feature", "trt", "fp32", "mask").exists()

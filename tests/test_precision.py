@@ -15,8 +15,13 @@ from exporters.quantise import calibration_images
 from exporters.sensitivity import layer_errors, round_activation, round_weight
 from exporters.to_onnx import export_onnx
 from exporters.to_openvino import export_openvino
+<<<<<<< HEAD
 from exporters.to_tensorrt import export_tensorrt
 from kdbench.backends.onnx_metadata import read_metadata
+=======
+from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
+from kdbench.artifacts import RunTree, sidecar_path
+>>>>>>> gpu-export
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image
 from kdbench.data.shapes import Shapes
@@ -164,7 +169,8 @@ def test_layers_kept_in_float_bring_the_model_back(spoiled):
         for export in (export_onnx, export_openvino, export_tensorrt):
             agreement = {}
             for job.keep_float in ((), 3):
-                sidecar = json.loads(sidecar_path(export(job, "int8")).read_text())
+                cards = (AHEAD_OF_TIME,) if export is export_tensorrt else ()
+                sidecar = json.loads(sidecar_path(export(job, "int8", *cards)).read_text())
                 agreement[job.keep_float] = sidecar["parity"]["pixel_agreement"]
                 assert len(sidecar["keep_float"]) == (3 if job.keep_float else 0)
             assert agreement[3] > agreement[()] + 0.01, (export.__name__, agreement)
@@ -204,7 +210,7 @@ def test_dynamic_batch(exported, tmp_path):
     make_student(tree, "baseline", 0)
     with make_job(tree, dynamic_batch=True) as job:
         path = export_onnx(job, "fp32")
-        engine = export_tensorrt(job, "fp32")
+        engine = export_tensorrt(job, "fp32", AHEAD_OF_TIME)
     assert engine.exists()
     sidecar = json.loads(sidecar_path(path).read_text())
     assert (sidecar["batch"], sidecar["inputs"][0]["shape"]) == ("dynamic", ["batch", *SIZE, 3])

@@ -209,11 +209,11 @@ def test_engines_are_built_so_that_they_can_tell(tree, monkeypatch):
         "build_serialized_network",
         lambda self, network, config: seen.append(config.profiling_verbosity) or build(self, network, config),
     )
-    from exporters.to_tensorrt import export_tensorrt
+    from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
 
     sidecar = sidecar_path(tree.export("baseline", "trt", "fp32", "mask"))
     if json.loads(sidecar.read_text())["provider"] != "tensorrt_rtx":
         pytest.skip("this machine builds with tensorrt")
     with make_job(tree) as job:
-        export_tensorrt(job, "fp32")
+        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
     assert seen == [tensorrt_rtx.ProfilingVerbosity.DETAILED]
