@@ -14,12 +14,7 @@ from rich.console import Console
 from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
 from exporters.to_onnx import export_onnx
-<<<<<<< HEAD
-from exporters.to_tensorrt import export_tensorrt
-=======
 from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
-from kdbench.artifacts import RunTree, sidecar_path
->>>>>>> gpu-export
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes

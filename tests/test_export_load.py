@@ -11,14 +11,10 @@ import torch
 
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
-<<<<<<< HEAD
-from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, RunFailed
 from kdbench.runs.checkpoints import load_checkpoint, save_checkpoint
 from kdbench.runs.tree import sidecar_path
 from tests.conditions import ENGINE_BUILDER, HAS_GPU
-=======
-from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, RunFailed
->>>>>>> gpu-export
 from tests.exports import OUTPUTS, SIZE, edit_sidecar
 
 

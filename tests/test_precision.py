@@ -15,13 +15,8 @@ from exporters.quantise import calibration_images
 from exporters.sensitivity import layer_errors, round_activation, round_weight
 from exporters.to_onnx import export_onnx
 from exporters.to_openvino import export_openvino
-<<<<<<< HEAD
-from exporters.to_tensorrt import export_tensorrt
-from kdbench.backends.onnx_metadata import read_metadata
-=======
 from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
-from kdbench.artifacts import RunTree, sidecar_path
->>>>>>> gpu-export
+from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image
 from kdbench.data.shapes import Shapes

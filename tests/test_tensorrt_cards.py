@@ -72,7 +72,7 @@ def test_doctor_says_where_tensorrt_can_be_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     row = doctors_rows(monkeypatch, Gpu("NVIDIA H200", (9, 0)))["TensorRT"]
     assert (row.ready, row.fix) == (False, "pip install tensorrt")
-    assert "NVIDIA's own package index (pypi.nvidia.com), which must be reachable" in row.note
+    assert "NVIDIA's own package index, which must be reachable" in row.note
     assert len(row.note.splitlines()) == 1
     assert "index" not in doctors_rows(monkeypatch, None)["TensorRT"].note  # nothing to install without a GPU
 

@@ -9,8 +9,7 @@ NEWEST = (12, 0)
 TURING = (7, 5)
 """Runs engines too, but only those that were built for it alone."""
 TENSORRT_INDEX = (
-    "its wheels on PyPI hold no libraries and fetch them from NVIDIA's own package index (pypi.nvidia.com), "
-    "which must be reachable"
+    "its wheels on PyPI hold no libraries and fetch them from NVIDIA's own package index, which must be reachable"
 )
 """What to know before ``pip install tensorrt``."""
 
