@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_bundle import Bundle
+from benchmarks.gpu_compile import compile_ahead
 from benchmarks.gpu_session import Scene, Session, open_scene, open_way
 from benchmarks.gpu_timing import (
     Pipeline,
@@ -35,7 +36,7 @@ from benchmarks.gpu_timing import (
     time_image_to_mask,
     time_network,
 )
-from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way
+from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way, module_key
 from kdbench.data.preprocessing import Size, parse_size
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import environment
@@ -160,6 +161,10 @@ def run(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways
         },
         environment=session.attempt("environment", {"way": "environment"}, environment), gpu=gpu_clocks(),
     )  # fmt: skip
+    if arguments.compile_seconds:
+        session.attempt(
+            "compile side by side", {"way": "compile"}, partial(compile_all, session, arguments, sizes, ways)
+        )
     floors = session.attempt("floors", {"way": "floors"}, lambda: measure_floors(session.device))
     if floors:
         session.write("floors", **floors)
@@ -178,6 +183,18 @@ def run(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways
         session.opener.forget(1)
     finish(session.device)
     session.write("end", gpu=gpu_clocks(), seconds=time.monotonic() - started)
+
+
+def compile_all(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways: list[Way]) -> None:
+    """Fill the compiler's cache for the first size: every compiled way at batch 1, the first one at each batch."""
+    compiled = [way for way in ways if way.runtime == "torch.compile" and not way.autotune]
+    different = list({module_key(way, 1, sizes[0]): way for way in compiled}.values())
+    work = [(way, 1, sizes[0]) for way in different]
+    work += [(way, batch, sizes[0]) for way in different[:1] for batch in arguments.batches if batch > 1]
+    log = arguments.out.with_suffix(".compile.log")
+    seconds = compile_ahead(arguments.bundle, session.device, work, arguments.compile_seconds, log)
+    session.write("compiled", seconds=seconds, work=[[way.name, batch] for way, batch, _ in work])
+    session.costs["torch.compile"] = 12.0
 
 
 def selected(only: str | None, skip: str | None) -> list[Way]:
@@ -203,6 +220,9 @@ def main() -> None:
         "--batches", type=lambda text: tuple(map(int, text.split(","))), default=(1, 16, 64, 256), help="1,16,64,256"
     )
     parser.add_argument("--seconds", type=float, default=240, help="nothing is started after these")
+    parser.add_argument(
+        "--compile-seconds", type=float, default=0, help="compile side by side in processes before, at most these"
+    )
     parser.add_argument("--only", help="names of ways, with commas between them")
     parser.add_argument("--skip", help="names of ways, with commas between them")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the script")

@@ -30,7 +30,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda model: model,
     "folded": folded,
     "fused": fused,
-    "fused, matmul": lambda model: fused(model, matmul=True),
+    "products": lambda model: fused(model, products=True),
 }
 WARMUP_CALLS = 3
 """Calls before a graph is captured, and until ONNX Runtime has captured its own (it does so in the second)."""
@@ -46,6 +46,8 @@ class Engine:
         enqueue: puts one pass on the current stream.
         about: versions and settings, for the record.
         keeps: what ``enqueue`` works on without holding it.
+        whole: puts both copies and the pass between them on the current stream at once; None where each is put there.
+        sent, received: pinned memory that ``whole`` copies from and to.
     """
 
     images: Tensor
@@ -53,6 +55,9 @@ class Engine:
     enqueue: Callable[[], Any]
     about: dict[str, Any]
     keeps: Any = None
+    whole: Callable[[], Any] | None = None
+    sent: Tensor | None = None
+    received: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Way:
         form: PyTorch's only, one of ``FORMS``.
         channels_last: memory in N x H x W x C order; ONNX Runtime reorders its graph for it (``prefer_nhwc``).
         autotune: torch.compile's only: let it time its own matrix products, which takes minutes.
+        early_launch: torch.compile's only: a kernel is set up while the one before it ends (programmatic dependent
+            launch, of compute capability 9.0 on).
     """
 
     name: str
@@ -74,6 +81,7 @@ class Way:
     form: str = "plain"
     channels_last: bool = False
     autotune: bool = False
+    early_launch: bool = False
 
 
 def _torch(name: str, precision: str = "fp16", form: str = "plain", **options: bool) -> Way:
@@ -85,7 +93,9 @@ def _torch(name: str, precision: str = "fp16", form: str = "plain", **options: b
 # The most telling first: time may run out.
 WAYS = (
     _torch(USUAL, "fp32", channels_last=False),
+    _torch("products torch.compile fp16" + GRAPH, form="products"),
     _torch("fused torch.compile fp16" + GRAPH, form="fused"),
+    _torch("products early-launch torch.compile fp16" + GRAPH, form="products", early_launch=True),
     Way("onnx fp16" + GRAPH, "onnx", "fp16", graph=True),
     Way("onnx channels-last fp16" + GRAPH, "onnx", "fp16", graph=True, channels_last=True),
     _torch("folded channels-last fp16" + GRAPH, form="folded"),
@@ -96,8 +106,7 @@ WAYS = (
     _torch(USUAL + GRAPH, "fp32", channels_last=False),
     _torch("torch channels-last fp16"),
     _torch("fused torch.compile fp16", form="fused"),
-    _torch("fused matmul torch.compile fp16" + GRAPH, form="fused, matmul"),
-    _torch("fused matmul torch.compile fp16", form="fused, matmul"),
+    _torch("products torch.compile fp16", form="products"),
     _torch("torch.compile fp16" + GRAPH),
     _torch("torch.compile fp16"),
     Way("tensorrt fp16" + GRAPH, "tensorrt", "fp16", graph=True),
@@ -105,7 +114,7 @@ WAYS = (
     Way("tensorrt fp32", "tensorrt", "fp32"),
     Way("tensorrt_rtx fp16" + GRAPH, "tensorrt_rtx", "fp16", graph=True),
     Way("tensorrt_rtx fp16", "tensorrt_rtx", "fp16"),
-    _torch("autotuned matmul torch.compile fp16" + GRAPH, form="fused, matmul", autotune=True),
+    _torch("autotuned products torch.compile fp16" + GRAPH, form="products", autotune=True),
 )
 
 
@@ -178,7 +187,8 @@ class Opener:
         taps = model.taps
         # Normalising an H x W x 3 image leaves channels-last strides, which the network would follow.
         model.taps = lambda images: taps(images.contiguous(memory_format=layout))
-        module: Any = deployable(model, "mask").to(self.device)
+        # Elementwise: a tenth of the operations of a Resize to full size and an ArgMax, which the compiler would join.
+        module: Any = deployable(model, "mask", elementwise=way.form == "products").to(self.device)
         about: dict[str, Any] = {"torch": torch.__version__, "form": way.form}
         if way.runtime == "torch.compile":
             # Every batch and every form of MaskModel is one more version of the same function to dynamo.
@@ -195,12 +205,15 @@ class Opener:
 
 
 def module_key(way: Way, batch: int, size: Size) -> tuple[Any, ...]:
-    return (batch, size, way.runtime, way.precision, way.form, way.channels_last, way.autotune)
+    return (batch, size, way.runtime, way.precision, way.form, way.channels_last, way.autotune, way.early_launch)
 
 
 def compile_options(way: Way) -> dict[str, Any]:
     """Inductor's settings, those that this version of it has."""
-    wanted = {"triton.cudagraphs": False, "coordinate_descent_tuning": False, "max_autotune": way.autotune}
+    wanted = {
+        "triton.cudagraphs": False, "coordinate_descent_tuning": False, "max_autotune": way.autotune,
+        "triton.enable_pdl": way.early_launch,
+    }  # fmt: skip
     if way.form != "plain":
         # Channels-last everywhere: else it weighs that by a rule of thumb for training.
         wanted["force_layout_optimization"] = True
@@ -263,11 +276,19 @@ def as_cuda_graph(engine: Engine) -> Engine:
         for _ in range(WARMUP_CALLS):
             engine.enqueue()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    graph, whole = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         engine.enqueue()
-    # The graph has the addresses of the weights, which ``engine`` keeps in place.
-    return Engine(engine.images, engine.masks, graph.replay, engine.about, keeps=engine)
+    sent, received = (torch.empty_like(t, device="cpu", pin_memory=True) for t in (engine.images, engine.masks))
+    with torch.cuda.graph(whole):
+        engine.images.copy_(sent, non_blocking=True)
+        engine.enqueue()
+        received.copy_(engine.masks, non_blocking=True)
+    # The graphs have the addresses of the weights, which ``engine`` keeps in place.
+    return Engine(
+        engine.images, engine.masks, graph.replay, engine.about, keeps=engine, whole=whole.replay,
+        sent=sent, received=received,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def picture(size, count=1):
     return (255 * noisy.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-@pytest.mark.parametrize("matmul", [False, True], ids=["convolutions", "products"])
+@pytest.mark.parametrize("products", [False, True], ids=["convolutions", "products"])
 @pytest.mark.parametrize(
     ("arch", "size"),
     [
@@ -53,9 +53,9 @@ def picture(size, count=1):
     ],
     ids=str,
 )
-def test_same_logits_and_masks(arch, size, matmul):
+def test_same_logits_and_masks(arch, size, products):
     model = with_statistics(arch)
-    other = fused(model, matmul=matmul)
+    other = fused(model, products=products)
     image = picture(size)
     with torch.inference_mode():
         x = image.permute(0, 3, 1, 2) / 128.0 - 1
@@ -69,7 +69,7 @@ def test_same_logits_and_masks(arch, size, matmul):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_nothing_is_left_unfused(arch):
     model = build_model(arch, 7).eval()
-    other = fused(model, matmul=True)
+    other = fused(model, products=True)
     for module in other.modules():
         assert not isinstance(module, nn.BatchNorm2d | torchvision.ops.SqueezeExcitation)
         if isinstance(module, nn.Conv2d):
@@ -127,10 +127,10 @@ def test_excitation_is_the_block():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("matmul", [False, True], ids=["convolutions", "products"])
-def test_compiled_in_one_graph(matmul):
+@pytest.mark.parametrize("products", [False, True], ids=["convolutions", "products"])
+def test_compiled_in_one_graph(products):
     model = with_statistics("student")
-    module = MaskModel(fused(model, matmul=matmul).to(memory_format=torch.channels_last))
+    module = MaskModel(fused(model, products=products).to(memory_format=torch.channels_last))
     image = picture((64, 96), 2)
     with torch.inference_mode():
         got = torch.compile(module, fullgraph=True, dynamic=False)(image)

@@ -129,13 +129,16 @@ def test_images_without_labels_teach_distilled_arms_alone(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recorded_steps_train_as_launched_ones(tmp_path, precision):
-    """Six steps of every method: losses and weights agree within the rounding of the precision."""
+    """Two steps of every method: losses and statistics agree within the rounding of the precision.
+
+    Not more: sums come in another order (atomics of upsampling's backward), and Adam's first steps amplify it.
+    """
     recipe = Recipe(size=(64, 64), batch_size=4, precision=precision, teacher_precision=precision, warmup_steps=3)
-    batches = [make_batch(seed, "cuda", (4, 64, 64)) for seed in range(6)]
+    batches = [make_batch(seed, "cuda", (4, 64, 64)) for seed in range(2)]
     results = []
     for kind in (Steps, GraphSteps):
         arms, teacher = make_arms(tmp_path, METHODS, recipe, "cuda")
-        steps = GraphSteps(arms, teacher, batches[5]) if kind is GraphSteps else Steps(arms, teacher)
+        steps = GraphSteps(arms, teacher, make_batch(9, "cuda", (4, 64, 64))) if kind is GraphSteps else Steps(arms, teacher)
         for batch in batches:
             steps.run(arms, batch)
         torch.cuda.synchronize()
@@ -143,8 +146,7 @@ def test_recorded_steps_train_as_launched_ones(tmp_path, precision):
         assert all(arm.seconds > 0 for arm in arms)
         results.append({arm.method: (arm.running, tensors(arm)) for arm in arms})
     launched, recorded = results
-    # Sums in another order (atomics of upsampling's backward), which Adam's first steps amplify.
-    tolerance = {"fp32": 1e-2, "bf16": 5e-2}[precision]
+    tolerance = {"fp32": 5e-3, "bf16": 5e-2}[precision]
     for method in METHODS:
         for name, value in launched[method][0].items():
             torch.testing.assert_close(

@@ -86,6 +86,7 @@ def train_epoch(arms: list[Arm], steps: Steps, batches: TrainingBatches, epoch: 
             steps.run(arms, batch)
             text = ""
             if step % CHECK_EVERY == 0 or step == batches.steps_per_epoch:
+                steps.join()
                 text = "  ".join(f"{arm.method} {running_loss(arm, epoch, step):.3f}" for arm in arms)
             bar.advance(1, f"epoch {epoch + 1}/{recipe.epochs}  loss {text}" if text else "")
     steps.settle()

@@ -55,8 +55,12 @@ class Steps:
         if arm.objective.terms:
             self._spans.append((arm, before, taught))
 
+    def join(self) -> None:
+        """Let what is read from now on wait for every step so far."""
+
     def settle(self) -> None:
         """Wait for the device, and add the seconds of all steps since the last time to their arms."""
+        self.join()
         for arm, started, ended in self._spans:
             arm.seconds += seconds_between(started, ended)
         self._spans = []
@@ -116,6 +120,8 @@ class GraphSteps(Steps):
         return graph, stream
 
     def run(self, arms: list[Arm], batch: Batch) -> None:
+        # Only here, and not after the last step: this batch was made beside it.
+        self.join()
         self._batch.images.copy_(batch.images)
         self._batch.labels.copy_(batch.labels)
         if self._batch.view is not self._batch.images:
@@ -124,6 +130,7 @@ class GraphSteps(Steps):
 
     def replay(self, arms: list[Arm]) -> None:
         """A step on the batch before; alone it is what benchmarks hold training against."""
+        self.join()
         main, device = torch.cuda.current_stream(), self._batch.images.device
         before = mark(device)
         if self._teaching is not None:
@@ -138,8 +145,10 @@ class GraphSteps(Steps):
                 ended = mark(device)
                 arm.scheduler.step()
             self.charge(arm, started, ended, before, taught)
-        for arm in arms:
-            main.wait_stream(self._graphs[id(arm)][1])
+
+    def join(self) -> None:
+        for _, stream in self._graphs.values():
+            torch.cuda.current_stream().wait_stream(stream)
 
 
 def make_steps(arms: list[Arm], teacher: SegmentationModel | None, batches: TrainingBatches) -> Steps:

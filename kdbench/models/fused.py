@@ -25,14 +25,17 @@ from kdbench.torchvision_compat import torchvision
 
 FEW_CHANNELS = 4
 """Input channels of a dense convolution up to which it is written as shifted maps."""
+ALIGNED = 8
+"""Half-precision values in 16 bytes."""
 
 
-def fused(model: SegmentationModel, *, matmul: bool = False) -> SegmentationModel:
+def fused(model: SegmentationModel, *, products: bool = False) -> SegmentationModel:
     """A copy of ``model``, in eval mode and float32 on the CPU, that computes the same with fewer kernels.
 
     Args:
         model: trained, in float32. Turn the result to half precision, not this: BatchNorm is folded in float32.
-        matmul: write 1 x 1 convolutions as products over channels-last memory.
+        products: write every dense convolution as a matrix product over channels-last memory: libraries start those
+            faster than convolutions, and large batches of narrow maps run faster as well.
     """
     found = folded(model)
     for name, module in list(found.named_modules()):
@@ -41,10 +44,10 @@ def fused(model: SegmentationModel, *, matmul: bool = False) -> SegmentationMode
     for name, module in list(found.named_modules()):
         if not isinstance(module, nn.Conv2d):
             continue
-        if is_shiftable(module):
-            found.set_submodule(name, ShiftedSum(module))
-        elif matmul and is_pointwise(module):
+        if products and module.groups == 1 and (module.padding_mode, module.dilation) == ("zeros", (1, 1)):
             found.set_submodule(name, Product(module))
+        elif is_shiftable(module):
+            found.set_submodule(name, ShiftedSum(module))
     return found
 
 
@@ -86,12 +89,6 @@ def is_shiftable(convolution: nn.Conv2d) -> bool:
     depthwise = convolution.groups == convolution.in_channels == convolution.out_channels
     few = convolution.groups == 1 and convolution.in_channels <= FEW_CHANNELS
     return (depthwise or few) and convolution.kernel_size != (1, 1) and convolution.padding_mode == "zeros"
-
-
-def is_pointwise(convolution: nn.Conv2d) -> bool:
-    return (convolution.kernel_size, convolution.stride, convolution.groups, convolution.padding) == (
-        (1, 1), (1, 1), 1, (0, 0),
-    )  # fmt: skip
 
 
 class ShiftedSum(nn.Module):
@@ -156,13 +153,29 @@ def summed_product(x: Tensor, linear: nn.Linear) -> Tensor:
 
 
 class Product(nn.Module):
-    """A 1 x 1 convolution as a matrix product over channels-last memory."""
+    """A dense convolution as a matrix product over channels-last memory; a kernel's places are gathered as columns.
+
+    Args:
+        convolution: any kernel, stride and padding by zeros, not dilated.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
+        self.stride, self.kernel_size, self.padding = convolution.stride, convolution.kernel_size, convolution.padding
+        weight = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)  # outputs x (places x inputs)
+        # Libraries are slow where a row does not begin at a multiple of 16 bytes.
+        self.filler = -weight.shape[1] % ALIGNED if self.kernel_size != (1, 1) else 0
+        self.weight = nn.Parameter(F.pad(weight, (0, self.filler)).contiguous(), requires_grad=False)
         bias = convolution.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        (rows, columns), (down, right) = self.kernel_size, self.stride
+        vertical, horizontal = (int(p) for p in self.padding)
+        if self.kernel_size == (1, 1) and self.stride == (1, 1):
+            read = x.permute(0, 2, 3, 1)
+        else:
+            padded = F.pad(x, (horizontal, horizontal, vertical, vertical))
+            places = padded.unfold(2, rows, down).unfold(3, columns, right)  # N x C x H' x W' x rows x columns
+            read = F.pad(places.permute(0, 2, 3, 4, 5, 1).flatten(3), (0, self.filler))
+        return F.linear(read, self.weight, self.bias).permute(0, 3, 1, 2)
