@@ -107,6 +107,9 @@ def main() -> None:
     parser.add_argument("--teacher", default="fcn_resnet50")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--images", type=int, help="of the training split; default all")
+    parser.add_argument(
+        "--cases", type=lambda text: [int(n) for n in text.split(",")], default="0,1", help="0: baseline, 1: three arms"
+    )
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -117,7 +120,7 @@ def main() -> None:
     batches = batches_of(open_dataset(arguments.dataset, "train", arguments.data_root), recipe, device)
     before, cases = gpu_clocks(), []
     with tempfile.TemporaryDirectory() as folder:
-        for methods in (("baseline",), TOGETHER):
+        for methods in [(("baseline",), TOGETHER)[number] for number in arguments.cases]:
             teacher = None
             if methods == TOGETHER:
                 teacher = build_model(arguments.teacher, len(batches.classes)).eval().requires_grad_(False)
