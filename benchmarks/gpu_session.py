@@ -60,7 +60,7 @@ class Session:
         try:
             return work()
         except Exception as error:
-            text = "".join(traceback.format_exception(error))[-4000:].strip()
+            text = "".join(traceback.format_exception(error))[-4000:].strip().replace(f"{Path.cwd()}/", "")
             self.write("failed", **where, failed=text)
             print(f"  failed: {text.splitlines()[-1]}", flush=True)
             return None
