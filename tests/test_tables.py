@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison, Row
 from kdbench.comparison.tables import as_markdown, as_text, operators_line, print_table
 from tests.conftest import REPOSITORY
@@ -72,3 +73,9 @@ def test_a_narrow_screen_shows_every_row_whole():
         ["trt", "│", "fp32", "│", "2.82M", "│", "0.17", "│", "built", "[1]", "│", "–", "│", "–", "│"],
     ]
     assert len([line for line in lines if line.startswith("[1] trt built: ")]) == 1
+
+
+def test_accuracy_is_printed_as_fractions_with_four_decimals():
+    assert (fraction(0.55494), fraction(None), fraction(1)) == ("0.5549", "–", "1.0000")
+    assert (difference(0.01234), difference(-0.5), difference(None)) == ("+0.0123", "-0.5000", "–")
+    assert (plus_minus(0.00444), plus_minus(None)) == (" ± 0.0044", "")

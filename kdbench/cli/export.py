@@ -154,6 +154,8 @@ def print_attempts(attempts: list[Attempt]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from kdbench.comparison.numbers import difference, fraction
+
     if not attempts:
         return
     table = Table("method", "format", "precision", "", "MB", "nodes", "pixels as PyTorch", "mIoU", "change")
@@ -169,8 +171,8 @@ def print_attempts(attempts: list[Attempt]) -> None:
             "" if size is None else f"{size / 1e6:.1f}",
             str(sidecar.get("nodes", sidecar.get("network_layers", ""))),
             f"{100 * parity['pixel_agreement']:.3f}%" if parity else "",
-            "" if miou is None else f"{100 * miou:.2f}",
-            "" if miou is None or before is None else f"{100 * (miou - before):+.2f}",
+            "" if miou is None else fraction(miou),
+            "" if miou is None or before is None else difference(miou - before),
         )  # fmt: skip
         lines.append(f"{name}: {attempt.path}" if attempt.path else f"{name}: {attempt.status}: {attempt.reason}")
         if sidecar.get("layer_errors") and attempt.method not in ranked:
@@ -194,16 +196,18 @@ def class_table(method: str, made: list[Attempt]) -> Table:
     """IoU per class in PyTorch, and what each export of a method changes; a loss of over 2 points is marked."""
     from rich.table import Table
 
+    from kdbench.comparison.numbers import NOTHING, difference, fraction
+
     sidecars = [attempt.sidecar or {} for attempt in made]
-    table = Table("IoU per class", "PyTorch", title=f"{method}: change against PyTorch, in points (◄ lost over 2)")
+    table = Table("IoU per class", "PyTorch", title=f"{method}: change against PyTorch (◄ lost over 2 points)")
     for attempt in made:
         table.add_column(f"{attempt.format} {attempt.precision}", justify="right")
     for index, name in enumerate(sidecars[0]["classes"]):
         before = [sidecar["parity"]["iou_reference"][index] for sidecar in sidecars]
-        cells = ["–" if before[0] is None else f"{100 * before[0]:.1f}"]
+        cells = [fraction(before[0])]
         for reference, sidecar in zip(before, sidecars, strict=True):
             value = sidecar["parity"]["iou_candidate"][index]
             mark = " ◄" if name in sidecar["parity"]["worse_classes"] else ""
-            cells.append("–" if None in (value, reference) else f"{100 * (value - reference):+.1f}{mark}")
+            cells.append(NOTHING if None in (value, reference) else f"{difference(value - reference)}{mark}")
         table.add_row(name, *cells)
     return table

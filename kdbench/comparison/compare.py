@@ -278,7 +278,7 @@ def _training(reference: _Reference) -> dict[str, Any]:
 
 
 def mean_iou_per_class(evaluations: list[Evaluation]) -> list[float | None]:
-    """Each class's IoU, mean over trainings; None where labels and some training's predictions lack it."""
+    """Each class's IoU, mean over trainings; None where the labels lack it."""
     means = np.mean([evaluation.iou_per_class for evaluation in evaluations], axis=0)
     return [None if math.isnan(value) else float(value) for value in means]
 

@@ -127,11 +127,6 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
     ]
 
 
-def plus_minus(error: float | None) -> str:
-    """What follows a share's mean where both are shown in percent; empty where the spread is unknown."""
-    return "" if error is None else f" ± {100 * error:.2f}"
-
-
 def operators_line(comparison: Comparison) -> str | None:
     """What rows computed in, by backend and precision: only those that are not purely of the type that they name."""
     seen: dict[str, list[str]] = {}
