@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdbench.comparison import columns
 from kdbench.comparison.numbers import NOTHING, difference, fraction
 from kdbench.comparison.results import Row
 from kdbench.comparison.tables import TITLES
@@ -72,27 +73,13 @@ def comparison_table(found: Evidence) -> Table:
     for row in found.comparison.rows if found.comparison else []:
         rows.append(comparison_cells(row))
         about.append({"backend": row.backend, "precision": row.precision})
-    header = [
-        "Method", "Backend", "Precision", "Parameters", "GFLOP", "mIoU", "Median ms", "95% interval",
-        "Mean ± std ms", "p95 ms", "Same as PyTorch", "Status",
-    ]  # fmt: skip
-    return Table(header, rows, words=3, about=about)
+    headers = [column.report or column.header for column in columns.COLUMNS]
+    return Table(["Method", "Backend", "Precision", *headers, "Status"], rows, words=3, about=about)
 
 
 def comparison_cells(row: Row) -> list[str]:
-    latency = row.latency
-    return [
-        TITLES.get(row.method, row.method), row.backend, row.precision,
-        "–" if row.params is None else f"{row.params / 1e6:.2f}M",
-        "–" if row.gflops is None else f"{row.gflops:.2f}",
-        fraction(row.miou),
-        "–" if latency is None else f"{latency.median_ms:.2f}",
-        "–" if latency is None else f"{latency.ci95_ms[0]:.2f}–{latency.ci95_ms[1]:.2f}",
-        "–" if latency is None else f"{latency.mean_ms:.2f} ± {latency.std_ms:.2f}",
-        "–" if latency is None or latency.p95_ms is None else f"{latency.p95_ms:.2f}",
-        "–" if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%",
-        row.status,
-    ]  # fmt: skip
+    about = [TITLES.get(row.method, row.method), row.backend, row.precision]
+    return [*about, *(column.cell(row) for column in columns.COLUMNS), row.status]
 
 
 def gains_table(found: Evidence) -> Table:
