@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,35 +67,39 @@ def export(
     tree = RunTree.find(runs, dataset)
     trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
     with json_result(json_file) as document:
-        run_export(
-            tree,
+        options = ExportOptions(
             choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
             choose("--format", export_format, FORMATS, FORMATS),
             choose("--precision", precision, PRECISIONS, PRECISIONS),
             choose("--output", output, ("mask", "logits"))[0],
-            size=size, data_root=data_root, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
-            compute_capability=compute_capability, document=document,
+            size=size, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
+            compute_capability=compute_capability,
         )  # fmt: skip
+        run_export(tree, options, data_root, document)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export; see ``kdbench export --help``."""
+
+    methods: tuple[str, ...]
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...] = ("fp32",)
+    output: str = "mask"
+    size: str | None = None
+    dynamic_batch: bool = False
+    keep_float: str = ""
+    allow_drift: bool = False
+    compute_capability: str | None = None
 
 
 def run_export(
-    tree: RunTree,
-    methods: tuple[str, ...],
-    formats: tuple[str, ...],
-    precisions: tuple[str, ...],
-    output: str,
-    *,
-    size: str | None = None,
-    data_root: Path | None = None,
-    dynamic_batch: bool = False,
-    keep_float: str = "",
-    allow_drift: bool = False,
-    compute_capability: str | None = None,
-    document: dict[str, Any] | None = None,
+    tree: RunTree, options: ExportOptions, data_root: Path | None = None, document: dict[str, Any] | None = None
 ) -> None:
     """Export, then print a table of what was made, skipped and failed, even when a later export raises.
 
     Args:
+        data_root: the dataset's folder; None = where it was at training.
         document: gets ``exports``, the same for --json.
     """
     from torch.utils.data import Subset
@@ -105,30 +110,33 @@ def run_export(
     from kdbench.data.preprocessing import parse_size
     from kdbench.progress import progress_bar
 
-    names = tuple(part.strip() for part in keep_float.split(",") if part.strip())
-    wanted = parse_size(size) if size else None
-    capabilities = tuple(c.strip() for c in compute_capability.split(",")) if compute_capability else ()
-    validation = open_trained_dataset(tree, data_root, methods[0])
+    names = tuple(part.strip() for part in options.keep_float.split(",") if part.strip())
+    wanted = parse_size(options.size) if options.size else None
+    capability = options.compute_capability
+    capabilities = tuple(c.strip() for c in capability.split(",")) if capability else ()
+    validation = open_trained_dataset(tree, data_root, options.methods[0])
     step = max(1, len(validation) // PARITY_IMAGES)
     samples: Any = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])  # decodes an image when asked
     calibration = []
-    if "int8" in precisions:
-        train_set = open_trained_dataset(tree, data_root, methods[0], "train")
+    if "int8" in options.precisions:
+        train_set = open_trained_dataset(tree, data_root, options.methods[0], "train")
         calibration = [train_set[i].image for i in calibration_images(len(train_set))]
     attempts: list[Attempt] = []
     try:
-        with progress_bar("export", len(methods) * len(formats) * len(precisions)) as bar:
-            for method in methods:
+        steps = len(options.methods) * len(options.formats) * len(options.precisions)
+        with progress_bar("export", steps) as bar:
+            for method in options.methods:
                 with ExportJob(
-                    tree, method, output, wanted, samples, calibration,
-                    int(names[0]) if len(names) == 1 and names[0].isdigit() else names, allow_drift, dynamic_batch,
+                    tree, method, options.output, wanted, samples, calibration,
+                    int(names[0]) if len(names) == 1 and names[0].isdigit() else names, options.allow_drift,
+                    options.dynamic_batch,
                 ) as job:  # fmt: skip
 
                     def count(attempt: Attempt) -> None:
                         attempts.append(attempt)
                         bar.advance(1, f"{attempt.method} {attempt.format} {attempt.precision}: {attempt.status}")
 
-                    export_all(job, formats, precisions, capabilities, count)
+                    export_all(job, options.formats, options.precisions, capabilities, count)
     finally:
         print_attempts(attempts)
         if document is not None:

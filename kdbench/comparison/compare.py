@@ -76,7 +76,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
     references = {method: _evaluate_checkpoints(tree, method, dataset, options) for method in options.methods}
     size = _common_size(references)
     rows = [
-        _row(tree, method, backend, precision, dataset, options, references[method])
+        _row(tree, (method, backend, precision), dataset, options, references[method])
         for method in options.methods
         for backend in options.backends
         for precision in precisions_of(backend, options.precisions)
@@ -170,13 +170,17 @@ def _common_size(references: dict[str, _Reference]) -> Size | None:
 
 def _row(
     tree: RunTree,
-    method: str,
-    backend: str,
-    precision: str,
+    of: tuple[str, str, str],
     dataset: SegmentationDataset,
     options: CompareOptions,
     reference: _Reference,
 ) -> Row:
+    """Score one row.
+
+    Args:
+        of: method, backend and precision.
+    """
+    method, backend, precision = of
     row = Row(method=method, backend=backend, precision=precision, output=options.output, status="ok")
     path = artifact_of(tree, method, backend, precision, options.output)
     if reference.sidecars:
