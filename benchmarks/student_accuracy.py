@@ -25,6 +25,7 @@ from kdbench.comparison.seed_statistics import standard_error
 from kdbench.machine.environment import environment
 from kdbench.models.registry import count_gflops
 from kdbench.runs.files import write_json, write_text
+from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.recipe import Recipe
@@ -81,7 +82,7 @@ def score(arguments: argparse.Namespace) -> None:
             sidecar = read_training_sidecar(path, "benchmarks.student_accuracy train")
             if not same_training(recipe, sidecar["recipe"]):
                 raise SystemExit(f"{path}: trained by another recipe than {arguments.comparison}: train it again")
-            if sidecar["epoch"] == sidecar["epochs"]:
+            if at_its_end(sidecar):
                 yardsticks[seed] = sidecar
     if not yardsticks:
         raise SystemExit(f"{arguments.yardstick_runs}: holds no finished training: make it with the step train")

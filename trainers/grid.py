@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.errors import BadInput, Missing
+from kdbench.runs.folder import RunFolder
 from kdbench.runs.history import read_rows
 from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree
 from trainers.methods import needs_teacher
@@ -66,17 +67,19 @@ class Run:
     def needs_teacher(self) -> bool:
         return any(needs_teacher(method) for method in self.methods)
 
+    def folder(self, method: str) -> RunFolder:
+        """Where ``kdbench train`` trains it: seeds other than the grid's first lie in folders of their own."""
+        seed = self.recipe.seed
+        return self.tree.folder(method, None if seed == self.grid.seeds[0] else seed)
+
     def checkpoint(self, method: str) -> Path:
-        """Where ``kdbench train`` puts it: seeds other than the grid's first lie in folders of their own."""
-        path = self.tree.checkpoint(method)
-        first = self.grid.seeds[0]
-        return path if self.recipe.seed == first else path.parent / f"seed-{self.recipe.seed}" / path.name
+        return self.folder(method).checkpoint
 
     def progress(self) -> tuple[int, float | None]:
         """Epochs done and the last mIoU of the method that is least far, from its history."""
         found = []
         for method in self.methods or ("teacher",):
-            path = self.checkpoint(method).parent / "history.jsonl"
+            path = self.folder(method).history
             rows = read_rows(path, "kdbench sweep") if path.exists() else ()
             scores = [row["miou"] for row in rows if row.get("miou") is not None]
             found.append((len(rows), scores[-1] if scores else None))

@@ -52,19 +52,19 @@ def is_finished(run: Run) -> bool:
     if not run.methods:
         return teacher_is_ready(run.tree, run.recipe)
     for method in run.methods:
-        path = run.checkpoint(method)
-        if not (path.exists() and sidecar_path(path).exists()) or (path.parent / "state.pt").exists():
-            return False
+        folder = run.folder(method)
         try:
-            sidecar = read_json(sidecar_path(path), "kdbench sweep")
+            sidecar = folder.finished("kdbench sweep")
         except KdbenchError:
+            return False
+        if sidecar is None:
             return False
         same = method == TIME_MATCHED or not run.recipe.changes_since(sidecar["recipe"])
         teacher = run.tree.checkpoint("teacher")
         taught = "teacher" not in sidecar or (
             teacher.exists() and sidecar["teacher"]["sha256"] == read_json(sidecar_path(teacher), "")["sha256"]
         )
-        if not (same and taught and sidecar["epoch"] == sidecar["epochs"] and sha256(path) == sidecar["sha256"]):
+        if not (same and taught and folder.is_whole(sidecar)):
             return False
     return True
 

@@ -106,7 +106,7 @@ def run_compare(
         rounds=flags.rounds,
         recipe_defaults=Recipe.model_validate({}).model_dump(mode="json"),
     )
-    destination = results_file(json_file, tree.root / "compare.json")
+    destination = results_file(json_file, tree.comparison)
     check_writable(destination, ".txt", ".md", ".csv")
     with json_result("-" if json_file == "-" else None) as document:
         comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)

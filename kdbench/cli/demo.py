@@ -28,4 +28,4 @@ def demo(runs: Runs = Path("runs"), device: Device = "auto", json_file: JsonFile
         run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
         run_export(tree, ExportOptions(students, ("onnx", "trt")))
         run_compare(tree, CompareFlags(",".join(students), "torch,onnx,trt", device=device))
-        document.update(read_json(tree.root / "compare.json", "kdbench demo"))
+        document.update(read_json(tree.comparison, "kdbench demo"))

@@ -26,6 +26,7 @@ from kdbench.machine.environment import environment
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
+from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
 
@@ -243,7 +244,7 @@ def _add_latency(
             try:
                 measured = measure(
                     cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-                    keep_json=tree.root / "latency" / f"{backend}.json",
+                    keep_json=tree.latency(backend),
                 )  # fmt: skip
                 for name, row in group.items():
                     row.latency = measured[name]
@@ -297,7 +298,7 @@ def _notes(
     notes = []
     trained = {m: r.sidecars[0] for m, r in references.items() if r.sidecars}
     for method, sidecar in trained.items():
-        if sidecar["epoch"] < sidecar["epochs"]:
+        if not at_its_end(sidecar):
             notes.append(
                 f"{method}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
                 f"finish it with `kdbench train --method {method} --resume`"
