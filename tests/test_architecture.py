@@ -77,6 +77,17 @@ def test_no_arrow_runs_up_a_floor():
         assert not above, f"{path.relative_to(REPOSITORY)} imports {sorted(above)}"
 
 
+def test_names_in_a_run_folder_are_spelt_in_one_room():
+    names = {"student.safetensors", "teacher.safetensors", "history.jsonl", "state.pt", ".lock", "compare.json"}
+    for package in ("kdbench", "trainers", "exporters"):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            if path.parent == REPOSITORY / "kdbench/runs":
+                continue
+            constants = (n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant))
+            spelt = names & {value for value in constants if isinstance(value, str)}
+            assert not spelt, f"{path.relative_to(REPOSITORY)} spells {sorted(spelt)}: ask a RunFolder or the RunTree"
+
+
 LONGEST_FILE, MOST_PARAMETERS = 350, 6
 UNDER_WORK = {"trainers/train.py", "kdbench/cli/train.py", "kdbench/machine/doctor.py"}
 """Files whose functions may still have more parameters."""
