@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.interleaved import Call, Contender, alternate, ratio_with_interval
 from kdbench.backends import artifact_of, load_backend
 from kdbench.comparison.evaluate import evaluate
+from kdbench.comparison.numbers import fraction
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.preprocessing import MEAN, STD, Size, parse_size, resize_image
 from kdbench.machine.environment import environment
@@ -153,7 +154,7 @@ def main() -> None:
         interval = f"{row['ci95'][0]:.2f} to {row['ci95'][1]:.2f}"
         print(
             f"{label:<28}{statistics.median(found[label]):>11.2f}{row['speedup']:>14.2f}{interval:>16}"
-            f"{100 * row['miou']:>8.2f}"
+            f"{fraction(row['miou']):>8}"
         )
     print(f"kdbench's call over a bare session.run: {added[0]:.4f}, 95% interval {added[1]:.4f} to {added[2]:.4f}")
     print(json.dumps(report))

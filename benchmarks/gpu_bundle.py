@@ -174,7 +174,7 @@ def write_onnx(options: BundleOptions, tree: RunTree, samples: list[Sample], fol
                     move_with_shared_weights(source, folder / name, places)
                     sidecar = read_json(sidecar_path(source), MADE_BY)
                     made.append({"file": name, **{key: sidecar[key] for key in ("operators", "parity", "batch")}})
-    shutil.rmtree(tree.method_dir(options.method) / "exports")
+    shutil.rmtree(tree.folder(options.method).exports)
     return made
 
 

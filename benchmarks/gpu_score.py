@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.gpu_ways import USUAL, WAYS
 from benchmarks.interleaved import ratio_with_interval
+from kdbench.comparison.numbers import fraction
 from kdbench.errors import Missing
 
 Lines = list[dict[str, Any]]
@@ -157,11 +158,10 @@ def as_text(report: dict[str, Any]) -> str:
         for row in (row for row in report["rows"] if row["size"] == size):
             times = row["times_faster"]
             faster = "–" if times is None else f"{times[0]:.2f} [{times[1]:.2f}, {times[2]:.2f}]"
-            miou = None if row["miou"] is None else 100 * row["miou"]
             lines.append(
                 f"{row['way']:<52}{shown(row['network_ms'], '.3f'):>11}{shown(row['image_to_mask_ms'], '.3f'):>11}"
                 f"{faster:>18}{shown(best_rate(row), '.0f'):>10}{shown(row['share_of_floor'], '.2f'):>9}"
-                f"{shown(miou, '.2f'):>7}"
+                f"{fraction(row['miou']):>7}"
             )
             for failure in row["failed"]:
                 reason = failure["reason"].strip().splitlines()[-1]

@@ -7,8 +7,8 @@ from operator import getitem
 from statistics import fmean
 from typing import Any
 
+from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.seed_statistics import standard_error, verdict_of
-from kdbench.comparison.tables import plus_minus
 
 Entry = dict[str, Any]
 SPLITS = ("val", "test")
@@ -68,9 +68,9 @@ def figures(
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """A table of at most 110 columns; mIoU as fractions, differences in points."""
+    """A table of at most 120 columns."""
     lines = [
-        f"{'setting':<14}{'method':<12}{'labels':>7}{'seeds':>6}" + "".join(f"{s:>9}{'difference':>26}" for s in SPLITS)
+        f"{'setting':<14}{'method':<12}{'labels':>7}{'seeds':>6}" + "".join(f"{s:>9}{'difference':>31}" for s in SPLITS)
     ]
     for row in report["rows"]:
         line = f"{row['setting']:<14}{row['method']:<12}{row['labelled']:>7}{len(row['seeds']):>6}"
@@ -79,7 +79,7 @@ def as_text(report: dict[str, Any]) -> str:
             over = "–"
             if found["difference"] is not None:
                 error = plus_minus(found["difference_standard_error"])
-                over = f"{100 * found['difference']:+.2f}{error} {found['verdict']}"
-            line += f"{found['miou']:>9.4f}{over:>26}"
+                over = f"{difference(found['difference'])}{error} {found['verdict']}"
+            line += f"{fraction(found['miou']):>9}{over:>31}"
         lines.append(line)
     return "\n".join(lines)

@@ -147,7 +147,7 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
         for method in arguments.methods:
             if (setting.name, method, seed) in read_log(log):
                 continue
-            checkpoint = student_folder(job, method, seed) / "student.safetensors"
+            checkpoint = student_folder(job, method, seed).checkpoint
             append(log, setting, method, seed, checkpoint, scored)
     teacher = tree.checkpoint("teacher")
     if (setting.name, "teacher", 0) not in read_log(log):
@@ -161,13 +161,13 @@ def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
     if own.exists():
         return
     for other in SETTINGS:
-        there = RunTree(runs / other.name, "camvid").method_dir("teacher")
-        if not (there / "teacher.json").exists() or (there / "state.pt").exists():
+        there = RunTree(runs / other.name, "camvid").folder("teacher")
+        finished = there.finished("benchmarks.label_study")
+        if finished is None:
             continue
-        recorded = json.loads((there / "teacher.json").read_text(encoding="utf-8"))["recipe"]
-        changed = {text.split()[0] for text in recipe.for_teacher().changes_since(recorded)}
+        changed = {text.split()[0] for text in recipe.for_teacher().changes_since(finished["recipe"])}
         if not changed - {"student", "student_weights", "seed"}:
-            shutil.copytree(there, own)
+            shutil.copytree(there.path, own)
             return
 
 

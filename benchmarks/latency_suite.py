@@ -164,7 +164,7 @@ def main() -> None:
             document, destination = json.loads(arguments.source.read_text(encoding="utf-8")), None
         else:
             tree = RunTree.find(arguments.runs, arguments.dataset)
-            destination = arguments.json or tree.root / "latency" / "suite.json"
+            destination = arguments.json or tree.latency("suite")
             document = run(tree, arguments)
             write_text(destination, json.dumps(document) + "\n")
     except KdbenchError as error:

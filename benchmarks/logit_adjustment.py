@@ -19,8 +19,8 @@ import torch
 
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.comparison.evaluate import evaluate
+from kdbench.comparison.numbers import fraction, plus_minus
 from kdbench.comparison.seed_statistics import standard_error
-from kdbench.comparison.tables import plus_minus
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.machine.environment import environment
 from kdbench.models.registry import load_model
@@ -67,11 +67,11 @@ def main() -> None:
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)
-    print(f"{'mIoU %, share taken out':<28}{'seeds':>6}" + "".join(f"{share:>16g}" for share in shares))
+    print(f"{'mIoU, share taken out':<28}{'seeds':>6}" + "".join(f"{share:>17g}" for share in shares))
     for row in rows:
         by_share = list(zip(*row["miou"], strict=True))
-        cells = [f"{100 * fmean(scores):.2f}{plus_minus(standard_error(scores))}" for scores in by_share]
-        print(f"{row['method']:<28}{len(row['seeds']):>6}" + "".join(f"{cell:>16}" for cell in cells))
+        cells = [f"{fraction(fmean(scores))}{plus_minus(standard_error(scores))}" for scores in by_share]
+        print(f"{row['method']:<28}{len(row['seeds']):>6}" + "".join(f"{cell:>17}" for cell in cells))
     print(json.dumps(report))
 
 

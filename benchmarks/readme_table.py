@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison
-from kdbench.comparison.tables import as_markdown, plus_minus
+from kdbench.comparison.tables import as_markdown
 from kdbench.runs.files import read_json, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def speed_table(results: Path) -> str:
     for row in report["rows"]:
         name = f"{row['backend']} {row['precision']}"
         low, high = row["ci95"]
-        lines.append(f"| {name} | {row['speedup']:.2f} | {low:.2f}–{high:.2f} | {row['miou']:.4f} |")
+        lines.append(f"| {name} | {row['speedup']:.2f} | {low:.2f}–{high:.2f} | {fraction(row['miou'])} |")
     added = report["kdbench_over_bare_session_run"]
     size, trained = ("x".join(map(str, report[key])) for key in ("size", "trained_size"))
     hardware = environment["hardware"]
@@ -88,15 +89,15 @@ def accuracy_table(results: Path) -> str:
     recipe, (yardstick, *students) = report["recipe"], report["rows"]
     revisions = ", ".join(f"`{revision[:12]}`" for revision in report["yardstick_revisions"])
     lines = [
-        f"| mIoU % | seeds | mean ± standard error | over `{yardstick['model']}` |",
+        f"| mIoU | seeds | mean ± standard error | over `{yardstick['model']}` |",
         "| --- | ---: | ---: | ---: |",
     ]
     for row in (yardstick, *students):
         name, over = f"torchvision's `{row['model']}`", "–"
         if row is not yardstick:
             name = f"the student, `{row['model']}`"
-            over = f"{100 * row['difference']:+.2f}{plus_minus(row['difference_standard_error'])}"
-        miou = f"{100 * row['miou']:.2f}{plus_minus(row['standard_error'])}"
+            over = f"{difference(row['difference'])}{plus_minus(row['difference_standard_error'])}"
+        miou = f"{fraction(row['miou'])}{plus_minus(row['standard_error'])}"
         lines.append(f"| {name} | {len(row['seeds'])} | {miou} | {over} |")
     lines += [
         "",

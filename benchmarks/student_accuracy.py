@@ -19,12 +19,13 @@ from statistics import fmean
 from typing import Any
 
 from kdbench.comparison.compare import DISTILLATION_FIELDS
+from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.seed_statistics import standard_error
-from kdbench.comparison.tables import plus_minus
 from kdbench.machine.environment import environment
 from kdbench.models.registry import count_gflops
 from kdbench.runs.files import write_json, write_text
+from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.recipe import Recipe
@@ -81,7 +82,7 @@ def score(arguments: argparse.Namespace) -> None:
             sidecar = read_training_sidecar(path, "benchmarks.student_accuracy train")
             if not same_training(recipe, sidecar["recipe"]):
                 raise SystemExit(f"{path}: trained by another recipe than {arguments.comparison}: train it again")
-            if sidecar["epoch"] == sidecar["epochs"]:
+            if at_its_end(sidecar):
                 yardsticks[seed] = sidecar
     if not yardsticks:
         raise SystemExit(f"{arguments.yardstick_runs}: holds no finished training: make it with the step train")
@@ -104,16 +105,16 @@ def score(arguments: argparse.Namespace) -> None:
     if arguments.json:
         write_json(arguments.json, report)
     height, width = recipe.size
-    print(f"{arguments.dataset} val, {height} x {width}, {recipe.epochs} epochs, mIoU %")
-    print(f"{'model':<28}{'params':>8}{'GFLOP':>8}{'seeds':>7}{'mean ± se':>15}{'over the yardstick':>22}")
+    print(f"{arguments.dataset} val, {height} x {width}, {recipe.epochs} epochs, mIoU")
+    print(f"{'model':<28}{'params':>8}{'GFLOP':>8}{'seeds':>7}{'mean ± se':>18}{'over the yardstick':>22}")
     for entry in rows:
-        miou = f"{100 * entry['miou']:.2f}{plus_minus(entry['standard_error'])}"
+        miou = f"{fraction(entry['miou'])}{plus_minus(entry['standard_error'])}"
         over = "–"
         if entry["model"] != YARDSTICK and entry["shared_seeds"]:
-            over = f"{100 * entry['difference']:+.2f}{plus_minus(entry['difference_standard_error'])}"
+            over = f"{difference(entry['difference'])}{plus_minus(entry['difference_standard_error'])}"
         print(
             f"{entry['model']:<28}{entry['params'] / 1e6:>7.2f}M{entry['gflops']:>8.2f}{len(entry['seeds']):>7}"
-            f"{miou:>15}{over:>22}"
+            f"{miou:>18}{over:>22}"
         )
     print(json.dumps(report))
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.comparison.evaluate import class_maps
-from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou
+from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou, overlap_per_class
+from kdbench.comparison.numbers import fraction
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
@@ -64,7 +65,7 @@ class Parity:
         return mean_iou(self.confusion_candidate) if self.labelled else None
 
     def class_changes(self) -> list[float]:
-        """IoU against the labels, candidate minus reference; NaN where a class does not occur."""
+        """IoU against the labels, candidate minus reference; NaN where no label has the class."""
         return (iou_per_class(self.confusion_candidate) - iou_per_class(self.confusion_reference)).tolist()
 
     def as_json(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Parity:
         return {
             "images": self.images,
             "pixel_agreement": self.pixel_agreement,
-            "class_agreement": numbers(iou_per_class(self.confusion_between)),
+            "class_agreement": numbers(overlap_per_class(self.confusion_between)),
             "miou_reference": self.miou_reference,
             "miou_candidate": self.miou_candidate,
             "iou_reference": numbers(iou_per_class(self.confusion_reference)),
@@ -143,8 +144,8 @@ def drift(parity: Parity, precision: str, reference: str = "PyTorch") -> str | N
     before, after = parity.miou_reference, parity.miou_candidate
     if precision == "int8" and before is not None and after is not None and before - after > INT8_LOSS:
         return (
-            f"mIoU {100 * after:.2f} on {parity.images} images, {reference} has {100 * before:.2f}, expected to lose "
-            f"at most {100 * INT8_LOSS:.1f}"
+            f"mIoU {fraction(after)} on {parity.images} images, {reference} has {fraction(before)}, expected to lose "
+            f"at most {fraction(INT8_LOSS)}"
         )
     return None
 

@@ -24,14 +24,14 @@ STUDENTS = ("baseline", "response", "feature", "combined")
 @pytest.fixture(scope="module")
 def runs(trained_runs, tmp_path_factory):
     """The trained tree with exports, and a comparison made by the commands that follow `make train-all`."""
-    from kdbench.cli.compare import run_compare
-    from kdbench.cli.export import run_export
+    from kdbench.cli.compare import CompareFlags, run_compare
+    from kdbench.cli.export import ExportOptions, run_export
 
     runs = tmp_path_factory.mktemp("compare") / "runs"
     shutil.copytree(trained_runs, runs)
     tree = RunTree.find(runs, None)
-    run_export(tree, STUDENTS, ("onnx", "trt"), ("fp32",), "mask", compute_capability="SM80,SM89")
-    run_compare(tree, ",".join(STUDENTS), "torch,onnx,trt", "fp32", "mask", None, None, "cpu", 1, 100)
+    run_export(tree, ExportOptions(STUDENTS, ("onnx", "trt"), compute_capability="SM80,SM89"))
+    run_compare(tree, CompareFlags(",".join(STUDENTS), "torch,onnx,trt", device="cpu", threads=1))
     return runs
 
 

@@ -199,7 +199,7 @@ def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_pa
         assert (sidecar["size"], f"{sidecar['format']}-{sidecar['precision']}") == ([64, 64], path.parent.name)
     assert "baseline openvino fp16: skipped: OpenVINO exports are fp32 or int8" in done.out
     assert done.out.count("baseline int8: 8 bits hurt most in ") == 1
-    assert "baseline: change against PyTorch, in points (◄ lost over 2)" in done.out
+    assert "baseline: change against PyTorch (◄ lost over 2 points)" in done.out
 
     file = tmp_path / "compare.json"
     done = kdbench("compare", *flags, "--backend", "torch,onnx,openvino", "--rounds", "10", "--json", file)

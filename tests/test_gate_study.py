@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks.gate_study import _replay, candidate_over_control, relabelled, replays, rivals, share, summarise
+from benchmarks.gate_scores import _replay, candidate_over_control, relabelled, replays, rivals, share, summarise
 from kdbench.regress.record import ARMS, Block, Cell, Round
 from kdbench.regress.rule import Rule
 
@@ -96,7 +96,7 @@ def test_a_window_of_too_few_blocks_is_inconclusive():
 
 
 def test_replays_and_summary_of_recorded_runs(monkeypatch):
-    monkeypatch.setattr("benchmarks.gate_study.WINDOWS", 50)
+    monkeypatch.setattr("benchmarks.gate_scores.WINDOWS", 50)
     rows = [row_of(cell_with(10.0, 40)), row_of(cell_with(11.0, 12), "+10%", "regression")]
     found = {row["slower"]: row["verdicts"] for row in replays(rows, budget_s=100)}
     assert found[0.0]["regression"]["times"] == 0

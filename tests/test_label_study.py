@@ -72,7 +72,7 @@ def test_paired_differences_by_value():
     assert dist["test"]["verdict"] == "gain"
     assert dist["by_drive"]["test"]["a"]["difference"] == pytest.approx(0.02)
     assert baseline["test"]["difference"] is teacher["test"]["difference"] is None
-    assert "+4.00 ± 0.58 gain" in as_text(score(entries))
+    assert "+0.0400 ± 0.0058 gain" in as_text(score(entries))
 
 
 def test_a_setting_is_a_recipe():

@@ -1,4 +1,4 @@
-"""Confusion matrix and IoU: by hand, and against torchmetrics."""
+"""Confusion matrix and IoU: by hand, and against torchmetrics and scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou
+from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou, overlap_per_class
 from kdbench.errors import BadInput
 
 RNG = np.random.default_rng(0)
@@ -41,12 +41,21 @@ def test_ignored_pixels_count_nowhere():
     assert math.isnan(mean_iou(everything))
 
 
-def test_absent_classes_are_left_out_of_the_mean():
-    # Class 2 is in neither; class 3 is predicted but not there, so its IoU is 0 and it counts.
+def test_the_mean_is_over_the_classes_that_labels_have():
+    # Class 2 is in neither; class 3 is predicted once and labelled nowhere: it costs class 1 a pixel, and is no zero.
     confusion = confusion_matrix(array([[0, 1, 1, 1]]), array([[0, 1, 1, 3]]), 4)
-    per_class = iou_per_class(confusion)
-    np.testing.assert_allclose(per_class, [1, 2 / 3, np.nan, 0])
-    assert mean_iou(confusion) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    np.testing.assert_allclose(iou_per_class(confusion), [1, 2 / 3, np.nan, np.nan])
+    assert mean_iou(confusion) == pytest.approx((1 + 2 / 3) / 2)
+    np.testing.assert_allclose(overlap_per_class(confusion), [1, 2 / 3, np.nan, 0])
+
+
+def test_all_models_of_a_split_are_a_mean_over_the_same_classes():
+    label = array([[0, 0, 1, 1]])
+    tidy, stray = (confusion_matrix(label, array([row]), 3) for row in ([0, 0, 1, 0], [0, 0, 1, 2]))
+    # Both get one pixel of class 1 wrong; the one that calls it class 2 keeps class 0 whole.
+    assert mean_iou(tidy) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert mean_iou(stray) == pytest.approx((1 + 1 / 2) / 2)
+    np.testing.assert_array_equal(np.isnan(iou_per_class(tidy)), np.isnan(iou_per_class(stray)))
 
 
 def test_perfect_and_disjoint():
@@ -84,6 +93,8 @@ def test_leading_dimensions_are_kept():
 
 @pytest.mark.parametrize("classes", [2, 11, 21])
 def test_against_torchmetrics(classes):
+    import kdbench.torchvision_compat  # noqa: F401 -- torchmetrics imports torchvision
+
     functional = pytest.importorskip("torchmetrics.functional.classification", reason="pip install torchmetrics")
     label, prediction = random_pair(classes)
     if classes > 2:
@@ -98,6 +109,20 @@ def test_against_torchmetrics(classes):
     np.testing.assert_allclose(np.nan_to_num(iou_per_class(confusion)), per_class, atol=1e-6)
     macro = functional.multiclass_jaccard_index(*inputs, average="macro", **options).item()
     assert mean_iou(confusion) == pytest.approx(macro, abs=1e-6)
+
+
+def test_against_scikit_learn_with_a_class_that_only_predictions_have():
+    metrics = pytest.importorskip("sklearn.metrics", reason="pip install scikit-learn")
+    label, prediction = random_pair(7)
+    label[label == 3] = 255  # predicted by about every fourteenth pixel, labelled nowhere
+    assert (prediction[label != 255] == 3).any()
+    confusion = confusion_matrix(label, prediction, 7)
+    labelled, there = label != 255, [0, 1, 2, 4, 5, 6]
+    pair = label[labelled], prediction[labelled]
+    per_class = metrics.jaccard_score(*pair, labels=there, average=None)
+    np.testing.assert_allclose(iou_per_class(confusion)[there], per_class, atol=1e-9)
+    assert mean_iou(confusion) == pytest.approx(metrics.jaccard_score(*pair, labels=there, average="macro"), abs=1e-9)
+    assert np.isnan(iou_per_class(confusion)[3])
 
 
 def test_a_prediction_outside_the_classes_is_refused():

@@ -59,7 +59,7 @@ def test_numbers_are_the_comparisons(page, compared):
     for row in json.loads((compared / "folder" / "compare.json").read_text())["rows"]:
         if row["status"] == "ok":
             for text in (html, markdown):
-                assert f"{100 * row['miou']:.2f}" in text
+                assert f"{row['miou']:.4f}" in text
                 assert f"{row['latency']['median_ms']:.2f}" in text
 
 
@@ -131,7 +131,7 @@ class TestClaims:
 
     def test_a_gain_with_its_error(self):
         assert self.gain() == (
-            "Response-Based: +2.00 points of mIoU against the baseline's 50.00, ± 0.50 standard error over 3 paired "
+            "Response-Based: +2.00 points of mIoU against the baseline's 0.5000, ± 0.50 standard error over 3 paired "
             "seeds: a gain of more than two standard errors."
         )
 

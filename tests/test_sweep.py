@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from kdbench.comparison.sweep_results import sweep_rows
 from kdbench.errors import BadInput
 from tests.conftest import REPOSITORY
-from trainers.sweep import plan, read_grid
+from trainers.grid import plan, read_grid
 
 GRID = """
 dataset = "folder"

@@ -6,8 +6,13 @@ import io
 
 from rich.console import Console
 
+from kdbench.comparison import columns
+from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison, Row
-from kdbench.comparison.tables import as_markdown, as_text, operators_line, print_table
+from kdbench.comparison.tables import as_csv, as_markdown, as_text, header_and_cells, operators_line, print_table
+from kdbench.report.content import comparison_table
+from kdbench.report.evidence import Evidence
+from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY
 
 
@@ -72,3 +77,44 @@ def test_a_narrow_screen_shows_every_row_whole():
         ["trt", "│", "fp32", "│", "2.82M", "│", "0.17", "│", "built", "[1]", "│", "–", "│", "–", "│"],
     ]
     assert len([line for line in lines if line.startswith("[1] trt built: ")]) == 1
+
+
+def test_accuracy_is_printed_as_fractions_with_four_decimals():
+    assert (fraction(0.55494), fraction(None), fraction(1)) == ("0.5549", "–", "1.0000")
+    assert (difference(0.01234), difference(-0.5), difference(None)) == ("+0.0123", "-0.5000", "–")
+    assert (plus_minus(0.00444), plus_minus(None)) == (" ± 0.0044", "")
+
+
+def test_a_column_is_declared_in_one_place(monkeypatch):
+    """Megabytes: one line, and every table has them, for the backends that they belong to."""
+    size = columns.Column("MB", lambda row: f"{row.artifact.bytes / 1e6:.1f}", of_torch=False)
+    before = as_csv(comparison := Comparison.read(REPOSITORY / "results/camvid-144x192.json"))
+    monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, size))
+    onnx = next(row for row in comparison.rows if (row.method, row.backend) == ("baseline", "onnx"))
+    megabytes = f"{onnx.artifact.bytes / 1e6:.1f}"
+    header, cells, _ = header_and_cells(comparison)
+    assert [name for name in header if name.endswith("MB")] == ["onnx MB", "trt MB"]
+    assert cells[0][header.index("onnx MB")] == megabytes
+    assert all(len(line) == len(header) for line in cells)
+    assert as_markdown(comparison).splitlines()[0].endswith("| trt = torch | trt MB |")
+    assert "onnx MB" in as_text(comparison).splitlines()[0]
+    table = comparison_table(Evidence(RunTree(REPOSITORY, "camvid"), comparison))
+    assert table.header[-2:] == ["MB", "Status"]
+    assert megabytes in table.rows[comparison.rows.index(onnx)]
+    assert as_csv(comparison) == before  # for programs: it follows the JSON's fields, and has bytes
+
+
+def test_a_row_that_is_missing_has_a_dash_in_each_column():
+    comparison = comparison_of(
+        ("baseline", "torch", "fp32", "ok", None),
+        ("baseline", "onnx", "fp32", "ok", None),
+        ("feature", "onnx", "fp32", "failed", None),
+    )
+    header, cells, _ = header_and_cells(comparison)
+    assert header[3:] == ["torch mIoU", "torch ms", "onnx mIoU", "onnx ms", "onnx = torch"]
+    assert cells[1][3:] == ["–", "–", "failed [1]", "–", "–"]
+
+
+def test_the_csv_has_a_column_for_each_plain_field_of_a_row():
+    comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
+    assert as_csv(comparison) == (REPOSITORY / "results/camvid-144x192.csv").read_text(encoding="utf-8")

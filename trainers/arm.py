@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import BadInput
 from kdbench.runs.files import atomic_path, write_text
+from kdbench.runs.folder import RunFolder
 from trainers.methods import Objective
 from trainers.processes import share_batchnorm, wrap
 from trainers.recipe import Recipe
@@ -54,12 +55,12 @@ class Arm:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: lr_factor(s, total, self.recipe))
 
     @property
-    def folder(self) -> Path:
-        return self.checkpoint.parent
+    def folder(self) -> RunFolder:
+        return RunFolder.of(self.checkpoint)
 
     @property
     def state_file(self) -> Path:
-        return self.folder / "state.pt"
+        return self.folder.state
 
     def save_state(self) -> None:
         self.saved_at = time.monotonic()
@@ -118,13 +119,13 @@ class Arm:
         from torch.utils.tensorboard import SummaryWriter
 
         self.write_history()
-        logs = self.folder / "tensorboard"
+        logs = self.folder.tensorboard
         if not self.epochs_done:
             shutil.rmtree(logs, ignore_errors=True)
         self.tensorboard = SummaryWriter(str(logs), purge_step=self.epochs_done + 1)
 
     def write_history(self) -> None:
-        write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(self.folder.history, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 def training_data(about: dict[str, Any]) -> dict[str, Any]:

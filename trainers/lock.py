@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from kdbench.errors import BadInput
 from kdbench.runs.files import remove_leftovers
-
-_WRITTEN = ("student.safetensors", "student.json", "teacher.safetensors", "teacher.json", "history.jsonl", "state.pt")
+from kdbench.runs.folder import RunFolder
 
 
 @contextmanager
-def locked(folders: Sequence[Path]) -> Iterator[None]:
+def locked(folders: Sequence[RunFolder]) -> Iterator[None]:
     """Make ``folders`` and hold them for this process while the block runs; clean up after killed trainings.
 
     The file ``.lock`` stays, and means nothing by itself: a process that is gone never blocks.
@@ -26,18 +24,18 @@ def locked(folders: Sequence[Path]) -> Iterator[None]:
     with ExitStack() as stack:
         for folder in folders:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(folder / ".lock", timeout=0))
+                folder.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(folder.lock, timeout=0))
             except Timeout as error:
                 raise BadInput(
-                    f"'{folder}' is in use by another `kdbench train`, expected one training per folder: "
+                    f"'{folder.path}' is in use by another `kdbench train`, expected one training per folder: "
                     "wait for it, or give this one another --runs"
                 ) from error
             except (OSError, NotImplementedError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise BadInput(
-                    f"--runs: '{folder}' cannot be made, written and locked ({reason}): name a folder that can be"
+                    f"--runs: '{folder.path}' cannot be made, written and locked ({reason}): name a folder that can be"
                 ) from error
-            for name in _WRITTEN:
-                remove_leftovers(folder / name)
+            for file in folder.written:
+                remove_leftovers(file)
         yield

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput, Missing
 from kdbench.runs.files import atomic_path, read_json, sha256
+from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.methods import needs_teacher
@@ -25,7 +26,6 @@ class PastTraining:
 
     Attributes:
         sidecar: its .json, as ``kdbench train`` wrote it.
-        root: the folder that holds its methods, <runs>/<dataset>.
     """
 
     path: Path
@@ -38,8 +38,13 @@ class PastTraining:
 
     @property
     def root(self) -> Path:
+        """The folder that holds its methods, <runs>/<dataset>."""
         folder = self.path.resolve().parent
         return folder.parent.parent if folder.name.startswith("seed-") else folder.parent
+
+    @property
+    def tree(self) -> RunTree:
+        return RunTree(self.root.parent, self.root.name)
 
 
 def read_past_training(path: Path) -> PastTraining:
@@ -52,7 +57,7 @@ def read_past_training(path: Path) -> PastTraining:
     sidecar = read_training_sidecar(path, "kdbench train")
     if "dataset" not in sidecar:
         raise BadInput(f"--from: '{path}' does not name its dataset, expected what kdbench train wrote: name another")
-    if sidecar["epoch"] != sidecar["epochs"]:
+    if not at_its_end(sidecar):
         raise BadInput(
             f"--from: '{path}' is of epoch {sidecar['epoch']} of {sidecar['epochs']}, expected a finished training: "
             "finish it with --resume first"
@@ -102,7 +107,7 @@ def bring_teacher(past: PastTraining, tree: RunTree) -> None:
     if not needs_teacher(past.method):
         return
     wanted = past.sidecar["teacher"]["sha256"]
-    source, target = past.root / "teacher" / "teacher.safetensors", tree.checkpoint("teacher")
+    source, target = (place.checkpoint("teacher") for place in (past.tree, tree))
     if target.exists():
         if sha256(target) != wanted:
             raise BadInput(f"--from: '{target}' is not the teacher of '{past.path}': name another folder by --runs")

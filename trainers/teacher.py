@@ -18,11 +18,8 @@ from trainers.recipe import Recipe
 
 def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
     """Whether ``--method all`` can keep the teacher that is there: finished, and of the recipe's architecture."""
-    path = tree.checkpoint("teacher")
-    if not (path.exists() and sidecar_path(path).exists()) or (path.parent / "state.pt").exists():
-        return False
-    sidecar = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")
-    return bool(sidecar["epoch"] == sidecar["epochs"] and sidecar["arch"] == recipe.teacher.arch)
+    sidecar = tree.folder("teacher").finished("kdbench train --method teacher")
+    return sidecar is not None and bool(sidecar["arch"] == recipe.teacher.arch)
 
 
 def require_teacher_arch(tree: RunTree, arch: str) -> None:
@@ -82,7 +79,7 @@ def open_teacher(
         raise Missing(f"no teacher '{path}', which {', '.join(methods)} would learn from: make it with `{command}`")
     model, _ = load_model(path, command)
     sidecar = read_training_sidecar(sidecar_path(path), command)
-    if sidecar["epoch"] != sidecar["epochs"] or (path.parent / "state.pt").exists():
+    if tree.folder("teacher").finished(command) is None:
         raise Missing(
             f"teacher '{path}' is not finished (epoch {sidecar['epoch']} of {sidecar['epochs']} is saved): "
             f"go on with `{command} --resume`, or wait for the training that is at it"

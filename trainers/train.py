@@ -17,7 +17,7 @@ from kdbench.machine.environment import environment
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.runs.files import sha256
+from kdbench.runs.folder import RunFolder, at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
 from trainers.arm import Arm, mark_started, training_data
@@ -93,7 +93,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     made = []
     together = tuple(method for method in job.methods if method != TIME_MATCHED)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
-    teacher_folder = [job.tree.method_dir("teacher")] if job.train_teacher else []
+    teacher_folder = [job.tree.folder("teacher")] if job.train_teacher else []
     with locked([*teacher_folder, *students.values()] if is_main() else []):
         mark(job, together, job.recipe)
         if job.train_teacher:
@@ -125,7 +125,7 @@ def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
     if is_main() and not job.resume:
         for seed in job.seeds:
             for method in methods:
-                state_file = student_folder(job, method, seed) / "state.pt"
+                state_file = student_folder(job, method, seed).state
                 mark_started(state_file, recipe.model_copy(update={"seed": seed}))
     wait_for_all()
 
@@ -163,7 +163,7 @@ def train_students(
                 student = build_model(recipe.student, len(train_set.classes))
                 if recipe.student_weights is not None:
                     load_weights(student, recipe.student, recipe.student_weights)
-                checkpoint = folder / "student.safetensors"
+                checkpoint = folder.checkpoint
                 arms.append(make_arm(method, student, seeded, checkpoint, student_about, batches, weights, teacher))
             run(arms, job, teacher if distils else None, batches, validation, f"seed {seed}: {', '.join(group)}{more}")
             made += [arm.checkpoint for arm in arms]
@@ -190,8 +190,8 @@ def labelled_fields(recipe: Recipe, images: int) -> dict[str, int]:
     return {"labelled_images": labelled, "unlabelled_images": images - labelled}
 
 
-def student_folder(job: TrainingJob, method: str, seed: int) -> Path:
-    return job.tree.method_dir(method) / ("" if seed == job.recipe.seed else f"seed-{seed}")
+def student_folder(job: TrainingJob, method: str, seed: int) -> RunFolder:
+    return job.tree.folder(method, None if seed == job.recipe.seed else seed)
 
 
 def train_the_teacher(
@@ -207,7 +207,7 @@ def train_the_teacher(
         sources = [file for weights in sources for file in weights.split(",")]
         require_members(arch, sources, checkpoint)
     complete = job.weights is not None and load_weights(model, arch, job.weights)
-    arm_state = job.tree.method_dir("teacher") / "state.pt"
+    arm_state = job.tree.folder("teacher").state
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
         require_same_classes(sources, list(train_set.classes))
@@ -280,9 +280,9 @@ def is_finished(arm: Arm) -> bool:
     changed = arm.recipe.changes_since(sidecar["recipe"]) + [key for key in now if was.get(key) != now[key]]
     if changed:
         reason = f"was made with other {', '.join(changed)}"
-    elif sidecar["epoch"] != sidecar["epochs"]:
+    elif not at_its_end(sidecar):
         reason = f"stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}, and its state is gone"
-    elif sha256(arm.checkpoint) != sidecar["sha256"]:
+    elif not arm.folder.is_whole(sidecar):
         reason = "is not the file that its sidecar describes"
     else:
         return True

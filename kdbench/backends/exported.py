@@ -8,6 +8,7 @@ from typing import Any
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
 from kdbench.runs.files import read_json, sha256
+from kdbench.runs.folder import RunFolder
 from kdbench.runs.tree import PRECISIONS, sidecar_path
 
 NEEDED = ("format", "precision", "method", "output", "size", "sha256", "checkpoint_sha256")
@@ -51,7 +52,7 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
         raise BadInput(
             f"'{artifact}' is not the file that its sidecar describes (sha256 differs): make it again with `{command}`"
         )
-    checkpoint = parents[2] / "student.safetensors"
+    checkpoint = RunFolder(parents[2]).checkpoint
     # The file itself is hashed: its own sidecar may be missing, or not fit it, on the machine that only runs exports.
     if checkpoint.exists() and sha256(checkpoint) != sidecar["checkpoint_sha256"]:
         raise BadInput(f"'{artifact}' was exported before its checkpoint was trained again: export it with `{command}`")

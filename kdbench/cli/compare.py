@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -56,21 +57,32 @@ def compare(
         # A method that nobody trained is not asked for, except those that the guide's table is about.
         guide = ("baseline", "response", "feature")
         method = ",".join(m for m in STUDENT_METHODS if m in guide or tree.checkpoint(m).exists())
-    run_compare(tree, method, backend, precision, output, json_file, data_root, device, threads, rounds)
+    flags = CompareFlags(method, backend, precision, output, device, threads, rounds)
+    run_compare(tree, flags, json_file, data_root)
+
+
+@dataclass(frozen=True)
+class CompareFlags:
+    """What a person asks ``kdbench compare`` for, in its flags' words: names with commas, 0 threads = every core."""
+
+    method: str
+    backend: str
+    precision: str = "fp32"
+    output: str = "mask"
+    device: str = "auto"
+    threads: int = 0
+    rounds: int = 100
 
 
 def run_compare(
-    tree: RunTree,
-    method: str,
-    backend: str,
-    precision: str,
-    output: str,
-    json_file: str | None,
-    data_root: Path | None,
-    device: str,
-    threads: int,
-    rounds: int,
+    tree: RunTree, flags: CompareFlags, json_file: str | None = None, data_root: Path | None = None
 ) -> None:
+    """Measure, print the table and write it.
+
+    Args:
+        json_file: of --json.
+        data_root: the dataset's folder; None = where it was at training.
+    """
     import os
 
     from rich.console import Console
@@ -82,19 +94,19 @@ def run_compare(
     from trainers.recipe import Recipe
 
     most = max(256, os.cpu_count() or 1)
-    if threads > most:  # engines crash on many thousands instead of refusing them
-        raise BadInput(f"--threads: got {threads}, expected at most {most}: leave it out for one per core")
+    if flags.threads > most:  # engines crash on many thousands instead of refusing them
+        raise BadInput(f"--threads: got {flags.threads}, expected at most {most}: leave it out for one per core")
     options = CompareOptions(
-        methods=choose("--method", method, STUDENT_METHODS),
-        backends=choose("--backend", backend, BACKENDS, USUAL_BACKENDS),
-        precisions=choose("--precision", precision, PRECISIONS, PRECISIONS),
-        output=choose("--output", output, ("mask", "logits"))[0],
-        device=choose_device(device),
-        threads=threads or os.cpu_count() or 1,
-        rounds=rounds,
+        methods=choose("--method", flags.method, STUDENT_METHODS),
+        backends=choose("--backend", flags.backend, BACKENDS, USUAL_BACKENDS),
+        precisions=choose("--precision", flags.precision, PRECISIONS, PRECISIONS),
+        output=choose("--output", flags.output, ("mask", "logits"))[0],
+        device=choose_device(flags.device),
+        threads=flags.threads or os.cpu_count() or 1,
+        rounds=flags.rounds,
         recipe_defaults=Recipe.model_validate({}).model_dump(mode="json"),
     )
-    destination = results_file(json_file, tree.root / "compare.json")
+    destination = results_file(json_file, tree.comparison)
     check_writable(destination, ".txt", ".md", ".csv")
     with json_result("-" if json_file == "-" else None) as document:
         comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)

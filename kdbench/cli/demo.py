@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdbench.cli.app import app
-from kdbench.cli.compare import run_compare
-from kdbench.cli.export import run_export
+from kdbench.cli.compare import CompareFlags, run_compare
+from kdbench.cli.export import ExportOptions, run_export
 from kdbench.cli.options import Device, JsonFile, Runs, json_result
 from kdbench.cli.train import run_training
 from kdbench.runs.files import read_json
@@ -26,6 +26,6 @@ def demo(runs: Runs = Path("runs"), device: Device = "auto", json_file: JsonFile
     students = ("baseline", "response", "feature")
     with json_result(json_file) as document:
         run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
-        run_export(tree, students, ("onnx", "trt"), ("fp32",), "mask")
-        run_compare(tree, ",".join(students), "torch,onnx,trt", "fp32", "mask", None, None, device, 0, 100)
-        document.update(read_json(tree.root / "compare.json", "kdbench demo"))
+        run_export(tree, ExportOptions(students, ("onnx", "trt")))
+        run_compare(tree, CompareFlags(",".join(students), "torch,onnx,trt", device=device))
+        document.update(read_json(tree.comparison, "kdbench demo"))

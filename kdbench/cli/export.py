@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,35 +67,39 @@ def export(
     tree = RunTree.find(runs, dataset)
     trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
     with json_result(json_file) as document:
-        run_export(
-            tree,
+        options = ExportOptions(
             choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
             choose("--format", export_format, FORMATS, FORMATS),
             choose("--precision", precision, PRECISIONS, PRECISIONS),
             choose("--output", output, ("mask", "logits"))[0],
-            size=size, data_root=data_root, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
-            compute_capability=compute_capability, document=document,
+            size=size, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
+            compute_capability=compute_capability,
         )  # fmt: skip
+        run_export(tree, options, data_root, document)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export; see ``kdbench export --help``."""
+
+    methods: tuple[str, ...]
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...] = ("fp32",)
+    output: str = "mask"
+    size: str | None = None
+    dynamic_batch: bool = False
+    keep_float: str = ""
+    allow_drift: bool = False
+    compute_capability: str | None = None
 
 
 def run_export(
-    tree: RunTree,
-    methods: tuple[str, ...],
-    formats: tuple[str, ...],
-    precisions: tuple[str, ...],
-    output: str,
-    *,
-    size: str | None = None,
-    data_root: Path | None = None,
-    dynamic_batch: bool = False,
-    keep_float: str = "",
-    allow_drift: bool = False,
-    compute_capability: str | None = None,
-    document: dict[str, Any] | None = None,
+    tree: RunTree, options: ExportOptions, data_root: Path | None = None, document: dict[str, Any] | None = None
 ) -> None:
     """Export, then print a table of what was made, skipped and failed, even when a later export raises.
 
     Args:
+        data_root: the dataset's folder; None = where it was at training.
         document: gets ``exports``, the same for --json.
     """
     from torch.utils.data import Subset
@@ -105,30 +110,33 @@ def run_export(
     from kdbench.data.preprocessing import parse_size
     from kdbench.progress import progress_bar
 
-    names = tuple(part.strip() for part in keep_float.split(",") if part.strip())
-    wanted = parse_size(size) if size else None
-    capabilities = tuple(c.strip() for c in compute_capability.split(",")) if compute_capability else ()
-    validation = open_trained_dataset(tree, data_root, methods[0])
+    names = tuple(part.strip() for part in options.keep_float.split(",") if part.strip())
+    wanted = parse_size(options.size) if options.size else None
+    capability = options.compute_capability
+    capabilities = tuple(c.strip() for c in capability.split(",")) if capability else ()
+    validation = open_trained_dataset(tree, data_root, options.methods[0])
     step = max(1, len(validation) // PARITY_IMAGES)
     samples: Any = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])  # decodes an image when asked
     calibration = []
-    if "int8" in precisions:
-        train_set = open_trained_dataset(tree, data_root, methods[0], "train")
+    if "int8" in options.precisions:
+        train_set = open_trained_dataset(tree, data_root, options.methods[0], "train")
         calibration = [train_set[i].image for i in calibration_images(len(train_set))]
     attempts: list[Attempt] = []
     try:
-        with progress_bar("export", len(methods) * len(formats) * len(precisions)) as bar:
-            for method in methods:
+        steps = len(options.methods) * len(options.formats) * len(options.precisions)
+        with progress_bar("export", steps) as bar:
+            for method in options.methods:
                 with ExportJob(
-                    tree, method, output, wanted, samples, calibration,
-                    int(names[0]) if len(names) == 1 and names[0].isdigit() else names, allow_drift, dynamic_batch,
+                    tree, method, options.output, wanted, samples, calibration,
+                    int(names[0]) if len(names) == 1 and names[0].isdigit() else names, options.allow_drift,
+                    options.dynamic_batch,
                 ) as job:  # fmt: skip
 
                     def count(attempt: Attempt) -> None:
                         attempts.append(attempt)
                         bar.advance(1, f"{attempt.method} {attempt.format} {attempt.precision}: {attempt.status}")
 
-                    export_all(job, formats, precisions, capabilities, count)
+                    export_all(job, options.formats, options.precisions, capabilities, count)
     finally:
         print_attempts(attempts)
         if document is not None:
@@ -154,6 +162,8 @@ def print_attempts(attempts: list[Attempt]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from kdbench.comparison.numbers import difference, fraction
+
     if not attempts:
         return
     table = Table("method", "format", "precision", "", "MB", "nodes", "pixels as PyTorch", "mIoU", "change")
@@ -169,8 +179,8 @@ def print_attempts(attempts: list[Attempt]) -> None:
             "" if size is None else f"{size / 1e6:.1f}",
             str(sidecar.get("nodes", sidecar.get("network_layers", ""))),
             f"{100 * parity['pixel_agreement']:.3f}%" if parity else "",
-            "" if miou is None else f"{100 * miou:.2f}",
-            "" if miou is None or before is None else f"{100 * (miou - before):+.2f}",
+            "" if miou is None else fraction(miou),
+            "" if miou is None or before is None else difference(miou - before),
         )  # fmt: skip
         lines.append(f"{name}: {attempt.path}" if attempt.path else f"{name}: {attempt.status}: {attempt.reason}")
         if sidecar.get("layer_errors") and attempt.method not in ranked:
@@ -194,16 +204,18 @@ def class_table(method: str, made: list[Attempt]) -> Table:
     """IoU per class in PyTorch, and what each export of a method changes; a loss of over 2 points is marked."""
     from rich.table import Table
 
+    from kdbench.comparison.numbers import NOTHING, difference, fraction
+
     sidecars = [attempt.sidecar or {} for attempt in made]
-    table = Table("IoU per class", "PyTorch", title=f"{method}: change against PyTorch, in points (◄ lost over 2)")
+    table = Table("IoU per class", "PyTorch", title=f"{method}: change against PyTorch (◄ lost over 2 points)")
     for attempt in made:
         table.add_column(f"{attempt.format} {attempt.precision}", justify="right")
     for index, name in enumerate(sidecars[0]["classes"]):
         before = [sidecar["parity"]["iou_reference"][index] for sidecar in sidecars]
-        cells = ["–" if before[0] is None else f"{100 * before[0]:.1f}"]
+        cells = [fraction(before[0])]
         for reference, sidecar in zip(before, sidecars, strict=True):
             value = sidecar["parity"]["iou_candidate"][index]
             mark = " ◄" if name in sidecar["parity"]["worse_classes"] else ""
-            cells.append("–" if None in (value, reference) else f"{100 * (value - reference):+.1f}{mark}")
+            cells.append(NOTHING if None in (value, reference) else f"{difference(value - reference)}{mark}")
         table.add_row(name, *cells)
     return table

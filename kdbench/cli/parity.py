@@ -147,26 +147,27 @@ def print_parity(result: Any, console: Any) -> None:
 
     from rich.table import Table
 
+    from kdbench.comparison.numbers import NOTHING, difference, fraction
+
     report = result.as_json()
     labelled = result.labelled
     table = Table("class", "IoU reference", "IoU candidate", "change") if labelled else Table("class", "same (IoU)")
-
-    def percent(value: float | None) -> str:
-        return "–" if value is None else f"{100 * value:.2f}"
 
     for index, name in enumerate(result.classes):
         if labelled:
             change = result.class_changes()[index]
             mark = "  ◄ lost over 2 points" if name in report["worse_classes"] else ""
-            shown = "–" if math.isnan(change) else f"{100 * change:+.2f}{mark}"
-            table.add_row(name, percent(report["iou_reference"][index]), percent(report["iou_candidate"][index]), shown)
+            shown = NOTHING if math.isnan(change) else f"{difference(change)}{mark}"
+            table.add_row(
+                name, fraction(report["iou_reference"][index]), fraction(report["iou_candidate"][index]), shown
+            )
         elif report["class_agreement"][index] is not None:
-            table.add_row(name, percent(report["class_agreement"][index]))
+            table.add_row(name, fraction(report["class_agreement"][index]))
     console.print(table)
     lines = [f"{report['images']} images, {100 * report['pixel_agreement']:.3f}% of pixels have the same class"]
     if labelled:
         before, after = report["miou_reference"], report["miou_candidate"]
-        lines.append(f"mIoU {percent(before)} → {percent(after)} ({100 * (after - before):+.2f})")
+        lines.append(f"mIoU {fraction(before)} → {fraction(after)} ({difference(after - before)})")
     if report["max_logit_difference"] is not None:
         lines.append(f"largest difference of a logit {report['max_logit_difference']:.3g}")
     console.print("; ".join(lines), highlight=False)

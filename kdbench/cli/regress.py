@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +16,10 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS
+from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, RunTree
 
 if TYPE_CHECKING:
-    from kdbench.regress.artifact import Filter
+    from kdbench.regress.artifact import Artifact, Filter
     from kdbench.regress.record import Recording
     from kdbench.regress.rule import Rule
 
@@ -67,17 +70,19 @@ def regress(
     from kdbench.regress.rule import Rule
 
     try:
-        code = _regress(
-            baseline, candidate, json_file, replay, images, base_ref=base_ref, runs=runs, dataset=dataset, size=size,
-            budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
+        options = RegressOptions(
+            baseline=baseline, candidate=candidate, base_ref=base_ref, json_file=json_file, replay=replay,
+            images=tuple(images or ()), budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
             chosen=Filter(
                 methods=() if method == "all" else choose("--method", method, STUDENT_METHODS),
                 backends=() if backend == "all" else choose("--backend", backend, BACKENDS),
                 precisions=() if precision == "all" else choose("--precision", precision, PRECISIONS),
                 outputs=() if output == "all" else choose("--output", output, OUTPUTS),
             ),
-            allow_different_outputs=allow_different_outputs, device=device, threads=threads, seed=seed,
+            allow_different_outputs=allow_different_outputs, device=device, threads=threads, seed=seed, size=size,
+            runs=runs, dataset=dataset,
         )  # fmt: skip
+        code = _regress(options)
     except KdbenchError as error:
         raise BadInput(str(error)) from error  # exit code 1 is a regression's alone
     except Exception:  # a bug keeps its traceback, and is no regression either
@@ -86,95 +91,122 @@ def regress(
     raise typer.Exit(code)
 
 
-def _regress(
-    baseline: Path | None,
-    candidate: Path | None,
-    json_file: str | None,
-    replay: Path | None,
-    images: list[Path] | None,
-    *,
-    base_ref: str | None,
-    runs: Path,
-    dataset: str | None,
-    size: str | None,
-    budget: float,
-    rule: Rule,
-    chosen: Filter,
-    allow_different_outputs: bool,
-    device: str,
-    threads: int,
-    seed: int,
-) -> int:
-    """The exit code."""
-    from contextlib import ExitStack
+@dataclass(frozen=True)
+class RegressOptions:
+    """What to hold against each other and how; see ``kdbench regress --help``.
 
-    from kdbench.data.preprocessing import parse_size
+    Attributes:
+        chosen: which of a folder's artifacts.
+        threads: 0 = one per core.
+    """
+
+    baseline: Path | None
+    candidate: Path | None
+    base_ref: str | None
+    json_file: str | None
+    replay: Path | None
+    images: tuple[Path, ...]
+    budget: float
+    rule: Rule
+    chosen: Filter
+    allow_different_outputs: bool
+    device: str
+    threads: int
+    seed: int
+    size: str | None
+    runs: Path
+    dataset: str | None
+
+
+def _regress(options: RegressOptions) -> int:
+    """The exit code."""
     from kdbench.predict.images import find_images
-    from kdbench.regress.artifact import find_artifacts, pair
-    from kdbench.regress.base_ref import both_sides
     from kdbench.regress.blocks import Settings
     from kdbench.regress.gate import run_gate
     from kdbench.regress.record import Recording
     from kdbench.regress.rule import EXIT_CODES
-    from kdbench.runs.tree import RunTree
 
-    if replay is not None:
-        if baseline or candidate or base_ref:
+    if options.replay is not None:
+        if options.baseline or options.candidate or options.base_ref:
             raise BadInput("--replay: got artifacts to measure beside it, expected it alone")
-        return _show_replay(Recording.read(replay), json_file)
-    if (baseline is None or candidate is None) == (base_ref is None) or (base_ref and (baseline or candidate)):
-        raise BadInput("kdbench regress: expected --baseline and --candidate, or --base-ref alone, or --replay alone")
-    if size is not None:
-        if base_ref is None:
-            raise BadInput("--size: got it without --base-ref, expected only there: artifacts have a size of their own")
-        parse_size(size)
+        return _show_replay(Recording.read(options.replay), options.json_file)
+    _require_sides(options)
+    rule = options.rule
     if rule.tolerance <= rule.margin:
         raise BadInput(
             f"--tolerance: got {100 * rule.tolerance:g}%, expected more than --margin, {100 * rule.margin:g}%"
         )
-    files, problems = find_images(images or [])
+    files, problems = find_images(list(options.images))
     if problems:
         raise BadInput(f"--images: {problems[0]}")
-    to_stdout = json_file == "-"
-    destination = Path("regress.json" if json_file in (None, "-") else str(json_file))
-    if destination.suffix != ".json":
-        raise BadInput(f"--json: got '{destination}', expected a file that ends in .json, or -")
-    if not to_stdout:
-        check_writable(destination, ".md", ".png")
+    destination = _destination(options.json_file)
     most = max(256, os.cpu_count() or 1)
-    if threads > most:
-        raise BadInput(f"--threads: got {threads}, expected at most {most}: leave it out for one per core")
+    if options.threads > most:
+        raise BadInput(f"--threads: got {options.threads}, expected at most {most}: leave it out for one per core")
     settings = Settings(
-        threads=threads or os.cpu_count() or 1, device=choose_device(device), budget_s=budget, seed=seed, rule=rule
-    )
+        threads=options.threads or os.cpu_count() or 1, device=choose_device(options.device),
+        budget_s=options.budget, seed=options.seed, rule=rule,
+    )  # fmt: skip
     latest: list[Recording] = []
 
     def keep(recording: Recording) -> None:
         latest[:] = [recording]
-        if not to_stdout:
+        if destination is not None:
             recording.write(destination)
 
-    with ExitStack() as stack:
-        if base_ref is not None:
-            sides = stack.enter_context(both_sides(base_ref, RunTree.find(runs, dataset), chosen, size))
-            shown = (base_ref, "the working tree")
-        else:
-            assert baseline is not None
-            assert candidate is not None
-            sides = (find_artifacts(baseline, chosen), find_artifacts(candidate, chosen))
-            shown = (baseline.as_posix(), candidate.as_posix())
-        pairs = pair(*sides, shown)
+    with _pairs(options) as pairs:
         try:
-            run_gate(pairs, settings, images=files, allow_different_outputs=allow_different_outputs, keep=keep)
+            run_gate(pairs, settings, images=files, allow_different_outputs=options.allow_different_outputs, keep=keep)
         except KeyboardInterrupt:
             if not latest:
                 raise
             print("interrupted: what was measured so far is kept", file=sys.stderr)
     recording = latest[0]
-    _present(recording, None if to_stdout else destination)
+    _present(recording, destination)
     if any(cell.interrupted for cell in recording.cells):
         return 130
     return EXIT_CODES[recording.verdict()[0]]
+
+
+def _require_sides(options: RegressOptions) -> None:
+    """Raise BadInput unless two artifacts, or a revision alone, were named."""
+    from kdbench.data.preprocessing import parse_size
+
+    baseline, candidate, base_ref = options.baseline, options.candidate, options.base_ref
+    if (baseline is None or candidate is None) == (base_ref is None) or (base_ref and (baseline or candidate)):
+        raise BadInput("kdbench regress: expected --baseline and --candidate, or --base-ref alone, or --replay alone")
+    if options.size is not None:
+        if base_ref is None:
+            raise BadInput("--size: got it without --base-ref, expected only there: artifacts have a size of their own")
+        parse_size(options.size)
+
+
+def _destination(json_file: str | None) -> Path | None:
+    """Where the recording goes; None for stdout alone."""
+    destination = Path("regress.json" if json_file in (None, "-") else str(json_file))
+    if destination.suffix != ".json":
+        raise BadInput(f"--json: got '{destination}', expected a file that ends in .json, or -")
+    if json_file == "-":
+        return None
+    check_writable(destination, ".md", ".png")
+    return destination
+
+
+@contextmanager
+def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]:
+    """Baseline and candidate of every cell; exports of a revision are there while the block runs."""
+    from kdbench.regress.artifact import find_artifacts, pair
+    from kdbench.regress.base_ref import both_sides
+
+    if options.base_ref is not None:
+        tree = RunTree.find(options.runs, options.dataset)
+        with both_sides(options.base_ref, tree, options.chosen, options.size) as sides:
+            yield pair(*sides, (options.base_ref, "the working tree"))
+        return
+    assert options.baseline is not None
+    assert options.candidate is not None
+    sides = (find_artifacts(options.baseline, options.chosen), find_artifacts(options.candidate, options.chosen))
+    yield pair(*sides, (options.baseline.as_posix(), options.candidate.as_posix()))
 
 
 def _present(recording: Recording, destination: Path | None) -> None:

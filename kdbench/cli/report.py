@@ -41,7 +41,7 @@ def report(
     if destination.suffix != ".html":
         raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")
     with json_result(json_file) as document:
-        found = collect(tree, results or tree.root / "compare.json")
+        found = collect(tree, results or tree.comparison)
         methods = tuple(method for method in found.trainings if method != "teacher")
         gallery, legend = [], []
         if pictures == 0:

@@ -17,7 +17,7 @@ from kdbench.progress import is_quiet
 from kdbench.runs.files import read_json
 
 if TYPE_CHECKING:
-    from trainers.sweep import Sweep
+    from trainers.grid import Sweep
 
 LINE_EVERY_SECONDS = 30.0
 
@@ -62,7 +62,8 @@ def sweep(
 
     from kdbench.comparison.sweep_results import COLUMNS, cells, sweep_rows, write_sweep
     from kdbench.machine.environment import environment
-    from trainers.sweep import import_ray, plan, read_grid, run_sweep, trained_miou
+    from trainers.grid import plan, read_grid
+    from trainers.sweep import import_ray, run_sweep, trained_miou
 
     described = read_grid(grid)
     planned = plan(described, runs)

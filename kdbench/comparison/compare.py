@@ -26,6 +26,7 @@ from kdbench.machine.environment import environment
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
+from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
 
@@ -76,7 +77,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
     references = {method: _evaluate_checkpoints(tree, method, dataset, options) for method in options.methods}
     size = _common_size(references)
     rows = [
-        _row(tree, method, backend, precision, dataset, options, references[method])
+        _row(tree, (method, backend, precision), dataset, options, references[method])
         for method in options.methods
         for backend in options.backends
         for precision in precisions_of(backend, options.precisions)
@@ -170,13 +171,17 @@ def _common_size(references: dict[str, _Reference]) -> Size | None:
 
 def _row(
     tree: RunTree,
-    method: str,
-    backend: str,
-    precision: str,
+    of: tuple[str, str, str],
     dataset: SegmentationDataset,
     options: CompareOptions,
     reference: _Reference,
 ) -> Row:
+    """Score one row.
+
+    Args:
+        of: method, backend and precision.
+    """
+    method, backend, precision = of
     row = Row(method=method, backend=backend, precision=precision, output=options.output, status="ok")
     path = artifact_of(tree, method, backend, precision, options.output)
     if reference.sidecars:
@@ -239,7 +244,7 @@ def _add_latency(
             try:
                 measured = measure(
                     cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-                    keep_json=tree.root / "latency" / f"{backend}.json",
+                    keep_json=tree.latency(backend),
                 )  # fmt: skip
                 for name, row in group.items():
                     row.latency = measured[name]
@@ -278,7 +283,7 @@ def _training(reference: _Reference) -> dict[str, Any]:
 
 
 def mean_iou_per_class(evaluations: list[Evaluation]) -> list[float | None]:
-    """Each class's IoU, mean over trainings; None where labels and some training's predictions lack it."""
+    """Each class's IoU, mean over trainings; None where the labels lack it."""
     means = np.mean([evaluation.iou_per_class for evaluation in evaluations], axis=0)
     return [None if math.isnan(value) else float(value) for value in means]
 
@@ -293,7 +298,7 @@ def _notes(
     notes = []
     trained = {m: r.sidecars[0] for m, r in references.items() if r.sidecars}
     for method, sidecar in trained.items():
-        if sidecar["epoch"] < sidecar["epochs"]:
+        if not at_its_end(sidecar):
             notes.append(
                 f"{method}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
                 f"finish it with `kdbench train --method {method} --resume`"

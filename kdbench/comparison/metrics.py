@@ -33,8 +33,8 @@ def confusion_matrix(label: NDArray[np.uint8], prediction: NDArray[np.uint8], cl
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Intersection over union per class; NaN for a class absent from both label and prediction.
+def overlap_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union of two class maps, class by class; NaN for a class that is in neither.
 
     Args:
         confusion: … x C x C counts; leading dimensions (bootstrap samples) are kept.
@@ -44,7 +44,19 @@ def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.divide(intersection, union, out=np.full_like(intersection, np.nan), where=union > 0)
 
 
+def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union with the labels, class by class; NaN for a class without a labelled pixel.
+
+    Whatever predicted, the same classes count: a stray pixel of a class that no label has would otherwise be a zero in
+    one model's mean and not in another's. It still counts against the class whose pixel it took.
+
+    Args:
+        confusion: … x C x C counts, row = label; leading dimensions (bootstrap samples) are kept.
+    """
+    return np.where(confusion.sum(-1) > 0, overlap_per_class(confusion), np.nan)
+
+
 def mean_iou(confusion: NDArray[np.int64]) -> float:
-    """Mean over the classes that occur in label or prediction; NaN when none does."""
+    """Mean over the classes that occur in the labels; NaN when none does."""
     per_class = iou_per_class(confusion)
     return float(np.nanmean(per_class)) if not np.isnan(per_class).all() else float("nan")

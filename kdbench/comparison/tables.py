@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 
-from kdbench.comparison.results import Comparison, Row
+from kdbench.comparison.columns import Column, of_backend, of_model
+from kdbench.comparison.numbers import NOTHING
+from kdbench.comparison.results import Artifact, Comparison, Latency, Row
 from kdbench.comparison.seed_statistics import standard_error
 from kdbench.runs.files import write_text
 
@@ -29,47 +32,35 @@ TITLES = {
 
 def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
     """The table proper: header, one list of cells per method, and the numbered reasons of rows that are not ok."""
-    columns = list(dict.fromkeys((row.backend, row.precision) for row in comparison.rows))
-    several = len({precision for _, precision in columns if precision}) > 1
-    names = {column: f"{column[0]} {column[1]}" if several else column[0] for column in columns}
-    header = ["Knowledge Distillation", "# Parameters", "GFLOP"]
-    for column in columns:
-        header += [f"{names[column]} mIoU", f"{names[column]} ms"]
-        if column[0] != "torch":
-            header.append(f"{names[column]} = torch")
+    keys = list(dict.fromkeys((row.backend, row.precision) for row in comparison.rows))
+    several = len({precision for _, precision in keys if precision}) > 1
+    header = ["Knowledge Distillation", *(column.header for column in of_model())]
+    for backend, precision in keys:
+        name = f"{backend} {precision}" if several else backend
+        header += [f"{name} {column.header}" for column in of_backend() if column.belongs_to(backend)]
     cells, reasons = [], list[str]()
     for method in dict.fromkeys(row.method for row in comparison.rows):
         rows = {(row.backend, row.precision): row for row in comparison.rows if row.method == method}
         any_row = next(iter(rows.values()))
-        line = [TITLES.get(method, method), *_model_cells(any_row)]
-        for column in columns:
-            line += _backend_cells(rows.get(column), reasons)
+        line = [TITLES.get(method, method), *(column.cell(any_row) for column in of_model())]
+        for key in keys:
+            columns = [column for column in of_backend() if column.belongs_to(key[0])]
+            line += _backend_cells(rows.get(key), columns, reasons)
         cells.append(line)
     return header, cells, reasons
 
 
-def _model_cells(row: Row) -> list[str]:
-    return [
-        "–" if row.params is None else f"{row.params / 1e6:.2f}M",
-        "–" if row.gflops is None else f"{row.gflops:.2f}",
-    ]
-
-
-def _backend_cells(row: Row | None, reasons: list[str]) -> list[str]:
-    """mIoU, milliseconds and (for exports) agreement of one method through one backend."""
+def _backend_cells(row: Row | None, columns: Sequence[Column], reasons: list[str]) -> list[str]:
+    """One method through one backend; a row that is not ok has its status and the reason's number in the first cell."""
     if row is None:
-        return ["–", "–", "–"]
-    extra = 0 if row.backend == "torch" else 1
-    if row.status != "ok":
-        # Methods share most reasons: number each text once, with the method's name taken out.
-        reason = f"{row.backend} {row.status}: {(row.reason or '').replace(row.method, '<method>')}"
-        if reason not in reasons:
-            reasons.append(reason)
-        return [f"{row.status} [{reasons.index(reason) + 1}]", "–", *["–"] * extra]
-    miou = "–" if row.miou is None else f"{row.miou:.4f}"
-    speed = "–" if row.latency is None else f"{row.latency.mean_ms:.2f} ± {row.latency.std_ms:.2f}"
-    agreement = "–" if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%"
-    return [miou, speed, *[agreement] * extra]
+        return [NOTHING] * len(columns)
+    if row.status == "ok":
+        return [column.cell(row) if column.belongs_to(row.backend) else NOTHING for column in columns]
+    # Methods share most reasons: number each text once, with the method's name taken out.
+    reason = f"{row.backend} {row.status}: {(row.reason or '').replace(row.method, '<method>')}"
+    if reason not in reasons:
+        reasons.append(reason)
+    return [f"{row.status} [{reasons.index(reason) + 1}]", *[NOTHING] * (len(columns) - 1)]
 
 
 def improvement_lines(comparison: Comparison) -> list[str]:
@@ -127,11 +118,6 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
     ]
 
 
-def plus_minus(error: float | None) -> str:
-    """What follows a share's mean where both are shown in percent; empty where the spread is unknown."""
-    return "" if error is None else f" ± {100 * error:.2f}"
-
-
 def operators_line(comparison: Comparison) -> str | None:
     """What rows computed in, by backend and precision: only those that are not purely of the type that they name."""
     seen: dict[str, list[str]] = {}
@@ -176,12 +162,13 @@ def _rich_table(header: list[str], cells: list[list[str]], left: int) -> Table:
 
 def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells; ``reasons`` are those of ``header_and_cells``, whose numbers are the same here."""
-    header = ["Knowledge Distillation", "backend", "precision", "# Parameters", "GFLOP", "mIoU", "ms", "= torch"]
+    headers = [column.header for column in (*of_model(), *of_backend())]
     cells = []
     for row in comparison.rows:
-        measured = [*_backend_cells(row, reasons), "–"][:3]  # torch is not compared with itself
-        cells.append([TITLES.get(row.method, row.method), row.backend, row.precision, *_model_cells(row), *measured])
-    return header, cells
+        about = [TITLES.get(row.method, row.method), row.backend, row.precision]
+        about += [column.cell(row) for column in of_model()]
+        cells.append([*about, *_backend_cells(row, of_backend(), reasons)])
+    return ["Knowledge Distillation", "backend", "precision", *headers], cells
 
 
 def as_text(comparison: Comparison) -> str:
@@ -209,20 +196,24 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line per row of the JSON, latency and artifact spread over columns."""
+    """One line per row of the JSON, with a column for each of its fields; latency and artifact are spread over theirs.
+
+    Lists and details of the engine stay in the JSON.
+    """
+    spread = {"latency": Latency.model_fields, "artifact": Artifact.model_fields}
+    interval = {"ci95_ms": ("ci95_low_ms", "ci95_high_ms")}
+    kept = [field for field in Row.model_fields if field not in ("iou_per_class", "engine")]
+    names = [name for field in kept for name in spread.get(field, (field,))]
+    columns = [column for name in names for column in interval.get(name, (name,))]
     out = io.StringIO()
-    fields = [
-        "method", "backend", "precision", "output", "status", "reason", "miou", "agreement_with_torch", "params",
-        "gflops", "median_ms", "mean_ms", "std_ms", "p95_ms", "p99_ms", "ci95_low_ms", "ci95_high_ms", "rounds",
-        "path", "sha256", "bytes",
-    ]  # fmt: skip
-    writer = csv.DictWriter(out, fields, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(out, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in comparison.rows:
         flat = row.model_dump()
-        latency, artifact = flat.pop("latency") or {}, flat.pop("artifact") or {}
-        low, high = latency.pop("ci95_ms", (None, None))
-        writer.writerow({**flat, **latency, **artifact, "ci95_low_ms": low, "ci95_high_ms": high})
+        for field in spread:
+            flat |= flat.pop(field) or {}
+        flat |= zip(interval["ci95_ms"], flat.pop("ci95_ms", (None, None)), strict=True)
+        writer.writerow(flat)
     return out.getvalue()
 
 

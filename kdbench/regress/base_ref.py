@@ -40,10 +40,11 @@ def both_sides(
             f"no checkpoint '{tree.checkpoint((lacking or ['baseline'])[0])}' for --base-ref to export: make it with "
             f"`kdbench train --method {(lacking or ['baseline'])[0]} --dataset {tree.dataset}`"
         )
+    wanted = replace(wanted, methods=tuple(methods))
     with tempfile.TemporaryDirectory(prefix="kdbench-base-") as folder, _worktree(base_ref, Path(folder)) as base:
         yield (
-            _side(base, Path(folder) / "baseline-runs", tree, methods, wanted, size, base_ref),
-            _side(CHECKOUT, Path(folder) / "candidate-runs", tree, methods, wanted, size, "the working tree"),
+            _side(base, Path(folder) / "baseline-runs", tree, wanted, size, base_ref),
+            _side(CHECKOUT, Path(folder) / "candidate-runs", tree, wanted, size, "the working tree"),
         )
 
 
@@ -73,12 +74,10 @@ def _worktree(base_ref: str, folder: Path) -> Iterator[Path]:
         git("worktree", "remove", "--force", str(place))
 
 
-def _side(
-    checkout: Path, runs: Path, tree: RunTree, methods: list[str], wanted: Filter, size: str | None, shown: str
-) -> list[Artifact]:
+def _side(checkout: Path, runs: Path, tree: RunTree, wanted: Filter, size: str | None, shown: str) -> list[Artifact]:
     """Copy the checkpoints, export them with the checkout's code, and list what can be timed."""
     ours = RunTree(runs, tree.dataset)
-    for method in methods:
+    for method in wanted.methods:
         ours.method_dir(method).mkdir(parents=True)
         for file in (tree.checkpoint(method), sidecar_path(tree.checkpoint(method))):
             shutil.copy(file, ours.method_dir(method))
@@ -88,8 +87,8 @@ def _side(
         for output in wanted.outputs or ("mask",):
             command = [
                 sys.executable, "-P", "-m", "kdbench", "export", "--runs", str(runs), "--dataset", tree.dataset,
-                "--method", ",".join(methods), "--format", ",".join(formats), "--precision", ",".join(precisions),
-                "--output", output, *(["--size", size] if size else []),
+                "--method", ",".join(wanted.methods), "--format", ",".join(formats),
+                "--precision", ",".join(precisions), "--output", output, *(["--size", size] if size else []),
             ]  # fmt: skip
             environment = {**os.environ, "PYTHONPATH": str(checkout)}
             done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdbench.comparison.numbers import fraction
 from kdbench.comparison.results import Comparison, Improvement, Row
 from kdbench.comparison.tables import TITLES
 from kdbench.report.evidence import Evidence
@@ -35,7 +36,7 @@ def analysis(found: Evidence) -> list[str]:
 def gain_sentence(gain: Improvement) -> str:
     """What a method is shown to do to mIoU."""
     name, points, error = TITLES.get(gain.method, gain.method), 100 * gain.delta_miou, 100 * gain.standard_error
-    against = f"{name}: {points:+.2f} points of mIoU against the baseline's {100 * gain.baseline_miou:.2f}"
+    against = f"{name}: {points:+.2f} points of mIoU against the baseline's {fraction(gain.baseline_miou)}"
     if gain.standard_error_over == "images":
         return (
             f"{against}, one training each (± {error:.2f} over images alone). The spread between trainings is unknown, "
@@ -53,7 +54,7 @@ def teacher_sentence(comparison: Comparison) -> list[str]:
     teacher = comparison.teacher
     if teacher is None:
         return []
-    text = f"The teacher ({teacher.arch}, {teacher.params / 1e6:.1f}M parameters) has {100 * teacher.miou:.2f} mIoU"
+    text = f"The teacher ({teacher.arch}, {teacher.params / 1e6:.1f}M parameters) has {fraction(teacher.miou)} mIoU"
     if teacher.lead is None:
         return [f"{text}."]
     lead = 100 * teacher.lead

@@ -46,9 +46,9 @@ def charts(found: Evidence) -> dict[str, dict[str, Any]]:
     if found.rounds:
         made["latency"] = latency(found)
     if found.histories:
-        made["miou"] = curves(found, "miou", "validation mIoU, %", 100)
-        made["loss"] = curves(found, "loss", "training loss", 1)
-        made["learning-rate"] = curves(found, "lr", "learning rate", 1)
+        made["miou"] = curves(found, "miou", "validation mIoU")
+        made["loss"] = curves(found, "loss", "training loss")
+        made["learning-rate"] = curves(found, "lr", "learning rate")
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 
 
@@ -60,7 +60,7 @@ def scatter(rows: list[Row]) -> go.Figure:
         latencies = [row.latency for row in chosen if row.latency is not None]
         figure.add_scatter(
             x=[latency.median_ms for latency in latencies],
-            y=[100 * (row.miou or 0.0) for row in chosen],
+            y=[row.miou or 0.0 for row in chosen],
             error_x={
                 "type": "data", "symmetric": False,
                 "array": [latency.ci95_ms[1] - latency.median_ms for latency in latencies],
@@ -74,16 +74,16 @@ def scatter(rows: list[Row]) -> go.Figure:
             text=[TITLES.get(row.method, row.method) for row in chosen],
             meta={"backend": backend, "precision": precision},
             hovertemplate=(
-                f"<b>%{{text}}</b><br>{backend} {precision}<br>mIoU %{{y:.2f}}%<br>%{{x:.2f}} ms<extra></extra>"
+                f"<b>%{{text}}</b><br>{backend} {precision}<br>mIoU %{{y:.4f}}<br>%{{x:.2f}} ms<extra></extra>"
             ),
         )  # fmt: skip
     front = pareto_front([(row.latency.median_ms, row.miou) for row in rows if row.latency and row.miou is not None])
     figure.add_scatter(
-        x=[ms for ms, _ in front], y=[100 * miou for _, miou in front], mode="lines", name="Pareto front",
+        x=[ms for ms, _ in front], y=[miou for _, miou in front], mode="lines", name="Pareto front",
         line={"color": "#888888", "dash": "dot", "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
     figure.update_layout(
-        xaxis_title="median latency, ms (log)", yaxis_title="mIoU, %", xaxis_type="log", xaxis_tickvals=LOG_TICKS
+        xaxis_title="median latency, ms (log)", yaxis_title="mIoU", xaxis_type="log", xaxis_tickvals=LOG_TICKS
     )
     return _plain(figure)
 
@@ -98,15 +98,15 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def heat_map(rows: list[Row], classes: list[str], names: list[str]) -> go.Figure:
-    """IoU in percent, one line per row, one column per class."""
+    """IoU, one line per row, one column per class."""
     values = [
-        [None if value is None else round(100 * value, 1) for value in row.iou_per_class or [None] * len(classes)]
+        [None if value is None else round(value, 4) for value in row.iou_per_class or [None] * len(classes)]
         for row in rows
     ]
     figure = go.Figure(
         go.Heatmap(
-            z=values, x=classes, y=names, colorscale="Cividis", zmin=0, zmax=100, texttemplate="%{z}", xgap=1, ygap=1,
-            hovertemplate="%{y}<br>%{x}: IoU %{z}%<extra></extra>", colorbar={"title": "IoU, %"},
+            z=values, x=classes, y=names, colorscale="Cividis", zmin=0, zmax=1, texttemplate="%{z:.4f}", xgap=1, ygap=1,
+            hovertemplate="%{y}<br>%{x}: IoU %{z:.4f}<extra></extra>", colorbar={"title": "IoU"},
         )
     )  # fmt: skip
     figure.update_layout(yaxis_autorange="reversed", height=140 + 34 * len(rows))
@@ -131,21 +131,21 @@ def latency(found: Evidence) -> go.Figure:
     return _plain(figure)
 
 
-def curves(found: Evidence, key: str, title: str, factor: float) -> go.Figure:
+def curves(found: Evidence, key: str, title: str) -> go.Figure:
     """A quantity by epoch: the mean over a method's seeds."""
     figure = go.Figure()
     dashes = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "5px,2px")
     for dash, history in zip(dashes, found.histories, strict=False):
         epochs, values = history.mean(key)
         figure.add_scatter(
-            x=epochs, y=[factor * value for value in values], mode="lines",
+            x=epochs, y=values, mode="lines",
             name=TITLES.get(history.method, history.method),
             line={"color": METHOD_STYLES.get(history.method, {}).get("color", "#000000"), "dash": dash},
         )  # fmt: skip
     figure.update_layout(xaxis_title="epoch", yaxis_title=title)
     # Whole epochs, and powers of ten in place of Plotly's SI prefixes (500µ).
     figure.update_xaxes(tickformat="d")
-    figure.update_yaxes(exponentformat="power")
+    figure.update_yaxes(exponentformat="power", hoverformat=".4f" if key == "miou" else None)
     if all(len(trace.x) <= FEW_EPOCHS for trace in figure.data):
         figure.update_xaxes(dtick=1)
     return _plain(figure)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdbench.comparison import columns
+from kdbench.comparison.numbers import NOTHING, difference, fraction
 from kdbench.comparison.results import Row
 from kdbench.comparison.tables import TITLES
 from kdbench.report.evidence import Evidence
@@ -47,7 +49,7 @@ def training_table(found: Evidence) -> Table:
     rows = []
     for method, seeds in found.trainings.items():
         first, recipe = seeds[0], seeds[0]["recipe"]
-        mious = ", ".join(f"{100 * s['miou']:.2f}" for s in seeds if s.get("miou") is not None) or "–"
+        mious = ", ".join(fraction(s["miou"]) for s in seeds if s.get("miou") is not None) or NOTHING
         rows.append(
             [
                 TITLES.get(method, method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
@@ -55,7 +57,7 @@ def training_table(found: Evidence) -> Table:
                 f"{recipe['optimizer']}, {recipe['lr']:g}", duration(sum(s["train_seconds"] for s in seeds)),
             ]
         )  # fmt: skip
-    header = ["Method", "Network", "Seeds", "mIoU, %", "Epochs", "Batch", "Size", "Optimiser, rate", "Wall-clock"]
+    header = ["Method", "Network", "Seeds", "mIoU", "Epochs", "Batch", "Size", "Optimiser, rate", "Wall-clock"]
     return Table(header, rows, words=2)
 
 
@@ -71,39 +73,25 @@ def comparison_table(found: Evidence) -> Table:
     for row in found.comparison.rows if found.comparison else []:
         rows.append(comparison_cells(row))
         about.append({"backend": row.backend, "precision": row.precision})
-    header = [
-        "Method", "Backend", "Precision", "Parameters", "GFLOP", "mIoU, %", "Median ms", "95% interval",
-        "Mean ± std ms", "p95 ms", "Same as PyTorch", "Status",
-    ]  # fmt: skip
-    return Table(header, rows, words=3, about=about)
+    headers = [column.report or column.header for column in columns.COLUMNS]
+    return Table(["Method", "Backend", "Precision", *headers, "Status"], rows, words=3, about=about)
 
 
 def comparison_cells(row: Row) -> list[str]:
-    latency = row.latency
-    return [
-        TITLES.get(row.method, row.method), row.backend, row.precision,
-        "–" if row.params is None else f"{row.params / 1e6:.2f}M",
-        "–" if row.gflops is None else f"{row.gflops:.2f}",
-        "–" if row.miou is None else f"{100 * row.miou:.2f}",
-        "–" if latency is None else f"{latency.median_ms:.2f}",
-        "–" if latency is None else f"{latency.ci95_ms[0]:.2f}–{latency.ci95_ms[1]:.2f}",
-        "–" if latency is None else f"{latency.mean_ms:.2f} ± {latency.std_ms:.2f}",
-        "–" if latency is None or latency.p95_ms is None else f"{latency.p95_ms:.2f}",
-        "–" if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%",
-        row.status,
-    ]  # fmt: skip
+    about = [TITLES.get(row.method, row.method), row.backend, row.precision]
+    return [*about, *(column.cell(row) for column in columns.COLUMNS), row.status]
 
 
 def gains_table(found: Evidence) -> Table:
     gains = found.comparison.improvements if found.comparison else []
     rows = [
         [
-            TITLES.get(gain.method, gain.method), f"{100 * gain.delta_miou:+.2f}", f"{100 * gain.standard_error:.2f}",
+            TITLES.get(gain.method, gain.method), difference(gain.delta_miou), fraction(gain.standard_error),
             gain.standard_error_over, str(gain.seeds), gain.verdict,
         ]
         for gain in gains
     ]  # fmt: skip
-    return Table(["Method", "mIoU, points", "Standard error", "over", "Seeds", "Verdict"], rows)
+    return Table(["Method", "mIoU change", "Standard error", "over", "Seeds", "Verdict"], rows)
 
 
 def classes_table(found: Evidence) -> Table:
@@ -112,11 +100,11 @@ def classes_table(found: Evidence) -> Table:
     rows = [
         [
             f"{TITLES.get(row.method, row.method)}, {row.backend} {row.precision}",
-            *("–" if value is None else f"{100 * value:.1f}" for value in row.iou_per_class or []),
+            *map(fraction, row.iou_per_class or []),
         ]
         for row in found.ok_rows()
     ]
-    return Table(["IoU, %", *classes], rows)
+    return Table(["IoU", *classes], rows)
 
 
 def parity_table(found: Evidence) -> Table:
@@ -129,7 +117,7 @@ def parity_table(found: Evidence) -> Table:
             [
                 TITLES.get(sidecar["method"], sidecar["method"]), sidecar["format"], sidecar["precision"],
                 sidecar["output"], str(parity["images"]), f"{100 * parity['pixel_agreement']:.3f}%",
-                "–" if before is None or after is None else f"{100 * (after - before):+.2f}",
+                difference(None if before is None or after is None else after - before),
                 f"{sidecar['bytes'] / 1e6:.2f} MB",
             ]
         )  # fmt: skip

@@ -93,7 +93,7 @@ def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]
     """Rounds whose median is the row's: a file of another comparison must not be shown beside it."""
     found = {}
     for backend in dict.fromkeys(row.backend for row in rows):
-        file = tree.root / "latency" / f"{backend}.json"
+        file = tree.latency(backend)
         try:
             benchmarks = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
             by_case = {b["extra_info"]["case"]: np.array(b["stats"]["data"]) * 1e3 for b in benchmarks}

@@ -63,8 +63,8 @@ function setUpGallery() {
       byId(id).src = source(picture, choice.value);
       byId(id).alt = picture.name + ", " + choice.selectedOptions[0].text;
     }
-    const scores = Object.entries(picture.miou).map(([method, miou]) => `${data.titles[method] || method} ${(100 * miou).toFixed(1)}`);
-    byId("picture-facts").textContent = "mIoU of this image, %: " + scores.join(", ");
+    const scores = Object.entries(picture.miou).map(([method, miou]) => `${data.titles[method] || method} ${miou.toFixed(4)}`);
+    byId("picture-facts").textContent = "mIoU of this image: " + scores.join(", ");
     document.querySelectorAll(".strip button").forEach((button, i) => button.setAttribute("aria-current", String(i === index)));
     wipe();
   };

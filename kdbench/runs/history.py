@@ -11,7 +11,7 @@ from typing import Any
 
 from kdbench.errors import BadInput, Missing
 from kdbench.runs.sidecar import read_training_sidecar
-from kdbench.runs.tree import STUDENT_METHODS, RunTree, seed_files, sidecar_path
+from kdbench.runs.tree import STUDENT_METHODS, RunTree, sidecar_path
 
 Curve = tuple[list[int], list[float]]
 """Epochs, and one value for each."""
@@ -72,20 +72,16 @@ def read_history(tree: RunTree, method: str) -> MethodHistory:
     seeds = [SeedHistory(path, read_rows(path, command)) for path in _history_files(tree, method)]
     seeds = [seed for seed in seeds if seed.rows]
     if not seeds:
-        raise Missing(f"no finished epoch in '{tree.method_dir(method) / 'history.jsonl'}': make it with `{command}`")
+        raise Missing(f"no finished epoch in '{tree.folder(method).history}': make it with `{command}`")
     sidecars = [path for path in map(sidecar_path, tree.seed_checkpoints(method)) if path.exists()]
     recipe = read_training_sidecar(sidecars[0], command)["recipe"] if sidecars else {}
     return MethodHistory(method, tuple(seeds), recipe)
 
 
 def _history_files(tree: RunTree, method: str) -> list[Path]:
-    folder = tree.method_dir(method)
     # Training makes the file empty at its start, and the first row may be minutes away.
-    return [
-        path
-        for path in (folder / "history.jsonl", *seed_files(folder, "history.jsonl"))
-        if path.exists() and path.stat().st_size
-    ]
+    files = [folder.history for folder in tree.folders(method)]
+    return [path for path in files if path.exists() and path.stat().st_size]
 
 
 def _is_number(value: Any) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import Missing
+from kdbench.runs.folder import RunFolder
+from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked of this module
 
 STANDARD_METHODS = ("baseline", "response", "feature", "combined")
 """The guide's; ``train --method all`` is these and the teacher, so that nobody's time doubles without being asked."""
@@ -36,18 +38,38 @@ class RunTree:
     def method_dir(self, method: str) -> Path:
         return self.root / method
 
+    def folder(self, method: str, seed: int | None = None) -> RunFolder:
+        """Where a method is trained: ``<method>/`` with the recipe's own seed (None), else ``<method>/seed-<n>/``."""
+        own = RunFolder(self.method_dir(method), "teacher" if method == "teacher" else "student")
+        return own if seed is None else RunFolder(own.path / f"seed-{seed}", own.name)
+
+    def folders(self, method: str) -> list[RunFolder]:
+        """The method's own folder, then those of further seeds that are there, in the order of the seeds."""
+        own = self.folder(method)
+        # A folder that a person named (seed-1-old) is no seed.
+        others = [path.name[5:] for path in own.path.glob("seed-*") if re.fullmatch("seed-[0-9]+", path.name)]
+        return [own, *(RunFolder(own.path / f"seed-{seed}", own.name) for seed in sorted(others, key=int))]
+
     def checkpoint(self, method: str) -> Path:
         """``student.safetensors`` of a method (``teacher.safetensors`` for the teacher); its sidecar is ``.json``."""
-        return self.method_dir(method) / ("teacher.safetensors" if method == "teacher" else "student.safetensors")
+        return self.folder(method).checkpoint
 
     def seed_checkpoints(self, method: str) -> list[Path]:
         """The method's checkpoint, then those of further seeds (seed-<n>/student.safetensors): existing ones."""
-        first = self.checkpoint(method)
-        return [path for path in (first, *seed_files(self.method_dir(method), first.name)) if path.exists()]
+        return [folder.checkpoint for folder in self.folders(method) if folder.checkpoint.exists()]
+
+    @property
+    def comparison(self) -> Path:
+        """What ``kdbench compare`` writes unless it is told where; .txt, .md and .csv lie beside it."""
+        return self.root / "compare.json"
+
+    def latency(self, name: str) -> Path:
+        """Every timed round of a backend, or of a suite."""
+        return self.root / "latency" / f"{name}.json"
 
     def export(self, method: str, export_format: str, precision: str, output: str) -> Path:
         """``<method>/exports/<format>-<precision>/<output>.<onnx|engine|xml>``; its sidecar is ``.json``."""
-        folder = self.method_dir(method) / "exports" / f"{export_format}-{precision}"
+        folder = self.folder(method).exports / f"{export_format}-{precision}"
         return folder / f"{output}.{EXPORT_SUFFIX[export_format]}"
 
     @staticmethod
@@ -64,13 +86,3 @@ class RunTree:
             raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
         newest = max(sidecars, key=lambda p: p.stat().st_mtime)
         return RunTree(runs, newest.parent.parent.name)
-
-
-def seed_files(method_dir: Path, name: str) -> list[Path]:
-    """``seed-<n>/<name>`` in the order of n; a folder that a person named (seed-1-old) is no seed."""
-    numbered = [p for p in method_dir.glob(f"seed-*/{name}") if re.fullmatch("seed-[0-9]+", p.parent.name)]
-    return sorted(numbered, key=lambda path: int(path.parent.name[5:]))
-
-
-def sidecar_path(artifact: Path) -> Path:
-    return artifact.with_suffix(".json")

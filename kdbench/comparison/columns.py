@@ -1,0 +1,77 @@
+"""The columns of a comparison, each declared once: the tables of ``compare``, the README and the report follow.
+
+A new column is one line in ``COLUMNS`` (and a field of ``results.Row`` where its number is not there yet, by which the
+JSON and the CSV have it too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kdbench.comparison.numbers import NOTHING, fraction
+from kdbench.comparison.results import Latency, Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column says of a row.
+
+    Attributes:
+        header: in the comparison's table, after the backend's name where it differs by backend.
+        cell: of a row; a number that it lacks is a dash.
+        report: header in the report, which has a row for each backend; "" = as in the comparison's table.
+        of_model: the same whichever backend runs the model: said once for each method.
+        report_only: too much for the comparison's table.
+        of_torch: torch has it too; what compares with torch says nothing of torch itself.
+    """
+
+    header: str
+    cell: Callable[[Row], str]
+    report: str = ""
+    of_model: bool = False
+    report_only: bool = False
+    of_torch: bool = True
+
+    def belongs_to(self, backend: str) -> bool:
+        """Whether the comparison's table has it for ``backend``."""
+        return self.of_torch or backend != "torch"
+
+
+def parameters(row: Row) -> str:
+    return NOTHING if row.params is None else f"{row.params / 1e6:.2f}M"
+
+
+def gflop(row: Row) -> str:
+    return NOTHING if row.gflops is None else f"{row.gflops:.2f}"
+
+
+def agreement(row: Row) -> str:
+    return NOTHING if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%"
+
+
+def timed(show: Callable[[Latency], str]) -> Callable[[Row], str]:
+    """A cell that needs a latency."""
+    return lambda row: NOTHING if row.latency is None else show(row.latency)
+
+
+COLUMNS = (
+    Column("# Parameters", parameters, report="Parameters", of_model=True),
+    Column("GFLOP", gflop, of_model=True),
+    Column("mIoU", lambda row: fraction(row.miou)),
+    Column("Median ms", timed(lambda ms: f"{ms.median_ms:.2f}"), report_only=True),
+    Column("95% interval", timed(lambda ms: f"{ms.ci95_ms[0]:.2f}–{ms.ci95_ms[1]:.2f}"), report_only=True),
+    Column("ms", timed(lambda ms: f"{ms.mean_ms:.2f} ± {ms.std_ms:.2f}"), report="Mean ± std ms"),
+    Column("p95 ms", timed(lambda ms: NOTHING if ms.p95_ms is None else f"{ms.p95_ms:.2f}"), report_only=True),
+    Column("= torch", agreement, report="Same as PyTorch", of_torch=False),
+)
+
+
+def of_model() -> list[Column]:
+    """Those of the comparison's table that are said once for each method."""
+    return [column for column in COLUMNS if column.of_model and not column.report_only]
+
+
+def of_backend() -> list[Column]:
+    """Those of the comparison's table that differ by backend and precision."""
+    return [column for column in COLUMNS if not column.of_model and not column.report_only]

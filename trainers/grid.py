@@ -1,0 +1,157 @@
+"""What a sweep trains: the grid that a person wrote, and the runs that follow from it."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdbench.errors import BadInput, Missing
+from kdbench.runs.folder import RunFolder
+from kdbench.runs.history import read_rows
+from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree
+from trainers.methods import needs_teacher
+from trainers.recipe import MAX_SEED, Recipe, load_recipe
+
+State = Literal["waiting", "training", "done", "finished before", "failed"]
+
+
+class Grid(BaseModel):
+    """What a grid file holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str = Field(description="as --dataset of kdbench train")
+    data_root: Path | None = Field(None, description="as --data-root")
+    recipe: str | None = Field(None, description="as --recipe; None = the dataset's")
+    methods: list[str] = Field(min_length=1, description="students; the teacher is trained when one needs it")
+    seeds: list[int] = Field([0], min_length=1, description="all methods are trained with each")
+    side_by_side: bool = Field(True, description="methods of a seed in one worker, sharing the teacher's passes")
+    settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name → fields of the recipe; with several, runs lie in <runs>/<name>/"
+    )
+
+
+@dataclass
+class Run:
+    """What one worker trains: some methods side by side with one seed and setting; or the teacher, with no method.
+
+    Attributes:
+        setting: its name, or "" in a grid without settings.
+        attempts: how often a worker was given it.
+        reason: why it failed.
+    """
+
+    setting: str
+    tree: RunTree
+    recipe: Recipe
+    methods: tuple[str, ...]
+    grid: Grid
+    state: State = "waiting"
+    attempts: int = 0
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        what = ", ".join(self.methods) or "teacher"
+        return f"{self.setting + ': ' if self.setting else ''}{what}, seed {self.recipe.seed}"
+
+    @property
+    def epochs(self) -> int:
+        return (self.recipe if self.methods else self.recipe.for_teacher()).epochs
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(needs_teacher(method) for method in self.methods)
+
+    def folder(self, method: str) -> RunFolder:
+        """Where ``kdbench train`` trains it: seeds other than the grid's first lie in folders of their own."""
+        seed = self.recipe.seed
+        return self.tree.folder(method, None if seed == self.grid.seeds[0] else seed)
+
+    def checkpoint(self, method: str) -> Path:
+        return self.folder(method).checkpoint
+
+    def progress(self) -> tuple[int, float | None]:
+        """Epochs done and the last mIoU of the method that is least far, from its history."""
+        found = []
+        for method in self.methods or ("teacher",):
+            path = self.folder(method).history
+            rows = read_rows(path, "kdbench sweep") if path.exists() else ()
+            scores = [row["miou"] for row in rows if row.get("miou") is not None]
+            found.append((len(rows), scores[-1] if scores else None))
+        return min(found, key=lambda done: done[0])
+
+
+@dataclass
+class Sweep:
+    """A grid's runs, and that of their teacher, when one is to be trained or kept."""
+
+    runs: list[Run]
+    teacher: Run | None = None
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [*([self.teacher] if self.teacher else []), *self.runs]
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a grid file.
+
+    Raises:
+        Missing: no such file. BadInput: not TOML, or a field that is unknown or out of range.
+    """
+    if not path.is_file():
+        raise Missing(f"grid '{path}' does not exist, expected a .toml file with dataset, methods and seeds")
+    try:
+        grid = Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"grid '{path}' cannot be read as TOML ({error}): mend the file") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise BadInput(f"grid '{path}': {problems}") from error
+    students = [m for m in STUDENT_METHODS if m != TIME_MATCHED or grid.side_by_side]
+    if wrong := [m for m in grid.methods if m not in students]:
+        raise BadInput(f"grid '{path}': methods: got '{wrong[0]}', expected some of {', '.join(students)}")
+    for values, name in ((grid.methods, "methods"), (grid.seeds, "seeds")):
+        if len(set(values)) != len(values):
+            raise BadInput(f"grid '{path}': {name}: got {values}, expected each once")
+    if min(grid.seeds) < 0 or max(grid.seeds) > MAX_SEED:
+        raise BadInput(f"grid '{path}': seeds: got {grid.seeds}, expected whole numbers from 0 to {MAX_SEED}")
+    for name in grid.settings:
+        if (
+            not name.isascii()
+            or not name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+            or name[0] == "."
+        ):
+            raise BadInput(f"grid '{path}': settings: got '{name}', expected letters, digits, - _ .: it names a folder")
+    return grid
+
+
+def plan(grid: Grid, runs: Path) -> Sweep:
+    """Every run of the grid, its recipe checked.
+
+    Raises:
+        BadInput: no such recipe, or a setting's field that is unknown or out of range.
+    """
+    recipe_name = grid.recipe or grid.dataset
+    groups = [tuple(grid.methods)] if grid.side_by_side else [(method,) for method in grid.methods]
+    planned = []
+    for setting, fields in (grid.settings or {"": {}}).items():
+        teacher_fields = fields.get("teacher")
+        if "seed" in fields or teacher_fields is not None:
+            raise BadInput(
+                f"settings.{setting}: got seed or teacher, which are the same for all settings: leave it out"
+            )
+        tree = RunTree(runs / setting, grid.dataset)
+        for seed in grid.seeds:
+            recipe = load_recipe(recipe_name, {**fields, "seed": seed})
+            planned += [Run(setting, tree, recipe, group, grid) for group in groups]
+    sweep = Sweep(planned)
+    if any(run.needs_teacher for run in planned):
+        recipe = load_recipe(recipe_name, {"seed": grid.seeds[0]})
+        sweep.teacher = Run("", RunTree(runs, grid.dataset), recipe, (), grid)
+    return sweep
