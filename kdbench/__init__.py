@@ -1,7 +1,56 @@
 """kdbench: fair benchmarks and proven exports for distilled segmentation models.
 
-Heavy packages (torch, onnxruntime, tensorrt) are imported where they are used, so that
-``import kdbench`` and ``kdbench --help`` stay fast.
+``kdbench.open_dataset``, ``load``, ``evaluate``, ``parity``, ``gate``, ``open_predictor``, ``predict_images`` and
+``compare`` are the public API; see ``docs/python-api.md``.
+
+They are imported when they are asked for, and heavy packages (torch, onnxruntime, tensorrt) where they are used, so
+that ``import kdbench`` and ``kdbench --help`` stay fast.
 """
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from kdbench.api import (
+        KdbenchError,
+        compare,
+        evaluate,
+        gate,
+        load,
+        open_dataset,
+        open_predictor,
+        parity,
+        predict_images,
+    )
+    from kdbench.comparison.parity_files import ParityOptions
+
+__all__ = [
+    "KdbenchError",
+    "ParityOptions",
+    "compare",
+    "evaluate",
+    "gate",
+    "load",
+    "open_dataset",
+    "open_predictor",
+    "parity",
+    "predict_images",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported now (PEP 562)."""
+    if name == "ParityOptions":
+        from kdbench.comparison.parity_files import ParityOptions
+
+        return ParityOptions
+    if name in __all__:
+        from kdbench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'kdbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from kdbench.data.shapes import Shapes
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
+
+# Before torchmetrics, which imports torchvision by itself, so that every test file runs alone and in any order.
+importlib.import_module("kdbench.torchvision_compat")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -54,7 +54,7 @@ FLOORS = (
     {"runs", "data", "machine", "progress", "torchvision_compat"},
     {"models", "backends"},
     {"comparison", "predict", "regress", "report"},
-    {"cli"},
+    {"cli", "api"},
 )
 """Rooms and files of ``kdbench``, from the ground up; each may use its own floor and those below."""
 UP = {

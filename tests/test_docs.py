@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ("train-on-your-data", "read-the-table", "gate-in-ci", "add-a-backend", "add-a-method")
+PAGES = ("train-on-your-data", "read-the-table", "gate-in-ci", "add-a-backend", "add-a-method", "python-api")
 
 
 @pytest.fixture

@@ -125,9 +125,11 @@ class Recipe(BaseModel):
     def changes_since(self, recorded: dict[str, Any]) -> list[str]:
         """Fields that a recorded recipe has otherwise, as "lr 0.001 → 0.5".
 
-        A field that it lacks came with a later version, whose default does what was done before.
+        A field that it lacks came with a later version, whose default does what was done before; so in [teacher].
         """
-        before = {**Recipe.model_validate({}).model_dump(mode="json"), **recorded}
+        defaults = Recipe.model_validate({}).model_dump(mode="json")
+        teacher = {**defaults["teacher"], **recorded.get("teacher", {})}
+        before = {**defaults, **recorded, "teacher": teacher}
         now = self.model_dump(mode="json")
         return [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
 

@@ -21,6 +21,7 @@ from kdbench.cli.options import (
     choose_device,
     json_result,
     open_trained_dataset,
+    recipe_defaults,
     results_file,
 )
 from kdbench.errors import BadInput
@@ -91,7 +92,6 @@ def run_compare(
     from kdbench.comparison.compare import compare as run
     from kdbench.comparison.tables import print_table, write_all
     from kdbench.errors import RunFailed
-    from trainers.recipe import Recipe
 
     most = max(256, os.cpu_count() or 1)
     if flags.threads > most:  # engines crash on many thousands instead of refusing them
@@ -104,7 +104,7 @@ def run_compare(
         device=choose_device(flags.device),
         threads=flags.threads or os.cpu_count() or 1,
         rounds=flags.rounds,
-        recipe_defaults=Recipe.model_validate({}).model_dump(mode="json"),
+        recipe_defaults=recipe_defaults(),
     )
     destination = results_file(json_file, tree.comparison)
     check_writable(destination, ".txt", ".md", ".csv")

@@ -71,6 +71,13 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
 
 
+def recipe_defaults() -> dict[str, Any]:
+    """A recipe's fields and their defaults: what trainings did before a field existed."""
+    from trainers.recipe import Recipe
+
+    return Recipe.model_validate({}).model_dump(mode="json")
+
+
 @contextmanager
 def json_result(json_file: str | None) -> Iterator[dict[str, Any]]:
     """Collect a command's result in the dict that this yields, and write it when the block ends, by an error too.

@@ -11,10 +11,6 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.options import JsonFile, json_result
 from kdbench.errors import BadInput, RunFailed
-from kdbench.runs.tree import PRECISIONS
-
-UNKNOWN_CLASSES = 256
-"""Class ids that a file without names and logits may return."""
 
 
 @app.command()
@@ -44,43 +40,33 @@ def parity(
     """
     from rich.console import Console
 
-    from exporters.parity import compare_outputs, drift
-    from kdbench.backends.onnx_file import OnnxFile
+    from kdbench.comparison.parity_files import ParityOptions, compare_files, open_files
     from kdbench.data.preprocessing import parse_size
-    from kdbench.machine.cores import answer_threads
 
-    options: dict[str, Any] = {
-        "size": parse_size(size) if size else None, "mean": triple("--mean", mean), "std": triple("--std", std),
-        "threads": answer_threads(), "spinning": False,  # two engines take turns in this process
-    }  # fmt: skip
-    if tolerance is not None and tolerance not in PRECISIONS:
-        raise BadInput(f"--tolerance: got '{tolerance}', expected one of {', '.join(PRECISIONS)}")
+    options = ParityOptions(
+        tolerance, limit, parse_size(size) if size else None, triple("--mean", mean), triple("--std", std)
+    )
     with json_result(json_file) as document:
-        files = [OnnxFile.open(path, **options) for path in (reference, candidate)]
+        files = open_files((reference, candidate), options)
         about = files[0].about or files[1].about
         samples, names = open_samples(images, dataset or (None if images else about.get("dataset")), data_root, limit)
-        classes = class_names(files, about, names)
-        precision = tolerance or max((f.about.get("precision", "fp32") for f in files), key=PRECISIONS.index)
-        result = compare_outputs(files[0], files[1], samples, classes)
-        for file in files:
-            file.close()
-        problem = drift(result, precision, str(reference))
+        found = compare_files(files, samples, names, options, str(reference))
+        result, problem = found.parity, found.problem
         document.update(
-            reference=reference.as_posix(), candidate=candidate.as_posix(), tolerance=precision,
+            reference=reference.as_posix(), candidate=candidate.as_posix(), tolerance=found.tolerance,
             verdict="drift" if problem else "same", reason=problem, classes=list(result.classes), **result.as_json(),
         )  # fmt: skip
         console = Console(width=None if sys.stdout.isatty() else 120)
-        for file in files:
-            if file.assumption:
-                console.print(f"note: {file.assumption}", markup=False, highlight=False, soft_wrap=True)
+        for note in found.notes:
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         print_parity(result, console)
         if problem:
             raise RunFailed(f"'{candidate}' is not the model of '{reference}': {problem}")
-        if precision == "int8" and not result.labelled:
+        if found.tolerance == "int8" and not result.labelled:
             console.print(
                 "no labels, so the loss of mIoU was not judged: --dataset and --data-root give a labelled split"
             )
-        console.print(f"same model, by the tolerance of {precision}", highlight=False)
+        console.print(f"same model, by the tolerance of {found.tolerance}", highlight=False)
 
 
 def triple(flag: str, text: str | None) -> tuple[float, ...] | None:
@@ -99,46 +85,18 @@ def open_samples(
     images: list[Path] | None, dataset: str | None, data_root: Path | None, limit: int
 ) -> tuple[Any, tuple[str, ...] | None]:
     """Real images, evenly spread over what was named, and the classes of a labelled split."""
-    import numpy as np
-
-    from kdbench.data import Sample, open_dataset
-    from kdbench.data.base import read_image
-    from kdbench.predict.images import find_images
+    from kdbench.comparison.parity_files import spread, unlabelled
+    from kdbench.data import open_dataset
 
     if images and dataset:
         raise BadInput("--images and --dataset: got both, expected one of them")
     if images:
-        files, problems = find_images(images)
-        if problems:
-            raise BadInput(problems[0])
-        found = []
-        for path in files[:: -(-len(files) // limit)]:
-            pixels = read_image(path)
-            found.append(Sample(path.name, pixels, np.full(pixels.shape[:2], 255, np.uint8)))
-        return found, None
+        return unlabelled(images, limit), None
     if dataset is None or (dataset != "shapes" and data_root is None):
         hint = f" --dataset {dataset} --data-root FOLDER" if dataset else " --dataset NAME --data-root FOLDER"
         raise BadInput(f"kdbench parity: expected real images to compare on: give --images FOLDER, or{hint}")
-    from torch.utils.data import Subset
-
-    split: Any = open_dataset(dataset, "val", data_root)
-    return Subset(split, range(0, len(split), -(-len(split) // limit))), split.classes
-
-
-def class_names(files: list[Any], about: dict[str, Any], names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What class ids mean: the dataset's classes, or those of our metadata, or numbers.
-
-    Raises:
-        BadInput: the files, or a file and the dataset, have different numbers of classes.
-    """
-    counts = [len(names)] if names else []
-    counts += [file.classes or len(file.about.get("classes", [])) for file in files]
-    known = [count for count in counts if count]
-    if len(set(known)) > 1:
-        raise BadInput(f"got {' and '.join(map(str, dict.fromkeys(known)))} classes, expected the same everywhere")
-    if names or about.get("classes"):
-        return tuple(names or about["classes"])
-    return tuple(f"class {i}" for i in range(known[0] if known else UNKNOWN_CLASSES))
+    split = open_dataset(dataset, "val", data_root)
+    return spread(split, limit), split.classes
 
 
 def print_parity(result: Any, console: Any) -> None:

@@ -56,23 +56,34 @@ def open_predictor(tree: RunTree, method: str, backend: str, device: str) -> Ite
         Missing, BadInput: no such checkpoint or export, or a broken one.
         BackendUnavailable: this machine cannot run it.
     """
+    made_by = f"kdbench {'train' if runs_checkpoints(backend) else 'export'} --method {method}"
     artifact = artifact_of(tree, method, backend, "fp32", "mask")
     engine = load_backend(backend, artifact, output="mask", device=device)
     try:
-        command = (
-            f"kdbench train --method {method}" if runs_checkpoints(backend) else f"kdbench export --method {method}"
-        )
-        about = read_json(sidecar_path(artifact), command)
-        lacking = [key for key in ("classes", "palette") if key not in about]
-        if lacking:
-            raise BadInput(
-                f"'{sidecar_path(artifact)}' lacks {' and '.join(lacking)}, expected what class ids mean: "
-                f"make it again with `{command}`"
-            )
-        palette = tuple((red, green, blue) for red, green, blue in about["palette"])
-        yield Predictor(engine, tuple(about["classes"]), palette)
+        yield predictor_of(engine, artifact, made_by)
     finally:
         engine.close()
+
+
+def predictor_of(engine: Backend, artifact: Path, made_by: str) -> Predictor:
+    """A loaded engine with the classes and colours that its artifact's sidecar has.
+
+    Args:
+        made_by: the command that makes the artifact, for the error.
+
+    Raises:
+        Missing: no sidecar. BadInput: it does not say what class ids mean.
+    """
+    about = read_json(sidecar_path(artifact), made_by)
+    lacking = [key for key in ("classes", "palette") if key not in about]
+    if lacking:
+        raise BadInput(
+            f"'{sidecar_path(artifact)}' lacks {' and '.join(lacking)}, expected what class ids mean: "
+            f"make it again with `{made_by}`"
+        )
+    return Predictor(
+        engine, tuple(about["classes"]), tuple((red, green, blue) for red, green, blue in about["palette"])
+    )
 
 
 @contextmanager

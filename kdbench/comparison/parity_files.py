@@ -1,0 +1,149 @@
+"""Parity of two ONNX files, ours or not: ``kdbench parity`` and ``kdbench.parity``.
+
+files = open_files((Path("model.onnx"), Path("model-int8.onnx")), options := ParityOptions())
+split = open_dataset("shapes", "val")
+found = compare_files(files, spread(split, options.limit), split.classes, options, "model.onnx")
+print(found.problem or "the same model")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdbench.backends.onnx_file import OnnxFile
+from kdbench.comparison.parity import Parity, compare_outputs, drift
+from kdbench.data import Sample, SegmentationDataset
+from kdbench.data.base import read_image
+from kdbench.data.labels import IGNORE
+from kdbench.data.preprocessing import Size
+from kdbench.errors import BadInput
+from kdbench.machine.cores import answer_threads
+from kdbench.predict.images import find_images
+from kdbench.runs.tree import PRECISIONS
+
+UNKNOWN_CLASSES = 256
+"""Class ids that a file without names and logits may return."""
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """How two files are held against each other.
+
+    Attributes:
+        tolerance: "fp32", "fp16" or "int8": what may differ; None = by the files' metadata.
+        limit: images at most, evenly spread over what there is.
+        size: (H, W) for files that leave them open.
+        mean, std: of a float input, R, G and B of 0 to 1; None = by the metadata, or ImageNet's.
+    """
+
+    tolerance: str | None = None
+    limit: int = 100
+    size: Size | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FilesParity:
+    """What came of it.
+
+    Attributes:
+        parity: the counts, and what follows from them.
+        tolerance: the precision whose tolerance was applied.
+        problem: how the candidate drifted further than it may; None where it is the same model.
+        notes: what was assumed about the files' input, for a person to check.
+    """
+
+    parity: Parity
+    tolerance: str
+    problem: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        return self.problem is None
+
+
+def open_files(paths: Sequence[Path], options: ParityOptions) -> list[OnnxFile]:
+    """Load the reference and the candidate; ``compare_files`` closes them.
+
+    Raises:
+        BadInput: an unknown tolerance, no ONNX file, or no segmentation of one image.
+    """
+    if options.tolerance is not None and options.tolerance not in PRECISIONS:
+        raise BadInput(f"--tolerance: got '{options.tolerance}', expected one of {', '.join(PRECISIONS)}")
+    return [
+        OnnxFile.open(
+            path, size=options.size, mean=options.mean, std=options.std,
+            threads=answer_threads(), spinning=False,  # two engines take turns in this process
+        )
+        for path in paths
+    ]  # fmt: skip
+
+
+def compare_files(
+    files: Sequence[OnnxFile],
+    samples: Sequence[Sample],
+    names: tuple[str, ...] | None,
+    options: ParityOptions,
+    shown: str,
+) -> FilesParity:
+    """Run both on the same images, and judge by the tolerance.
+
+    Args:
+        files: reference and candidate, of ``open_files``.
+        samples: real images.
+        names: the classes of their labels; None where they have none.
+        shown: what ``problem`` calls the reference.
+
+    Raises:
+        BadInput: the files, or a file and the labels, have different numbers of classes; or there is no image.
+    """
+    tolerance = options.tolerance or max((f.about.get("precision", "fp32") for f in files), key=PRECISIONS.index)
+    reference, candidate = files
+    try:
+        result = compare_outputs(reference, candidate, samples, class_names(files, names))
+    finally:
+        for file in files:
+            file.close()
+    notes = tuple(file.assumption for file in files if file.assumption)
+    return FilesParity(result, tolerance, drift(result, tolerance, shown), notes)
+
+
+def class_names(files: Sequence[OnnxFile], names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What class ids mean: the labels' classes, or those of our metadata, or numbers."""
+    counts = [len(names)] if names else []
+    counts += [file.classes or len(file.about.get("classes", [])) for file in files]
+    known = [count for count in counts if count]
+    if len(set(known)) > 1:
+        raise BadInput(f"got {' and '.join(map(str, dict.fromkeys(known)))} classes, expected the same everywhere")
+    names = names or next((tuple(f.about["classes"]) for f in files if f.about.get("classes")), None)
+    return names or tuple(f"class {i}" for i in range(known[0] if known else UNKNOWN_CLASSES))
+
+
+def spread(split: SegmentationDataset, limit: int) -> Sequence[Sample]:
+    """At most ``limit`` images, evenly spread over the split; decoded when they are asked for."""
+    from torch.utils.data import Subset
+
+    chosen: Sequence[Sample] = Subset(split, range(0, len(split), -(-len(split) // limit)))  # type: ignore[arg-type,assignment]
+    return chosen
+
+
+def unlabelled(paths: Sequence[Path], limit: int) -> list[Sample]:
+    """At most ``limit`` of the images that the paths (files, and folders of them) mean; every label is "ignore".
+
+    Raises:
+        BadInput: a path does not exist, or an image cannot be read.
+    """
+    files, problems = find_images(paths)
+    if problems:
+        raise BadInput(problems[0])
+    found = []
+    for path in files[:: -(-len(files) // limit)]:
+        pixels = read_image(path)
+        found.append(Sample(path.name, pixels, np.full(pixels.shape[:2], IGNORE, np.uint8)))
+    return found
