@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporters.to_openvino import export_openvino
+from exporters.proven_export import export_as
 from kdbench.backends import artifact_of, load_backend
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.data.preprocessing import resize_image
@@ -174,6 +174,6 @@ def test_openvino_logits(tmp_path, exported):
     tree = RunTree(tmp_path, "shapes")
     shutil.copytree(exported.root, tree.root)
     with make_job(tree, output="logits") as job:
-        export_openvino(job, "fp32")
+        export_as(job, "openvino", "fp32")
     logits = load(tree, "openvino", output="logits").infer(np.zeros((1, 3, *SIZE), np.float32))
     assert (logits.shape, logits.dtype) == ((1, 10, *SIZE), np.float32)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
-from exporters.to_onnx import export_onnx
-from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
+from exporters.proven_export import export_as
+from exporters.to_tensorrt import AHEAD_OF_TIME
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
@@ -101,11 +101,11 @@ def test_a_drifted_export_is_not_kept_and_the_old_file_stays(tree, monkeypatch):
         onnx.save(graph, job.graph())
         message = r"baseline onnx fp32 mask: .*\d+\.\d+% .* 4 images.*--allow-drift"
         with pytest.raises(RunFailed, match=message):
-            export_onnx(job, "fp32")
+            export_as(job, "onnx", "fp32")
         assert path.read_bytes() == before
         assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
         job.allow_drift = True
-        export_onnx(job, "fp32")
+        export_as(job, "onnx", "fp32")
     assert path.read_bytes() != before
     assert json.loads(sidecar_path(path).read_text())["parity"]["pixel_agreement"] < 0.999
 
@@ -123,7 +123,7 @@ def test_an_engine_without_its_onnx_export_names_the_command(exported):
         make_job(exported, "feature") as job,
         pytest.raises(Missing, match="kdbench export --method feature --format onnx"),
     ):
-        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
+        export_as(job, "trt", "fp32")
 
 
 @pytest.mark.needs(ENGINE_BUILDER)
@@ -136,7 +136,7 @@ def test_a_network_that_the_parser_refuses_keeps_the_old_engine(tree, capfd):
     onnx.save(graph, path)
     edit_sidecar(path)
     with make_job(tree) as job, pytest.raises(RunFailed, match=r"cannot parse '.*mask.onnx': .*Transpose") as caught:
-        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
+        export_as(job, "trt", "fp32")
     assert len(str(caught.value).splitlines()) == 1
     assert engine.read_bytes() == before
     assert capfd.readouterr().out == ""

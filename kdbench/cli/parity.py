@@ -11,7 +11,7 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.options import JsonFile, json_result
 from kdbench.errors import BadInput, RunFailed
-from kdbench.runs.tree import PRECISIONS
+from kdbench.formats import PRECISIONS
 
 UNKNOWN_CLASSES = 256
 """Class ids that a file without names and logits may return."""

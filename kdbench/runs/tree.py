@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import Missing
+from kdbench.formats import FORMATS
 
 STANDARD_METHODS = ("baseline", "response", "feature", "combined")
 """The guide's; ``train --method all`` is these and the teacher, so that nobody's time doubles without being asked."""
@@ -14,12 +15,6 @@ TIME_MATCHED = "baseline-long"
 """The baseline with as many epochs as fit in the wall-clock of a distilled method."""
 STUDENT_METHODS = (*STANDARD_METHODS, "cwd", "dist", "imitation", TIME_MATCHED)
 METHODS = (*STUDENT_METHODS, "teacher")
-BACKENDS = ("torch", "torch-channels-last", "torch-compile", "onnx", "openvino", "trt")
-USUAL_BACKENDS = ("torch", "onnx", "openvino", "trt")
-"""What "all" stands for: the other ways of running PyTorch cost minutes and are measured when they are named."""
-PRECISIONS = ("fp32", "fp16", "int8")
-EXPORT_SUFFIX = {"onnx": "onnx", "trt": "engine", "openvino": "xml"}
-"""Format → suffix of its file; beside OpenVINO's .xml lies a .bin with the weights."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,9 @@ class RunTree:
         return [path for path in (first, *seed_files(self.method_dir(method), first.name)) if path.exists()]
 
     def export(self, method: str, export_format: str, precision: str, output: str) -> Path:
-        """``<method>/exports/<format>-<precision>/<output>.<onnx|engine|xml>``; its sidecar is ``.json``."""
+        """``<method>/exports/<format>-<precision>/<output>.<format's suffix>``; its sidecar is ``.json``."""
         folder = self.method_dir(method) / "exports" / f"{export_format}-{precision}"
-        return folder / f"{output}.{EXPORT_SUFFIX[export_format]}"
+        return folder / f"{output}.{FORMATS[export_format].suffix}"
 
     @staticmethod
     def find(runs: Path, dataset: str | None) -> RunTree:
