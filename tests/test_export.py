@@ -197,7 +197,7 @@ def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_pa
         assert path.exists(), done.out
         sidecar = json.loads(sidecar_path(path).read_text())
         assert (sidecar["size"], f"{sidecar['format']}-{sidecar['precision']}") == ([64, 64], path.parent.name)
-    assert "baseline openvino fp16: skipped: OpenVINO exports are fp32 or int8" in done.out
+    assert "baseline openvino fp16: unsupported: OpenVINO exports are fp32 or int8" in done.out
     assert done.out.count("baseline int8: 8 bits hurt most in ") == 1
     assert "baseline: change against PyTorch, in points (◄ lost over 2)" in done.out
 
@@ -207,10 +207,16 @@ def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_pa
     rows = {(r["backend"], r["precision"]): r for r in json.loads(file.read_text())["rows"]}
     assert list(rows) == [
         ("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("openvino", "fp32"),
-        ("openvino", "int8"),
+        ("openvino", "fp16"), ("openvino", "int8"),
     ]  # fmt: skip
-    assert {key: row["status"] for key, row in rows.items() if row["status"] != "ok"} == {("onnx", "fp16"): "failed"}
+    assert {key: row["status"] for key, row in rows.items() if row["status"] != "ok"} == {
+        ("onnx", "fp16"): "unsupported", ("openvino", "fp16"): "unsupported",
+    }  # fmt: skip
     assert "100% fp32" in rows["onnx", "fp16"]["reason"]
+    assert rows["onnx", "fp16"]["artifact"]["bytes"] > 5e6
+    assert rows["openvino", "fp16"]["reason"].startswith("OpenVINO exports are fp32 or int8")
+    assert rows["openvino", "fp16"]["artifact"] is None
+    assert "unsupported [2]" in done.out
     for key, row in rows.items():
         if row["status"] == "ok":
             assert row["engine"]["operators"][key[1]] >= 0.5
@@ -241,14 +247,46 @@ def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench)
     assert tree.export("feature", "trt", "fp32", "mask").exists()
 
 
+def make_onnx_fail(monkeypatch):
+    from exporters import proven_export
+
+    require = proven_export.require_parity
+
+    def fail(parity, precision, what):
+        if " onnx " in what:
+            raise RunFailed("the ONNX file differs")
+        require(parity, precision, what)
+
+    monkeypatch.setattr(proven_export, "require_parity", fail)
+
+
+@pytest.mark.needs("openvino")
+def test_what_is_made_from_a_failed_export_is_skipped_and_the_others_are_made(tree, kdbench, monkeypatch):
+    make_onnx_fail(monkeypatch)
+    engine = tree.export("feature", "trt", "fp32", "mask")
+    for formats in ("onnx,trt,openvino", "openvino,trt", "trt,onnx,openvino"):
+        shutil.rmtree(tree.method_dir("feature") / "exports", ignore_errors=True)
+        done = kdbench("export", "--method", "feature", "--format", formats, "--runs", tree.runs, *CARDS)
+        assert done.code == 1
+        assert "feature onnx fp32: failed: the ONNX file differs" in done.out
+        reason = "it is made from the onnx export, which was not made (failed)"
+        assert f"feature trt fp32: skipped: {reason}" in done.out
+        assert "kdbench: 1 of 3 exports failed" in done.err
+        assert tree.export("feature", "openvino", "fp32", "mask").exists()
+        assert not engine.exists()
+
+
+@pytest.mark.needs("openvino")
+def test_a_precision_that_a_format_does_not_have_is_no_failure(tree, kdbench):
+    flags = ("--method", "baseline", "--precision", "fp16", "--runs", tree.runs)
+    done = kdbench("export", *flags, "--format", "openvino")
+    assert (done.code, done.err) == (0, "")
+    assert "baseline openvino fp16: unsupported: OpenVINO exports are fp32 or int8; it chooses half" in done.out
+
+
 @pytest.mark.needs("openvino")
 def test_an_export_that_fails_leaves_the_others_and_exit_code_1(tree, kdbench, monkeypatch):
-    import exporters.to_onnx as to_onnx
-
-    def fail(*arguments):
-        raise RunFailed("the ONNX file differs")
-
-    monkeypatch.setattr(to_onnx, "require_parity", fail)
+    make_onnx_fail(monkeypatch)
     done = kdbench("export", "--method", "baseline", "--format", "onnx,openvino", "--runs", tree.runs)
     assert done.code == 1
     assert "baseline onnx fp32: failed: the ONNX file differs" in done.out
