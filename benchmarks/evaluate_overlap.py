@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from exporters.export_job import ExportJob
-from exporters.to_onnx import export_onnx
+from exporters.proven_export import export_as
 from kdbench.backends import Backend, load_backend
 from kdbench.comparison.evaluate import class_maps, evaluate
 from kdbench.comparison.metrics import confusion_matrix
@@ -62,7 +62,7 @@ def main() -> None:
         about = {"arch": "student", "classes": list(dataset.classes), "palette": [], "size": list(size)}
         save_checkpoint(tree.checkpoint("baseline"), build_model("student", len(dataset.classes)).state_dict(), about)
         with ExportJob(tree, "baseline", "mask", samples=[dataset[0]]) as job:
-            export_onnx(job, "fp32")
+            export_as(job, "onnx", "fp32")
         for name, path in (
             ("torch", tree.checkpoint("baseline")),
             ("onnx", tree.export("baseline", "onnx", "fp32", "mask")),

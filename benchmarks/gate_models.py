@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.extra_layers import add_layers
 from exporters.export_job import ExportJob
-from exporters.to_onnx import export_onnx
-from exporters.to_openvino import export_openvino
+from exporters.proven_export import export_as
 from kdbench.data.shapes import Shapes
+from kdbench.formats import FORMATS
 from kdbench.models.registry import build_model
 from kdbench.regress.artifact import Filter, find_artifacts, pair
 from kdbench.regress.blocks import Settings
@@ -74,7 +74,7 @@ def build(name: str, arch: str, backend: str, variant: str, channels: int) -> No
     about = {"arch": arch, "classes": [str(i) for i in range(CLASSES)], "palette": [], "size": list(SIZE)}
     save_checkpoint(tree.checkpoint("baseline"), build_model(arch, CLASSES).state_dict(), about)
     with ExportJob(tree, "baseline", "mask", samples=[Shapes("val")[0]], allow_drift=True) as job:
-        path = export_onnx(job, "fp32") if backend == "onnx" else export_openvino(job, "fp32")
+        path = export_as(job, backend, "fp32")
         if channels:
             with tempfile.TemporaryDirectory() as folder:
                 slower = Path(folder) / "mask.onnx"
@@ -87,8 +87,8 @@ def build(name: str, arch: str, backend: str, variant: str, channels: int) -> No
                     openvino.save_model(openvino.Core().read_model(slower), path, compress_to_fp16=False)
             sidecar = read_json(sidecar_path(path), "kdbench export")
             sidecar["sha256"] = sha256(path)
-            if "weights" in sidecar:
-                sidecar["weights"]["sha256"] = sha256(path.with_suffix(".bin"))
+            for key in FORMATS[backend].companions:
+                sidecar[key]["sha256"] = sha256(FORMATS[backend].companion(path, key))
             write_json(sidecar_path(path), sidecar)
 
 

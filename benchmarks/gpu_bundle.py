@@ -158,7 +158,7 @@ def write_images(dataset: SegmentationDataset, folder: Path) -> list[dict[str, s
 def write_onnx(options: BundleOptions, tree: RunTree, samples: list[Sample], folder: Path) -> list[dict[str, Any]]:
     """Export every size, precision and batch; returns what the manifest says of each."""
     from exporters.export_job import ExportJob
-    from exporters.to_onnx import export_onnx
+    from exporters.proven_export import export_as
 
     (folder / "onnx").mkdir()
     places: dict[bytes, int] = {}
@@ -169,7 +169,7 @@ def write_onnx(options: BundleOptions, tree: RunTree, samples: list[Sample], fol
                 tree, options.method, "mask", size, samples, allow_drift=options.allow_drift, dynamic_batch=open_batch
             ) as job:
                 for precision in PRECISIONS:
-                    source = export_onnx(job, precision)
+                    source = export_as(job, "onnx", precision)
                     name = onnx_name(size, precision, open_batch=open_batch)
                     move_with_shared_weights(source, folder / name, places)
                     sidecar = read_json(sidecar_path(source), MADE_BY)

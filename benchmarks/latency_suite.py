@@ -23,15 +23,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kdbench.backends import artifact_of, precisions_of, runs_checkpoints
+from kdbench.backends import BACKENDS, artifact_of, runs_checkpoints, usual_backends
 from kdbench.cli.options import choose, choose_device, open_trained_dataset
 from kdbench.comparison.latency import BEYOND, LatencyCase, instability, measure, summarise
 from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, KdbenchError, RunFailed
+from kdbench.formats import PRECISIONS
 from kdbench.machine.environment import environment
 from kdbench.progress import progress_bar
 from kdbench.runs.files import write_text
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
+from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 IMAGES = 8
 
@@ -47,16 +48,19 @@ def find_cases(tree: RunTree, arguments: argparse.Namespace) -> tuple[list[Laten
     """What there is to time, and a line for each artifact that is missing."""
     trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
     methods = choose("--method", arguments.method, STUDENT_METHODS, trained or STUDENT_METHODS)
-    backends = choose("--backend", arguments.backend, BACKENDS, USUAL_BACKENDS)
+    backends = choose("--backend", arguments.backend, BACKENDS.names(), usual_backends())
     precisions = choose("--precision", arguments.precision, PRECISIONS, PRECISIONS)
     outputs = choose("--output", arguments.output, ("mask", "logits"), ("mask", "logits"))
     cases, missing = [], []
     for method in methods:
         for backend in backends:
-            for precision in precisions_of(backend, precisions):
+            for precision in BACKENDS[backend].rows(precisions):
                 for output in outputs:
                     artifact = artifact_of(tree, method, backend, precision, output)
                     name = f"{method}-{backend}-{precision}-{output}"
+                    if (why_not := BACKENDS[backend].why_not(precision)) is not None:
+                        missing.append(f"{name}: unsupported: {why_not}")
+                        continue
                     if not artifact.exists():
                         missing.append(f"{name}: no '{artifact}': make it with `kdbench export --method {method}`")
                         continue

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.interleaved import Call, Contender, alternate, ratio_with_interval
 from exporters.export_job import ExportJob
-from exporters.to_onnx import export_onnx
+from exporters.proven_export import export_as
 from kdbench.backends import load_backend
 from kdbench.data.shapes import Shapes
 from kdbench.machine.environment import environment
@@ -58,7 +58,7 @@ def main() -> None:
             about = {"arch": arch, "classes": [str(i) for i in range(CLASSES)], "palette": [], "size": list(SIZE)}
             save_checkpoint(tree.checkpoint(arch), model.state_dict(), about)
             with ExportJob(tree, arch, "mask", samples=[scenes[0]], allow_drift=True) as job:
-                path = export_onnx(job, "fp32")
+                path = export_as(job, "onnx", "fp32")
             contenders.append(Contender(arch, open_call, path, arguments.threads))
             rows.append({"model": arch, "params": parameter_count(model), "gflops": count_gflops(arch, CLASSES, SIZE)})
         found = alternate(contenders, arguments.blocks)

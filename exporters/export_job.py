@@ -44,6 +44,7 @@ class ExportJob:
         keep_float: layers that int8 leaves in float: names, or how many of those that hurt most.
         allow_drift: keep an export whose outputs are further from PyTorch's than its precision may be.
         dynamic_batch: leave the batch open.
+        capabilities: GPUs that engines are built for ahead of time, by compute capability; () = common ones.
 
     Raises:
         Missing: the method was not trained. BadInput: a name in ``keep_float`` is no convolution.
@@ -58,6 +59,7 @@ class ExportJob:
     keep_float: tuple[str, ...] | int = ()
     allow_drift: bool = False
     dynamic_batch: bool = False
+    capabilities: tuple[str, ...] = ()
     trained: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A trained student to an ONNX file, compared with PyTorch on real images before it is kept."""
+"""A trained student to an ONNX file."""
 
 from __future__ import annotations
 
@@ -8,55 +8,35 @@ from typing import Any
 
 from exporters.export_job import ExportJob
 from exporters.graph import describe_value
-from exporters.parity import Parity, compare_outputs, require_parity
 from exporters.quantise import quantise_for_onnxruntime
+from exporters.steps import STEPS, Step, Written
 from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.data.preprocessing import MEAN, STD
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import git_revision
-from kdbench.runs.files import atomic_path, sha256, write_json
-from kdbench.runs.tree import sidecar_path
 
 
-def export_onnx(job: ExportJob, precision: str) -> Path:
-    """Export, check, run in ONNX Runtime beside PyTorch, and only then put the file in its place.
+def write_onnx(job: ExportJob, precision: str, path: Path) -> Written:
+    """The traced graph; fp16 has float16 weights and activations, float or uint8 at the border; int8 has Q/DQ."""
+    if precision == "int8":
+        quantise_for_onnxruntime(job.graph(), path, job.calibration_batches(), job.float_layers)
+    else:
+        path.write_bytes(job.graph(half=precision == "fp16").read_bytes())
+    model = finish_graph(path, job, precision)
+    fields = {
+        "inputs": [describe_value(value) for value in model.graph.input],
+        "outputs": [describe_value(value) for value in model.graph.output],
+        "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        "nodes": len(model.graph.node),
+        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+    }
+    return Written(fields, open_onnx(path, job))
 
-    Args:
-        precision: "fp32"; "fp16" (float16 weights and activations, float or uint8 at the border); or "int8" (Q/DQ).
 
-    Returns:
-        Path of the ``.onnx`` file; its sidecar is beside it.
-
-    Raises:
-        RunFailed: the graph or its outputs are not the model's.
-    """
-    path = job.path("onnx", precision)
-    with atomic_path(path) as temporary:
-        if precision == "int8":
-            quantise_for_onnxruntime(job.graph(), temporary, job.calibration_batches(), job.float_layers)
-        else:
-            temporary.write_bytes(job.graph(half=precision == "fp16").read_bytes())
-        model = finish_graph(temporary, job, precision)
-        parity = check_onnx(temporary, job, precision, f"{job.method} onnx {precision} {job.output}")
-    write_json(
-        sidecar_path(path),
-        {
-            **job.about(),
-            "format": "onnx",
-            "precision": precision,
-            "inputs": [describe_value(value) for value in model.graph.input],
-            "outputs": [describe_value(value) for value in model.graph.output],
-            "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-            "nodes": len(model.graph.node),
-            "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-            **(job.int8_fields() if precision == "int8" else {}),
-            "parity": parity.as_json(),
-            "sha256": sha256(path),
-            "bytes": path.stat().st_size,
-        },
-    )
-    return path
+def open_onnx(path: Path, job: ExportJob) -> OnnxBackend:
+    """A graph in ONNX Runtime, on few threads: PyTorch takes turns with it."""
+    return OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
 
 
 def finish_graph(path: Path, job: ExportJob, precision: str) -> Any:
@@ -85,17 +65,4 @@ def finish_graph(path: Path, job: ExportJob, precision: str) -> Any:
     return model
 
 
-def check_onnx(path: Path, job: ExportJob, precision: str, what: str) -> Parity:
-    """Hold an ONNX file against PyTorch in ONNX Runtime.
-
-    Raises:
-        RunFailed: it drifted further than its precision may, and drift is not allowed.
-    """
-    candidate = OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
-    try:
-        parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
-    finally:
-        candidate.close()
-    if not job.allow_drift:
-        require_parity(parity, precision, what)
-    return parity
+STEPS.add(Step("onnx", write_onnx))

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from exporters.export_job import ExportJob
+from exporters.proven_export import prove
 from exporters.quantise import quantise_for_tensorrt
-from exporters.to_onnx import check_onnx, finish_graph
+from exporters.steps import STEPS, Step, Written
+from exporters.to_onnx import finish_graph, open_onnx
 from kdbench.backends.exported import read_export
 from kdbench.backends.tensorrt_cards import rtx_obstacle
 from kdbench.backends.tensorrt_engine import import_provider, make_logger
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed, one_line
-from kdbench.runs.files import atomic_path, sha256, write_json
-from kdbench.runs.tree import sidecar_path
+from kdbench.runs.files import sha256
 
 AHEAD_OF_TIME = ("SM80", "SM86", "SM89", "SM120")
 """Compute capabilities of engines built without a GPU: Ampere (server, desktop), Ada, Blackwell."""
@@ -27,38 +28,33 @@ MAX_BATCH = 64
 """Largest batch of an engine whose ONNX file leaves the batch open."""
 
 
-def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...] = ()) -> Path:
-    """Build the engine of a method's ONNX export; for int8, of a graph quantised for TensorRT.
+def write_engine(job: ExportJob, precision: str, path: Path) -> Written:
+    """Build the engine of a method's ONNX export; for int8, of a graph quantised for TensorRT, which is kept beside it.
 
-    Args:
-        precision: the ONNX file's: networks are strongly typed.
-        capabilities: see ``choose_provider``.
-
-    Returns:
-        Path of the ``.engine`` file; its sidecar is beside it, for int8 its ONNX file as well.
+    The engine computes in the precision of the ONNX file: networks are strongly typed. It only runs on the GPU, so its
+    parity is that of the network in ONNX Runtime.
 
     Raises:
         Missing: there is no ONNX export. BackendUnavailable: no provider is installed, or the GPU here runs no engine
         of the one that is.
         RunFailed: the parser or the builder refused the network, or the int8 graph's outputs are not the model's.
     """
-    path = job.path("trt", precision)
-    trt, built_for = choose_provider(capabilities)
+    trt, built_for = choose_provider(job.capabilities)
     if precision == "int8":
         network_file = path.with_suffix(".onnx")
-        with atomic_path(network_file) as temporary:
-            quantise_for_tensorrt(job.graph(), temporary, job.calibration_batches(), job.float_layers)
-            finish_graph(temporary, job, precision)
-            parity = check_onnx(temporary, job, precision, f"{job.method} trt int8 {job.output}").as_json()
+        shown = job.path("trt", precision).with_suffix(".onnx")
+        quantise_for_tensorrt(job.graph(), network_file, job.calibration_batches(), job.float_layers)
+        finish_graph(network_file, job, precision)
+        parity = prove(job, open_onnx(network_file, job), "trt", precision).as_json()
     else:
-        network_file = job.path("onnx", precision)
+        shown = network_file = job.path("onnx", precision)
         parity = read_export(network_file, "onnx", job.size)["parity"]
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(network_file)):
-        raise RunFailed(f"{trt.__name__} cannot parse '{network_file}': {one_line(parser.get_error(0))}")
+        raise RunFailed(f"{trt.__name__} cannot parse '{shown}': {one_line(parser.get_error(0))}")
     config = builder.create_builder_config()
     # So that the engine itself tells what each layer computes in, when it runs.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -72,20 +68,13 @@ def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = one_line(logger.last_error)
-        raise RunFailed(f"{trt.__name__} {trt.__version__} could not build '{network_file}': {reason}")
+        raise RunFailed(f"{trt.__name__} {trt.__version__} could not build '{shown}': {reason}")
     seconds = time.perf_counter() - started
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(memoryview(plan))
-    write_json(
-        sidecar_path(path),
+    path.write_bytes(memoryview(plan))
+    return Written(
         {
-            **job.about(),
-            "format": "trt",
-            "precision": precision,
             "network": {"file": network_file.name, "sha256": sha256(network_file)},
-            # Of the network in ONNX Runtime: the engine itself only runs on the GPU.
             "parity": parity,
-            **(job.int8_fields() if precision == "int8" else {}),
             "provider": trt.__name__,
             "provider_version": trt.__version__,
             "built_for": built_for,
@@ -94,11 +83,8 @@ def export_tensorrt(job: ExportJob, precision: str, capabilities: tuple[str, ...
             "network_layers": network.num_layers,
             "network_layers_by_output_type": _layers_by_type(network),
             "build_seconds": round(seconds, 2),
-            "sha256": sha256(path),
-            "bytes": path.stat().st_size,
-        },
+        }
     )
-    return path
 
 
 def choose_provider(capabilities: tuple[str, ...] = ()) -> tuple[Any, list[str]]:
@@ -164,3 +150,6 @@ def _layers_by_type(network: Any) -> dict[str, int]:
     """Layers of the parsed network by the type of their first output; the engine's own needs a GPU to be read."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     return dict(Counter(layer.get_output(0).dtype.name.lower() for layer in layers if layer.num_outputs))
+
+
+STEPS.add(Step("trt", write_engine, made_from={"fp32": "onnx", "fp16": "onnx"}))

@@ -264,17 +264,19 @@ def compare(
     Raises:
         Missing: nothing was trained there. BadInput: an unknown name. What cannot run is a row with its reason.
     """
+    from kdbench.backends import BACKENDS
     from kdbench.cli.options import choose, open_trained_dataset, recipe_defaults
     from kdbench.comparison.compare import CompareOptions
     from kdbench.comparison.compare import compare as run
-    from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, RunTree
+    from kdbench.formats import PRECISIONS
+    from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
     tree = RunTree.find(Path(runs), dataset)
     if methods is None:
         methods = [method for method in STUDENT_METHODS if tree.checkpoint(method).exists()]
     options = CompareOptions(
         methods=choose("methods", ",".join(methods), STUDENT_METHODS),
-        backends=choose("backends", ",".join(backends), BACKENDS),
+        backends=choose("backends", ",".join(backends), BACKENDS.names()),
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
         output="mask", device="cpu", threads=os.cpu_count() or 1, rounds=rounds, recipe_defaults=recipe_defaults(),
     )  # fmt: skip

@@ -4,7 +4,8 @@ KdbenchError            one line for the person; the command line prints it with
 ├── BadInput            a flag, file or folder is wrong                      exit code 2
 ├── Missing             something that another command makes is not there    exit code 2
 ├── BackendUnavailable  this machine cannot run that engine                  a row's reason
-│   └── EngineRefused   its runtime is here, and refuses the file            a row's reason
+│   ├── EngineRefused   its runtime is here, and refuses the file            a row's reason
+│   └── NoSuchPrecision it does not compute in that precision, by plan       a row's reason
 └── RunFailed           the work itself failed (NaN loss, out of memory)     exit code 1
 
 Every message names the item, what was received, what was expected, and the fix. Anything that
@@ -38,6 +39,10 @@ class BackendUnavailable(KdbenchError):
 
 class EngineRefused(BackendUnavailable):
     """The engine's runtime is installed beside a GPU, and refuses the file; the message has the runtime's own words."""
+
+
+class NoSuchPrecision(BackendUnavailable):
+    """The engine has no such precision here: a plan and not a failure, since nothing that a person did is wrong."""
 
 
 class RunFailed(KdbenchError):

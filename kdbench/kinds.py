@@ -48,6 +48,7 @@ class Kind(Generic[T]):
     def __init__(self, noun: str, flag: str, modules: tuple[str, ...]) -> None:
         self.noun, self.flag = noun, flag
         self._modules, self._items, self._loaded = modules, dict[str, T](), False
+        self._declared_in = dict[str, str]()
 
     def add(self, item: T) -> T:
         """Declare an item.
@@ -60,6 +61,7 @@ class Kind(Generic[T]):
         if not item.name or set(item.name) & set("/\\., +") or item.name.startswith("-"):
             raise BadInput(f"{self.noun} '{item.name}': expected a name of letters, digits, '-' and '_'")
         self._items[item.name] = item
+        self._declared_in[item.name] = sys._getframe(1).f_globals.get("__name__", "")
         return item
 
     def names(self) -> tuple[str, ...]:
@@ -91,6 +93,10 @@ class Kind(Generic[T]):
         self._loaded = True
         for module in self._modules:
             importlib.import_module(module)
+        # A plugin may have come first, or one of the modules on its own.
+        place = {module: number for number, module in enumerate(self._modules)}
+        last = len(place)
+        self._items = dict(sorted(self._items.items(), key=lambda kv: place.get(self._declared_in[kv[0]], last)))
         load_plugins()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from exporters.export_job import ExportJob
+from exporters.to_tensorrt import AHEAD_OF_TIME
 from kdbench.data.shapes import Shapes
 from kdbench.models.registry import build_model
 from kdbench.runs.checkpoints import save_checkpoint
@@ -43,6 +44,7 @@ def save_student(tree, method, model):
 def make_job(tree, method="baseline", output="mask", **options):
     """An export job on 4 validation images, calibrated on 8 training images."""
     options = {"samples": [Shapes("val")[i] for i in range(4)], **options}
+    options.setdefault("capabilities", AHEAD_OF_TIME)  # named: beside a GPU that TensorRT for RTX does not run on too
     options.setdefault("calibration", [Shapes("train")[i].image for i in range(8)])
     return ExportJob(tree, method, output, **options)
 

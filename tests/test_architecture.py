@@ -51,7 +51,7 @@ def test_one_place_opens_onnx_sessions():
 
 FLOORS = (
     {"errors", "kinds"},
-    {"runs", "data", "machine", "progress", "torchvision_compat"},
+    {"formats", "runs", "data", "machine", "progress", "torchvision_compat"},
     {"models", "backends"},
     {"comparison", "predict", "regress", "report"},
     {"cli", "api"},

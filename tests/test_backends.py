@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from exporters.to_openvino import export_openvino
+from exporters.proven_export import export_as
 from kdbench.backends import artifact_of, load_backend
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.data.preprocessing import resize_image
 from kdbench.data.shapes import Shapes
-from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed
 from kdbench.runs.tree import RunTree
 from tests.exports import SIZE, edit_sidecar, make_job
 
@@ -81,11 +81,22 @@ def test_int8_rows_compute_in_int8(exported, backend):
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_half_precision_that_the_cpu_provider_computes_in_float32_is_a_failure(exported):
+def test_half_precision_that_the_cpu_provider_computes_in_float32_is_no_precision_of_its(exported):
     with pytest.raises(
-        RunFailed, match=r"was to run in fp16, but its convolutions .* run as 100% fp32, .* at least 50%"
+        NoSuchPrecision, match=r"was to run in fp16, but its convolutions .* run as 100% fp32, .* at least 50%"
     ):
         load(exported, "onnx", "fp16")
+
+
+def test_a_float_model_in_an_fp16_folder_is_a_failure(exported, tmp_path):
+    """It is the file that is not what it says: another precision would have been computed on any processor."""
+    tree = RunTree(tmp_path, "shapes")
+    shutil.copytree(exported.root, tree.root)
+    float_file, half_file = (tree.export("baseline", "onnx", precision, "mask") for precision in ("fp32", "fp16"))
+    shutil.copy(float_file, half_file)
+    edit_sidecar(half_file)
+    with pytest.raises(RunFailed, match="was to run in fp16, but .* run as 100% fp32"):
+        load(tree, "onnx", "fp16")
 
 
 @INT8_BACKENDS
@@ -174,6 +185,6 @@ def test_openvino_logits(tmp_path, exported):
     tree = RunTree(tmp_path, "shapes")
     shutil.copytree(exported.root, tree.root)
     with make_job(tree, output="logits") as job:
-        export_openvino(job, "fp32")
+        export_as(job, "openvino", "fp32")
     logits = load(tree, "openvino", output="logits").infer(np.zeros((1, 3, *SIZE), np.float32))
     assert (logits.shape, logits.dtype) == ((1, 10, *SIZE), np.float32)

@@ -189,6 +189,26 @@ def test_compare_command_after_a_broken_and_a_missing_export(broken_runs, kdbenc
     assert "kdbench train --method combined --dataset folder" in got["combined"].reason
 
 
+def test_precisions_that_backends_do_not_have_are_a_plan_and_no_failure(broken_runs, kdbench):
+    """Alone they are no reason for an exit code; a row that is missing is, beside them too."""
+    flags = ("--method", "baseline", "--precision", "fp16", "--runs", broken_runs)
+    done = kdbench("export", *flags, "--format", "onnx", "--allow-drift")
+    assert done.code == 0, done.err
+    done = kdbench("compare", *flags, "--backend", "openvino,onnx", "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    openvino, onnx = Comparison.read(broken_runs / "folder" / "compare.json").rows
+    assert (openvino.status, onnx.status) == ("unsupported", "unsupported")
+    assert openvino.reason.startswith("OpenVINO exports are fp32 or int8; it chooses half precision itself")
+    assert "was to run in fp16, but its convolutions and matrix products run as 100% fp32" in onnx.reason
+    assert (openvino.artifact, onnx.artifact.path) == (None, "baseline/exports/onnx-fp16/mask.onnx")
+    assert (onnx.miou, onnx.latency) == (None, None)
+    text = (broken_runs / "folder" / "compare.txt").read_text(encoding="utf-8")
+    assert "unsupported [1]" in text
+    assert "[1] openvino unsupported: OpenVINO exports are" in text
+    assert "[2] onnx unsupported: onnx: '" in text
+    assert kdbench("compare", *flags, "--backend", "openvino,trt", "--device", "cpu").code == 1
+
+
 def test_logits_without_an_export_and_torch_beside(broken_runs, kdbench):
     done = kdbench(
         "compare",

@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 
+from kdbench.backends import BACKENDS
 from kdbench.machine import doctor
-from kdbench.machine.doctor import NO_GPU, Gpu, diagnose, try_import
+from kdbench.machine.checks import NO_GPU, Gpu, try_import
+from kdbench.machine.doctor import diagnose
 from tests.conditions import HAS_GPU, missing
 from tests.conftest import REPOSITORY
 
@@ -30,9 +32,7 @@ def run(*arguments, **environment):
 
 
 def test_every_backend_of_compare_has_a_row(rows):
-    from kdbench.runs.tree import BACKENDS
-
-    assert {name for names, _ in rows for name in names.split(", ")} >= set(BACKENDS)
+    assert {name for names, _ in rows for name in names.split(", ")} >= set(BACKENDS.names())
 
 
 def test_what_the_tests_run_on_is_ready(rows):

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
-from exporters.to_onnx import export_onnx
-from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
+from exporters.proven_export import export_as
+from exporters.to_tensorrt import AHEAD_OF_TIME
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
 from kdbench.data.shapes import Shapes
@@ -101,11 +101,11 @@ def test_a_drifted_export_is_not_kept_and_the_old_file_stays(tree, monkeypatch):
         onnx.save(graph, job.graph())
         message = r"baseline onnx fp32 mask: .*\d+\.\d+% .* 4 images.*--allow-drift"
         with pytest.raises(RunFailed, match=message):
-            export_onnx(job, "fp32")
+            export_as(job, "onnx", "fp32")
         assert path.read_bytes() == before
         assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
         job.allow_drift = True
-        export_onnx(job, "fp32")
+        export_as(job, "onnx", "fp32")
     assert path.read_bytes() != before
     assert json.loads(sidecar_path(path).read_text())["parity"]["pixel_agreement"] < 0.999
 
@@ -123,7 +123,7 @@ def test_an_engine_without_its_onnx_export_names_the_command(exported):
         make_job(exported, "feature") as job,
         pytest.raises(Missing, match="kdbench export --method feature --format onnx"),
     ):
-        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
+        export_as(job, "trt", "fp32")
 
 
 @pytest.mark.needs(ENGINE_BUILDER)
@@ -136,7 +136,7 @@ def test_a_network_that_the_parser_refuses_keeps_the_old_engine(tree, capfd):
     onnx.save(graph, path)
     edit_sidecar(path)
     with make_job(tree) as job, pytest.raises(RunFailed, match=r"cannot parse '.*mask.onnx': .*Transpose") as caught:
-        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
+        export_as(job, "trt", "fp32")
     assert len(str(caught.value).splitlines()) == 1
     assert engine.read_bytes() == before
     assert capfd.readouterr().out == ""
@@ -197,7 +197,7 @@ def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_pa
         assert path.exists(), done.out
         sidecar = json.loads(sidecar_path(path).read_text())
         assert (sidecar["size"], f"{sidecar['format']}-{sidecar['precision']}") == ([64, 64], path.parent.name)
-    assert "baseline openvino fp16: skipped: OpenVINO exports are fp32 or int8" in done.out
+    assert "baseline openvino fp16: unsupported: OpenVINO exports are fp32 or int8" in done.out
     assert done.out.count("baseline int8: 8 bits hurt most in ") == 1
     assert "baseline: change against PyTorch (◄ lost over 2 points)" in done.out
 
@@ -207,10 +207,16 @@ def test_all_formats_and_precisions_and_their_rows(trained_runs, kdbench, tmp_pa
     rows = {(r["backend"], r["precision"]): r for r in json.loads(file.read_text())["rows"]}
     assert list(rows) == [
         ("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("openvino", "fp32"),
-        ("openvino", "int8"),
+        ("openvino", "fp16"), ("openvino", "int8"),
     ]  # fmt: skip
-    assert {key: row["status"] for key, row in rows.items() if row["status"] != "ok"} == {("onnx", "fp16"): "failed"}
+    assert {key: row["status"] for key, row in rows.items() if row["status"] != "ok"} == {
+        ("onnx", "fp16"): "unsupported", ("openvino", "fp16"): "unsupported",
+    }  # fmt: skip
     assert "100% fp32" in rows["onnx", "fp16"]["reason"]
+    assert rows["onnx", "fp16"]["artifact"]["bytes"] > 5e6
+    assert rows["openvino", "fp16"]["reason"].startswith("OpenVINO exports are fp32 or int8")
+    assert rows["openvino", "fp16"]["artifact"] is None
+    assert "unsupported [2]" in done.out
     for key, row in rows.items():
         if row["status"] == "ok":
             assert row["engine"]["operators"][key[1]] >= 0.5
@@ -241,14 +247,46 @@ def test_tensorrt_alone_makes_the_onnx_file_that_it_is_built_from(tree, kdbench)
     assert tree.export("feature", "trt", "fp32", "mask").exists()
 
 
+def make_onnx_fail(monkeypatch):
+    from exporters import proven_export
+
+    require = proven_export.require_parity
+
+    def fail(parity, precision, what):
+        if " onnx " in what:
+            raise RunFailed("the ONNX file differs")
+        require(parity, precision, what)
+
+    monkeypatch.setattr(proven_export, "require_parity", fail)
+
+
+@pytest.mark.needs("openvino")
+def test_what_is_made_from_a_failed_export_is_skipped_and_the_others_are_made(tree, kdbench, monkeypatch):
+    make_onnx_fail(monkeypatch)
+    engine = tree.export("feature", "trt", "fp32", "mask")
+    for formats in ("onnx,trt,openvino", "openvino,trt", "trt,onnx,openvino"):
+        shutil.rmtree(tree.method_dir("feature") / "exports", ignore_errors=True)
+        done = kdbench("export", "--method", "feature", "--format", formats, "--runs", tree.runs, *CARDS)
+        assert done.code == 1
+        assert "feature onnx fp32: failed: the ONNX file differs" in done.out
+        reason = "it is made from the onnx export, which was not made (failed)"
+        assert f"feature trt fp32: skipped: {reason}" in done.out
+        assert "kdbench: 1 of 3 exports failed" in done.err
+        assert tree.export("feature", "openvino", "fp32", "mask").exists()
+        assert not engine.exists()
+
+
+@pytest.mark.needs("openvino")
+def test_a_precision_that_a_format_does_not_have_is_no_failure(tree, kdbench):
+    flags = ("--method", "baseline", "--precision", "fp16", "--runs", tree.runs)
+    done = kdbench("export", *flags, "--format", "openvino")
+    assert (done.code, done.err) == (0, "")
+    assert "baseline openvino fp16: unsupported: OpenVINO exports are fp32 or int8; it chooses half" in done.out
+
+
 @pytest.mark.needs("openvino")
 def test_an_export_that_fails_leaves_the_others_and_exit_code_1(tree, kdbench, monkeypatch):
-    import exporters.to_onnx as to_onnx
-
-    def fail(*arguments):
-        raise RunFailed("the ONNX file differs")
-
-    monkeypatch.setattr(to_onnx, "require_parity", fail)
+    make_onnx_fail(monkeypatch)
     done = kdbench("export", "--method", "baseline", "--format", "onnx,openvino", "--runs", tree.runs)
     assert done.code == 1
     assert "baseline onnx fp32: failed: the ONNX file differs" in done.out

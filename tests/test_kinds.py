@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 
@@ -36,6 +37,25 @@ def test_a_name_is_declared_once_and_may_be_a_folders():
     for name in ("", "a/b", "..", "a,b", "a b", "-a", "a+b"):
         with pytest.raises(BadInput, match="expected a name of letters"):
             kind.add(Item(name))
+
+
+def test_built_in_items_come_first_in_the_order_of_their_modules(tmp_path, monkeypatch):
+    """Whichever was imported first: a plugin on the command line, or a module on its own."""
+    for name in ("pear", "apple"):
+        (tmp_path / f"built_in_{name}.py").write_text(
+            f"import fruit\nfruit.KIND.add(fruit.Item({name!r}))\n", encoding="utf-8"
+        )
+    (tmp_path / "fruit.py").write_text(
+        "import types\nfrom kdbench.kinds import Kind\n"
+        "KIND = Kind('fruit', '--fruit', ('built_in_pear', 'built_in_apple'))\n"
+        "Item = lambda name: types.SimpleNamespace(name=name)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = importlib.import_module("fruit").KIND
+    kind.add(Item("plum"))
+    importlib.import_module("built_in_apple")
+    assert kind.names() == ("pear", "apple", "plum")
 
 
 def test_a_file_from_outside_joins_once(tmp_path, monkeypatch):

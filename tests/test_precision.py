@@ -11,11 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from exporters.proven_export import export_as
 from exporters.quantise import calibration_images
 from exporters.sensitivity import layer_errors, round_activation, round_weight
-from exporters.to_onnx import export_onnx
-from exporters.to_openvino import export_openvino
-from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
 from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image
@@ -56,7 +54,7 @@ def test_fp16_logits_leave_as_float32(tmp_path):
     tree = RunTree(tmp_path, "shapes")
     make_student(tree, "baseline", 0)
     with make_job(tree, output="logits") as job:
-        path = export_onnx(job, "fp16")
+        path = export_as(job, "onnx", "fp16")
     graph = onnx.load(path).graph
     assert {graph.input[0].type.tensor_type.elem_type, graph.output[0].type.tensor_type.elem_type} == {
         onnx.TensorProto.FLOAT
@@ -161,15 +159,14 @@ def test_the_layer_that_8_bits_spoil_is_named_first(spoiled):
 @pytest.mark.needs(ENGINE_BUILDER, "openvino", "nncf")
 def test_layers_kept_in_float_bring_the_model_back(spoiled):
     with make_job(spoiled, allow_drift=True) as job:
-        for export in (export_onnx, export_openvino, export_tensorrt):
+        for name in ("onnx", "openvino", "trt"):
             agreement = {}
             for job.keep_float in ((), 3):
-                cards = (AHEAD_OF_TIME,) if export is export_tensorrt else ()
-                sidecar = json.loads(sidecar_path(export(job, "int8", *cards)).read_text())
+                sidecar = json.loads(sidecar_path(export_as(job, name, "int8")).read_text())
                 agreement[job.keep_float] = sidecar["parity"]["pixel_agreement"]
                 assert len(sidecar["keep_float"]) == (3 if job.keep_float else 0)
-            assert agreement[3] > agreement[()] + 0.01, (export.__name__, agreement)
-            print(export.__name__, agreement)
+            assert agreement[3] > agreement[()] + 0.01, (name, agreement)
+            print(name, agreement)
 
 
 def test_int8_that_lost_too_much_is_not_kept(spoiled):
@@ -183,13 +180,13 @@ def test_int8_that_lost_too_much_is_not_kept(spoiled):
             r"baseline onnx int8 mask: mIoU 0\.\d{4} on 4 images, PyTorch has 1\.0000, expected to lose at most 0\.0100"
         )
         with pytest.raises(RunFailed, match=message):
-            export_onnx(job, "int8")
+            export_as(job, "onnx", "int8")
     assert not path.exists()
 
 
 def test_calibration_needs_real_images(exported):
     with make_job(exported, calibration=[]) as job, pytest.raises(BadInput, match="int8: got no training image"):
-        export_onnx(job, "int8")
+        export_as(job, "onnx", "int8")
 
 
 def test_calibration_images_are_spread_over_the_split():
@@ -204,8 +201,8 @@ def test_dynamic_batch(exported, tmp_path):
     tree = RunTree(tmp_path, "shapes")
     make_student(tree, "baseline", 0)
     with make_job(tree, dynamic_batch=True) as job:
-        path = export_onnx(job, "fp32")
-        engine = export_tensorrt(job, "fp32", AHEAD_OF_TIME)
+        path = export_as(job, "onnx", "fp32")
+        engine = export_as(job, "trt", "fp32")
     assert engine.exists()
     sidecar = json.loads(sidecar_path(path).read_text())
     assert (sidecar["batch"], sidecar["inputs"][0]["shape"]) == ("dynamic", ["batch", *SIZE, 3])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from exporters.to_openvino import export_openvino
+from exporters.proven_export import export_as
 from kdbench.backends import load_backend
 from kdbench.backends.onnx_runtime import compute_types as onnx_types
 from kdbench.backends.onnx_runtime import require_provider
@@ -191,7 +191,7 @@ def no_compiler(*arguments, **options):
 def test_an_openvino_row_counts_and_hashes_its_weights(tree):
     """The .xml holds no weights; only the .bin tells students apart."""
     with make_job(tree, "feature", allow_drift=True) as job:
-        paths = [tree.export("baseline", "openvino", "fp32", "mask"), export_openvino(job, "fp32")]
+        paths = [tree.export("baseline", "openvino", "fp32", "mask"), export_as(job, "openvino", "fp32")]
     about = [load_backend("openvino", path, output="mask", threads=1).details["weights"] for path in paths]
     assert [a["sha256"] for a in about] == [sha256(path.with_suffix(".bin")) for path in paths]
     assert about[0]["sha256"] != about[1]["sha256"]
@@ -209,11 +209,10 @@ def test_engines_are_built_so_that_they_can_tell(tree, monkeypatch):
         "build_serialized_network",
         lambda self, network, config: seen.append(config.profiling_verbosity) or build(self, network, config),
     )
-    from exporters.to_tensorrt import AHEAD_OF_TIME, export_tensorrt
 
     sidecar = sidecar_path(tree.export("baseline", "trt", "fp32", "mask"))
     if json.loads(sidecar.read_text())["provider"] != "tensorrt_rtx":
         pytest.skip("this machine builds with tensorrt")
     with make_job(tree) as job:
-        export_tensorrt(job, "fp32", AHEAD_OF_TIME)
+        export_as(job, "trt", "fp32")
     assert seen == [tensorrt_rtx.ProfilingVerbosity.DETAILED]

@@ -20,12 +20,12 @@ from kdbench.predict.overlay import blend, palette_image, shares, with_legend
 def exported_runs(trained_runs, tmp_path_factory):
     """The trained tree with an ONNX export of the response student."""
     from exporters.export_job import ExportJob
-    from exporters.to_onnx import export_onnx
+    from exporters.proven_export import export_as
     from kdbench.runs.tree import RunTree
 
     runs = shutil.copytree(trained_runs, tmp_path_factory.mktemp("exported") / "runs")
     with ExportJob(RunTree(runs, "folder"), "response", "mask", samples=[Shapes("val")[0]]) as job:
-        export_onnx(job, "fp32")
+        export_as(job, "onnx", "fp32")
     return runs
 
 

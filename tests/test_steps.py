@@ -138,7 +138,11 @@ def test_recorded_steps_train_as_launched_ones(tmp_path, precision):
     results = []
     for kind in (Steps, GraphSteps):
         arms, teacher = make_arms(tmp_path, METHODS, recipe, "cuda")
-        steps = GraphSteps(arms, teacher, make_batch(9, "cuda", (4, 64, 64))) if kind is GraphSteps else Steps(arms, teacher)
+        steps = (
+            GraphSteps(arms, teacher, make_batch(9, "cuda", (4, 64, 64)))
+            if kind is GraphSteps
+            else Steps(arms, teacher)
+        )
         for batch in batches:
             steps.run(arms, batch)
         torch.cuda.synchronize()

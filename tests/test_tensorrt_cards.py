@@ -17,7 +17,8 @@ from kdbench.backends.tensorrt_cards import rtx_obstacle
 from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.errors import BackendUnavailable, EngineRefused, RunFailed, one_line
 from kdbench.machine import doctor
-from kdbench.machine.doctor import Gpu, diagnose, find_gpu
+from kdbench.machine.checks import Gpu, find_gpu
+from kdbench.machine.doctor import diagnose
 from tests import fake_tensorrt
 from tests.exports import SIZE, edit_sidecar
 

@@ -1,6 +1,15 @@
-"""Backends: one file per engine, each a class with ``load``, ``infer`` and ``close``."""
+"""Backends: one file per engine, which declares itself and has a class with ``load``, ``infer`` and ``close``."""
 
 from kdbench.backends.base import Backend
-from kdbench.backends.load import artifact_of, load_backend, precisions_of, runs_checkpoints
+from kdbench.backends.declared import BACKENDS, DeclaredBackend, usual_backends
+from kdbench.backends.load import artifact_of, load_backend, runs_checkpoints
 
-__all__ = ["Backend", "artifact_of", "load_backend", "precisions_of", "runs_checkpoints"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "DeclaredBackend",
+    "artifact_of",
+    "load_backend",
+    "runs_checkpoints",
+    "usual_backends",
+]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdbench.data.preprocessing import Size, normalise
 from kdbench.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kdbench.data.preprocessing import Size
 
 
 class Backend(ABC):
@@ -56,6 +58,8 @@ class Backend(ABC):
 
     def expected_input(self) -> tuple[tuple[int, ...], type]:
         """Shape and dtype of ``infer``'s argument."""
+        import numpy as np
+
         height, width = self.size
         return ((1, height, width, 3), np.uint8) if self.output == "mask" else ((1, 3, height, width), np.float32)
 
@@ -71,4 +75,6 @@ class Backend(ABC):
                 f"{self.size[0]}x{self.size[1]}x3: resize the image, or export again with "
                 f"--size {image.shape[0]}x{image.shape[1]}"
             )
+        from kdbench.data.preprocessing import normalise
+
         return image[None] if self.output == "mask" else normalise(image[None])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
+from kdbench.formats import FORMATS, PRECISIONS
 from kdbench.runs.files import read_json, sha256
 from kdbench.runs.folder import RunFolder
-from kdbench.runs.tree import PRECISIONS, sidecar_path
+from kdbench.runs.tree import sidecar_path
+
+if TYPE_CHECKING:
+    from kdbench.data.preprocessing import Size
 
 NEEDED = ("format", "precision", "method", "output", "size", "sha256", "checkpoint_sha256")
 """Fields of every export's sidecar that a load relies on."""
@@ -56,6 +59,15 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
     # The file itself is hashed: its own sidecar may be missing, or not fit it, on the machine that only runs exports.
     if checkpoint.exists() and sha256(checkpoint) != sidecar["checkpoint_sha256"]:
         raise BadInput(f"'{artifact}' was exported before its checkpoint was trained again: export it with `{command}`")
+    for key in FORMATS[export_format].companions:
+        file = FORMATS[export_format].companion(artifact, key)
+        if not file.is_file() or sha256(file) != sidecar.get(key, {}).get("sha256"):
+            found = "is not the file that the sidecar describes (sha256 differs)" if file.is_file() else "is missing"
+            raise BadInput(
+                f"'{file}', the {key} of '{artifact.name}', {found}: make both again with "
+                f"`kdbench export --method {sidecar['method']} --format {export_format} "
+                f"--precision {sidecar['precision']}`"
+            )
     built = tuple(sidecar["size"])
     if size is not None and built != size:
         raise BadInput(

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdbench.backends.base import Backend
-from kdbench.data.preprocessing import Size
-from kdbench.errors import BadInput
-from kdbench.runs.tree import BACKENDS, RunTree
+from kdbench.backends.declared import BACKENDS
+from kdbench.runs.tree import RunTree
+
+if TYPE_CHECKING:
+    from kdbench.data.preprocessing import Size
 
 
 def runs_checkpoints(backend: str) -> bool:
-    """Whether a backend loads the checkpoint itself, in float32, rather than an export."""
-    return backend.startswith("torch")
-
-
-def precisions_of(backend: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of ``wanted`` that a backend has rows for: PyTorch runs the float32 checkpoint alone, OpenVINO no fp16."""
-    if runs_checkpoints(backend):
-        return ("fp32",)
-    return tuple(precision for precision in wanted if (backend, precision) != ("openvino", "fp16"))
+    """Whether a backend loads the checkpoint itself; False of a name in an old file that nobody declares now."""
+    return backend in BACKENDS and BACKENDS[backend].loads is None
 
 
 def artifact_of(tree: RunTree, method: str, backend: str, precision: str, output: str) -> Path:
     """The file that a backend loads for a method: the checkpoint itself for torch, an export for the others."""
-    return tree.checkpoint(method) if runs_checkpoints(backend) else tree.export(method, backend, precision, output)
+    return BACKENDS[backend].artifact(tree, method, precision, output)
 
 
 def load_backend(
@@ -33,20 +29,4 @@ def load_backend(
 ) -> Backend:
     """Load ``artifact`` into the backend ``name``; ``threads=0`` means one per core. See ``Backend.load``."""
     threads = threads or os.cpu_count() or 1
-    if name in BACKENDS and runs_checkpoints(name):
-        from kdbench.backends.torch_eager import TorchBackend
-
-        return TorchBackend.load(artifact, output=output, size=size, device=device, threads=threads, name=name)
-    if name == "onnx":
-        from kdbench.backends.onnx_runtime import OnnxBackend
-
-        return OnnxBackend.load(artifact, output=output, size=size, device=device, threads=threads)
-    if name == "trt":
-        from kdbench.backends.tensorrt_engine import TensorRTBackend
-
-        return TensorRTBackend.load(artifact, output=output, size=size, device=device, threads=threads)
-    if name == "openvino":
-        from kdbench.backends.openvino_runtime import OpenVinoBackend
-
-        return OpenVinoBackend.load(artifact, output=output, size=size, device=device, threads=threads)
-    raise BadInput(f"--backend: got '{name}', expected one of {', '.join(BACKENDS)}")
+    return BACKENDS[name].load(artifact, output=output, size=size, device=device, threads=threads)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from kdbench.backends.base import Backend
+from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
-from kdbench.backends.precision_proof import require_precision, share_by_type
-from kdbench.data.preprocessing import Size
-from kdbench.errors import BackendUnavailable, BadInput, RunFailed
+from kdbench.backends.precision_proof import LEAST_SHARE, require_precision, share_by_type
+from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed
+from kdbench.machine.checks import Check, Gpu, Package, cpu, gpu_row, package_row, try_import
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdbench.data.preprocessing import Size
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ERRORS = 3
@@ -96,7 +101,8 @@ def open_session(
 
     Raises:
         BackendUnavailable: this machine has no such provider. BadInput: ONNX Runtime does not run the file.
-        RunFailed: the provider fell back to another, or convolutions run in another precision.
+        NoSuchPrecision: a float16 file is computed in float32 here.
+        RunFailed: the provider fell back to another, or convolutions run in another precision than the file's.
     """
     try:
         import onnxruntime
@@ -127,7 +133,13 @@ def open_session(
             raise BadInput(f"'{path}' is not an ONNX model that this ONNX Runtime runs ({first_line})") from error
         if precision is not None:
             operators = share_by_type(compute_types(optimised))
-            require_precision(operators, precision, f"onnx: '{path}'")
+            try:
+                require_precision(operators, precision, f"onnx: '{path}'")
+            except RunFailed as error:
+                if precision != "fp16" or share_by_type(compute_types(path)).get("fp16", 0.0) < LEAST_SHARE:
+                    raise
+                # The file is what it says; this processor has no half precision for the provider to compute in.
+                raise NoSuchPrecision(str(error)) from error
     # A session falls back to the CPU without an exception: that is a failure, not a slow row.
     if session.get_providers()[0] != provider:
         raise RunFailed(
@@ -152,7 +164,7 @@ def compute_types(optimised: Path) -> Iterator[str]:
     """What each convolution and matrix product computes in, by the graph that the session itself runs.
 
     Args:
-        optimised: what ``SessionOptions.optimized_model_filepath`` got.
+        optimised: what ``SessionOptions.optimized_model_filepath`` got; of another graph, what it asks for.
     """
     import onnx
 
@@ -213,3 +225,28 @@ def _image_size(session: Any, path: Path, output: str) -> Size:
             f"export it with `kdbench export --output {output}`"
         )
     return height, width
+
+
+def probe(gpu: Gpu | None) -> list[Check]:
+    """ONNX Runtime on the CPU, and on the GPU."""
+    package = try_import("onnxruntime", *("onnxruntime-gpu", "onnxruntime")[:: 1 if gpu else -1])
+    providers: list[str] = []
+    if package.module is not None:
+        try:
+            providers = package.module.get_available_providers()
+        except Exception as error:  # for example a leftover folder without the library
+            reason = f"is incomplete ({type(error).__name__}: {error})"
+            package = Package(None, package.version, reason, "pip install --force-reinstall onnxruntime")
+    note = None
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        note = "fp16 files are computed in fp32 on this processor: their rows are unsupported"
+    return [
+        package_row("onnx", "ONNX Runtime CPU", package, cpu(), ("fp32", "int8"), note),
+        gpu_row(
+            "onnx", "ONNX Runtime CUDA", package, gpu.name if gpu else None, ("fp32", "fp16"),
+            "CUDAExecutionProvider" in providers, "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
+        ),
+    ]  # fmt: skip
+
+
+BACKENDS.add(DeclaredBackend("onnx", OnnxBackend.load, probe, loads="onnx", usual=True, color="#0072B2"))

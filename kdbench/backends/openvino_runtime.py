@@ -1,19 +1,23 @@
-"""OpenVINO on the CPU: an IR (.xml with its weights in the .bin beside it)."""
+"""OpenVINO on the CPU."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from kdbench.backends.base import Backend
+from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
-from kdbench.data.preprocessing import Size
-from kdbench.errors import BackendUnavailable, BadInput
-from kdbench.runs.files import sha256
+from kdbench.errors import BackendUnavailable, BadInput, one_line
+from kdbench.formats import FORMATS
+from kdbench.machine.checks import Check, Gpu, Package, cpu, package_row, try_import
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdbench.data.preprocessing import Size
 
 COMPUTE = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
 """layerType of what multiplies matrices, in OpenVINO's runtime model."""
@@ -31,18 +35,11 @@ class OpenVinoBackend(Backend):
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OpenVinoBackend:
         sidecar = read_export(artifact, "openvino", size)
-        weights, about = artifact.with_suffix(".bin"), sidecar.get("weights", {})
-        if not weights.is_file() or sha256(weights) != about.get("sha256"):
-            found = "is not the file that the sidecar describes (sha256 differs)" if weights.is_file() else "is missing"
-            raise BadInput(
-                f"'{weights}', the weights of '{artifact.name}', {found}: make both again with "
-                f"`kdbench export --method {sidecar['method']} --format openvino --precision {sidecar['precision']}`"
-            )
         if device != "cpu":
             raise BackendUnavailable("openvino: runs on the CPU here: use --device cpu")
         backend = cls.open(artifact, output=output, precision=sidecar["precision"], threads=threads)
         # The .xml, whose hash a results row has, says nothing of the weights, and those are what students differ in.
-        backend.details["weights"] = about
+        backend.details["weights"] = sidecar["weights"]
         return backend
 
     @classmethod
@@ -87,8 +84,26 @@ class OpenVinoBackend(Backend):
         return cls(compiled, output, (height, width), details)
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
         # The output is the request's own memory, which the next call overwrites.
         return np.array(self._request.infer({0: batch}, share_inputs=True)[0])
 
     def close(self) -> None:
         del self._request, self._compiled
+
+
+def probe(gpu: Gpu | None) -> list[Check]:
+    package = try_import("openvino", "openvino")
+    device = cpu()
+    if package.module is not None:
+        try:
+            core = package.module.Core()
+            device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} cores"
+        except Exception as error:  # no CPU plugin, or a leftover folder without the library
+            reason = f"has no CPU device ({type(error).__name__}: {one_line(error, 200)})"
+            package = Package(None, package.version, reason, "pip install --force-reinstall openvino")
+    return [package_row("openvino", "OpenVINO CPU", package, device, FORMATS["openvino"].precisions, None)]
+
+
+BACKENDS.add(DeclaredBackend("openvino", OpenVinoBackend.load, probe, loads="openvino", usual=True, color="#D55E00"))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from kdbench.backends.base import Backend
+from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
-from kdbench.backends.tensorrt_cards import TENSORRT_INDEX
+from kdbench.backends.tensorrt_cards import TENSORRT_INDEX, rtx_obstacle
 from kdbench.backends.tensorrt_layers import compute_types
-from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, RunFailed, one_line
+from kdbench.formats import PRECISIONS
+from kdbench.machine.checks import Check, Gpu, gpu_row, try_import
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdbench.data.preprocessing import Size
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Provider (also its module) → package."""
@@ -55,6 +60,7 @@ class TensorRTBackend(Backend):
     """An engine in one execution context; ``infer`` includes the copies to and from the GPU."""
 
     def __init__(self, trt: Any, engine: Any, output: str, size: Size, details: dict[str, Any]) -> None:
+        import numpy as np
         import torch
 
         self.output, self.size, self.details = output, size, details
@@ -134,6 +140,7 @@ class TensorRTBackend(Backend):
         return backend
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
         import torch
 
         source = torch.from_numpy(batch if batch.flags.writeable else np.array(batch))
@@ -148,3 +155,22 @@ class TensorRTBackend(Backend):
 
     def close(self) -> None:
         del self._context, self._engine, self._buffers, self._input, self._output
+
+
+def probe(gpu: Gpu | None) -> list[Check]:
+    name, precisions = gpu.name if gpu is not None else None, PRECISIONS
+    package = try_import("tensorrt", "tensorrt")
+    whole = gpu_row("trt", "TensorRT", package, name, precisions, True, "")
+    if gpu is not None and package.module is None:
+        whole = replace(whole, note=f"{package.problem}: {TENSORRT_INDEX}")
+    package = try_import("tensorrt_rtx", "tensorrt-rtx")
+    rtx = gpu_row("trt", "TensorRT for RTX", package, name, precisions, True, "")
+    if package.module is not None:
+        if gpu is None:
+            rtx = replace(rtx, note="no NVIDIA GPU here; engines are built ahead of time")
+        elif gpu.capability is not None and (obstacle := rtx_obstacle(gpu.capability)) is not None:
+            rtx = replace(rtx, precisions=(), ready=False, note=obstacle[0], fix=obstacle[1])
+    return [whole, rtx]
+
+
+BACKENDS.add(DeclaredBackend("trt", TensorRTBackend.load, probe, loads="trt", usual=True, color="#009E73"))

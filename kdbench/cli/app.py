@@ -14,30 +14,46 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from kdbench import __version__
+from kdbench.backends import BACKENDS, usual_backends
 from kdbench.errors import KdbenchError
-from kdbench.kinds import PLUGINS, load_plugins
+from kdbench.formats import FORMATS, PRECISIONS
+from kdbench.kinds import PLUGINS, Kind, load_plugins
 from kdbench.machine.environment import process_rank
 from kdbench.progress import silenced
-from kdbench.runs.tree import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
+from kdbench.runs.tree import METHODS
 
-NAMES = {
+NAMES: dict[str, tuple[str, ...] | Kind[Any]] = {
     "--method": (*METHODS, "all"),
-    "--backend": (*BACKENDS, "all"),
+    "--backend": BACKENDS,
     "--precision": (*PRECISIONS, "all"),
-    "--format": (*EXPORT_SUFFIX, "all"),
+    "--format": FORMATS,
     "--dataset": ("shapes", "camvid", "voc2012", "folder"),
     "--device": ("auto", "cpu", "cuda"),
 }
-"""What a shell offers after an option."""
+"""What a shell offers after an option: names, or a kind, whose names (and "all") are looked up when they are needed."""
+
+
+class Command(TyperCommand):
+    """A command whose help names what there is, plugins included."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            kind = next((NAMES[flag] for flag in parameter.opts if flag in NAMES), ())
+            if isinstance(kind, Kind) and isinstance(parameter, TyperOption) and parameter.help:
+                usual = ", ".join(usual_backends())
+                parameter.help = parameter.help.replace("{names}", ", ".join(kind.names())).replace("{usual}", usual)
+        return parameters
 
 
 class App(typer.Typer):
     """A Typer whose every command takes --quiet, and whose options of ``NAMES`` are completed by the shell."""
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
-        register = super().command(*arguments, **options)
+        register = super().command(*arguments, **{"cls": Command, **options})
 
         def add(function: Any) -> Any:
             register(extended(function))
@@ -46,10 +62,11 @@ class App(typer.Typer):
         return add
 
 
-def completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Offers ``names`` for the last one of a comma-separated list."""
+def completion(known: tuple[str, ...] | Kind[Any]) -> Callable[[str], list[str]]:
+    """Offers what is ``known`` for the last one of a comma-separated list."""
 
     def complete(incomplete: str) -> list[str]:
+        names = (*known.names(), "all") if isinstance(known, Kind) else known
         before, comma, last = incomplete.rpartition(",")
         return [before + comma + name for name in names if name.startswith(last)]
 

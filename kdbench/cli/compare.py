@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kdbench.backends import BACKENDS, usual_backends
 from kdbench.cli.app import app
 from kdbench.cli.options import (
     DataRoot,
@@ -25,13 +26,14 @@ from kdbench.cli.options import (
     results_file,
 )
 from kdbench.errors import BadInput
+from kdbench.formats import PRECISIONS
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
+from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 
 @app.command()
 def compare(
-    backend: Annotated[str, typer.Option(help=f"{', '.join(BACKENDS)}; all = {', '.join(USUAL_BACKENDS)}.")] = "all",
+    backend: Annotated[str, typer.Option(help="{names}; all = {usual}.")] = "all",
     method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
@@ -98,7 +100,7 @@ def run_compare(
         raise BadInput(f"--threads: got {flags.threads}, expected at most {most}: leave it out for one per core")
     options = CompareOptions(
         methods=choose("--method", flags.method, STUDENT_METHODS),
-        backends=choose("--backend", flags.backend, BACKENDS, USUAL_BACKENDS),
+        backends=choose("--backend", flags.backend, BACKENDS.names(), usual_backends()),
         precisions=choose("--precision", flags.precision, PRECISIONS, PRECISIONS),
         output=choose("--output", flags.output, ("mask", "logits"))[0],
         device=choose_device(flags.device),
@@ -114,5 +116,7 @@ def run_compare(
         document.update(read_json(destination, "kdbench compare"))
         print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))
         print(f"written: {destination} (.txt, .md, .csv beside it)")
-        if not any(row.status == "ok" for row in comparison.rows):
+        # A precision that a backend does not have is no failure.
+        tried = [row for row in comparison.rows if row.status != "unsupported"]
+        if tried and not any(row.status == "ok" for row in tried):
             raise RunFailed("no row could be measured: the reasons stand below the table")

@@ -21,21 +21,21 @@ from kdbench.cli.options import (
     open_trained_dataset,
 )
 from kdbench.errors import RunFailed
-from kdbench.runs.tree import EXPORT_SUFFIX, PRECISIONS, STUDENT_METHODS, RunTree
+from kdbench.formats import FORMATS, PRECISIONS, companions
+from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from exporters.export import Attempt
 
-FORMATS = tuple(EXPORT_SUFFIX)
 PARITY_IMAGES = 100
 
 
 @app.command()
 def export(
     method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
-    export_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}, several, or all.")] = "all",
+    export_format: Annotated[str, typer.Option("--format", help="{names}, several, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the engine. Default: that of training.")] = None,
@@ -69,7 +69,7 @@ def export(
     with json_result(json_file) as document:
         options = ExportOptions(
             choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
-            choose("--format", export_format, FORMATS, FORMATS),
+            choose("--format", export_format, FORMATS.names(), FORMATS.names()),
             choose("--precision", precision, PRECISIONS, PRECISIONS),
             choose("--output", output, ("mask", "logits"))[0],
             size=size, dynamic_batch=dynamic_batch, keep_float=keep_float, allow_drift=allow_drift,
@@ -129,14 +129,14 @@ def run_export(
                 with ExportJob(
                     tree, method, options.output, wanted, samples, calibration,
                     int(names[0]) if len(names) == 1 and names[0].isdigit() else names, options.allow_drift,
-                    options.dynamic_batch,
+                    options.dynamic_batch, capabilities,
                 ) as job:  # fmt: skip
 
                     def count(attempt: Attempt) -> None:
                         attempts.append(attempt)
                         bar.advance(1, f"{attempt.method} {attempt.format} {attempt.precision}: {attempt.status}")
 
-                    export_all(job, options.formats, options.precisions, capabilities, count)
+                    export_all(job, options.formats, options.precisions, count)
     finally:
         print_attempts(attempts)
         if document is not None:
@@ -144,7 +144,8 @@ def run_export(
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
     if failed:
         raise RunFailed(f"{len(failed)} of {len(attempts)} exports failed, the reasons stand in the table above")
-    if not any(attempt.status == "made" for attempt in attempts):
+    tried = [attempt for attempt in attempts if attempt.status != "unsupported"]
+    if tried and not any(attempt.status == "made" for attempt in tried):
         raise RunFailed("nothing could be exported on this machine: the reasons stand in the table above")
 
 
@@ -172,7 +173,7 @@ def print_attempts(attempts: list[Attempt]) -> None:
         sidecar = attempt.sidecar or {}
         parity = sidecar.get("parity") or {}
         name = f"{attempt.method} {attempt.format} {attempt.precision}"
-        size = sidecar["bytes"] + sidecar.get("weights", {}).get("bytes", 0) if sidecar else None
+        size = sum(file.stat().st_size for file in (attempt.path, *companions(attempt.path))) if attempt.path else None
         miou, before = parity.get("miou_candidate"), parity.get("miou_reference")
         table.add_row(
             attempt.method, attempt.format, attempt.precision, attempt.status,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, JsonFile, Runs, choose_device, json_result
 from kdbench.errors import BadInput
-from kdbench.runs.tree import BACKENDS, STUDENT_METHODS, RunTree
+from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 if TYPE_CHECKING:
     from kdbench.predict.images import Predictor
@@ -26,7 +27,7 @@ def predict(
     ] = None,
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(STUDENT_METHODS)}.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file, or a camera's number, instead of images.")] = None,
-    backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = "torch",
+    backend: Annotated[str, typer.Option(help="One of {names}.")] = "torch",
     output_dir: Annotated[Path | None, typer.Option(help="Default: predictions/ beside the methods.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for an .onnx file that leaves them open.")] = None,
     dataset: Dataset = None,
@@ -58,7 +59,7 @@ def predict(
         run_predict(open_file_predictor(model, parse_size(size) if size else None), paths, video, folder, json_file)
         return
     assert method is not None
-    for flag, name, known in (("--method", method, STUDENT_METHODS), ("--backend", backend, BACKENDS)):
+    for flag, name, known in (("--method", method, STUDENT_METHODS), ("--backend", backend, BACKENDS.names())):
         if name not in known:
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
     if size is not None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, RunTree
+from kdbench.formats import PRECISIONS
+from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 if TYPE_CHECKING:
     from kdbench.regress.artifact import Artifact, Filter
@@ -75,7 +77,7 @@ def regress(
             images=tuple(images or ()), budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
             chosen=Filter(
                 methods=() if method == "all" else choose("--method", method, STUDENT_METHODS),
-                backends=() if backend == "all" else choose("--backend", backend, BACKENDS),
+                backends=() if backend == "all" else choose("--backend", backend, BACKENDS.names()),
                 precisions=() if precision == "all" else choose("--precision", precision, PRECISIONS),
                 outputs=() if output == "all" else choose("--output", output, OUTPUTS),
             ),

@@ -14,14 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.backends import artifact_of, load_backend, precisions_of, runs_checkpoints
+from kdbench.backends import BACKENDS, artifact_of, load_backend, runs_checkpoints
 from kdbench.comparison.evaluate import Evaluation, evaluate
 from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.comparison.results import Artifact, Comparison, Improvement, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
-from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, KdbenchError, Missing, RunFailed
+from kdbench.errors import (
+    BackendUnavailable,
+    BadInput,
+    EngineRefused,
+    KdbenchError,
+    Missing,
+    NoSuchPrecision,
+    RunFailed,
+)
+from kdbench.formats import companions
 from kdbench.machine.environment import environment
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
@@ -80,7 +89,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         _row(tree, (method, backend, precision), dataset, options, references[method])
         for method in options.methods
         for backend in options.backends
-        for precision in precisions_of(backend, options.precisions)
+        for precision in BACKENDS[backend].rows(options.precisions)
     ]
     if size is not None:
         _add_latency(tree, rows, dataset, size, options)
@@ -189,6 +198,8 @@ def _row(
         row.params = first["params"]
         row.gflops = count_gflops(first["arch"], len(first["classes"]), (first["size"][0], first["size"][1]))
     try:
+        if (why_not := BACKENDS[backend].why_not(precision)) is not None:
+            raise NoSuchPrecision(why_not)
         if reference.error is not None:
             raise reference.error
         expected = next(iter(reference.by_seed.values()))
@@ -203,16 +214,17 @@ def _row(
     except KdbenchError as error:
         row.status, row.reason = _status(error, backend, path), " ".join(str(error).split())
     if path.is_file():
-        weights = path.with_suffix(".bin")  # beside an OpenVINO .xml
         row.artifact = Artifact(
             path=path.relative_to(tree.root).as_posix(),
             sha256=sha256(path),
-            bytes=path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0),
+            bytes=sum(file.stat().st_size for file in (path, *companions(path))),
         )
     return row
 
 
 def _status(error: KdbenchError, backend: str, artifact: Path) -> Status:
+    if isinstance(error, NoSuchPrecision):
+        return "unsupported"
     if isinstance(error, EngineRefused):
         return "unavailable"
     if isinstance(error, BackendUnavailable):

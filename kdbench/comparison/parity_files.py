@@ -21,9 +21,9 @@ from kdbench.data.base import read_image
 from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput
+from kdbench.formats import PRECISIONS
 from kdbench.machine.cores import answer_threads
 from kdbench.predict.images import find_images
-from kdbench.runs.tree import PRECISIONS
 
 UNKNOWN_CLASSES = 256
 """Class ids that a file without names and logits may return."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kdbench.errors import BadInput
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
 
-Status = Literal["ok", "built", "unavailable", "failed"]
+Status = Literal["ok", "built", "unavailable", "unsupported", "failed"]
 Verdict = Literal["gain", "loss", "no gain shown"]
 
 
@@ -35,8 +35,8 @@ class Latency(Strict):
 class Artifact(Strict):
     """The very bytes whose accuracy and latency the row gives; the path is relative to the dataset's run tree.
 
-    Of an OpenVINO export the path and hash are the .xml's, and ``bytes`` counts the .bin as well, whose own hash is in
-    ``engine["weights"]``.
+    ``bytes`` counts a format's companions too. Of an OpenVINO export the path and hash are the .xml's; the hash of its
+    weights is in ``engine["weights"]``.
     """
 
     path: str

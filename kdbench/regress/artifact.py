@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbench.backends import BACKENDS
 from kdbench.errors import BadInput, Missing
+from kdbench.formats import FORMATS, PRECISIONS, companions, format_of
 from kdbench.runs.files import read_json, sha256
-from kdbench.runs.tree import EXPORT_SUFFIX, METHODS, PRECISIONS, RunTree, sidecar_path
+from kdbench.runs.tree import METHODS, RunTree, sidecar_path
 
-FORMAT_OF_SUFFIX = {f".{suffix}": name for name, suffix in EXPORT_SUFFIX.items()}
 OUTPUTS = ("mask", "logits")
 UNNAMED_SIDES = 512
 """Height and width for an input that leaves them open."""
@@ -49,9 +50,8 @@ class Artifact:
 
     def about(self) -> dict[str, Any]:
         """For the report: which bytes."""
-        weights = self.path.with_suffix(".bin") if self.path.suffix == ".xml" else None
-        extra = weights.stat().st_size if weights is not None and weights.is_file() else 0
-        return {"path": self.shown, "sha256": sha256(self.path), "bytes": self.path.stat().st_size + extra}
+        size = sum(file.stat().st_size for file in (self.path, *companions(self.path)))
+        return {"path": self.shown, "sha256": sha256(self.path), "bytes": size}
 
 
 @dataclass(frozen=True)
@@ -101,45 +101,53 @@ def find_artifacts(path: Path, wanted: Filter) -> list[Artifact]:
 
 def _in_folder(folder: Path, wanted: Filter) -> list[Artifact]:
     found = []
-    parts = folder.name.split("-")
-    if len(parts) == 2 and parts[0] in EXPORT_SUFFIX and parts[1] in PRECISIONS:
+    name, _, precision = folder.name.rpartition("-")  # a format's name may have hyphens of its own
+    if name in FORMATS and precision in PRECISIONS:
         method = folder.absolute().parents[1].name
         for output in OUTPUTS:
-            file = folder / f"{output}.{EXPORT_SUFFIX[parts[0]]}"
-            if file.is_file() and wanted.keeps(method, parts[0], parts[1], output):
-                found.append(_export(file, f"{method}/{folder.name}/{output}"))
+            file = folder / f"{output}.{FORMATS[name].suffix}"
+            for backend in _backends_for(name, wanted) if file.is_file() else ():
+                if wanted.keeps(method, backend, precision, output):
+                    found.append(_export(file, f"{method}/{backend}-{precision}/{output}", name, backend))
     elif folder.name in METHODS:
         checkpoint = RunTree(folder.parent.parent, folder.parent.name).checkpoint(folder.name)
-        if checkpoint.is_file() and wanted.keeps(folder.name, "torch", "fp32", "mask"):
-            found.append(_checkpoint(checkpoint, f"{folder.name}/torch-fp32/mask"))
+        for backend in _backends_for(None, wanted) if checkpoint.is_file() else ():
+            if wanted.keeps(folder.name, backend, "fp32", "mask"):
+                found.append(_checkpoint(checkpoint, f"{folder.name}/{backend}-fp32/mask", backend))
     return found
+
+
+def _backends_for(loads: str | None, wanted: Filter) -> list[str]:
+    """The backends that time an export of a format, or a checkpoint: those asked for, else the first that there is."""
+    able = [backend.name for backend in BACKENDS if backend.loads == loads]
+    return [name for name in able if name in wanted.backends] if wanted.backends else able[:1]
 
 
 def _file(path: Path) -> Artifact:
     if path.suffix == ".onnx":
         return _onnx_file(path)
-    if path.suffix in FORMAT_OF_SUFFIX:
-        return _export(path, "")
+    if (known := format_of(path)) is not None and (able := _backends_for(known.name, Filter())):
+        return _export(path, "", known.name, able[0])
     if path.suffix == ".safetensors":
-        return _checkpoint(path, "")
+        return _checkpoint(path, "", "torch")
+    exports = ", ".join(f".{known.suffix} ({known.title})" for known in FORMATS)
     raise BadInput(
-        f"'{path}' ends in '{path.suffix}', expected .onnx, .xml (OpenVINO), .engine (TensorRT), .safetensors (a "
-        "checkpoint), or a folder of these"
+        f"'{path}' ends in '{path.suffix}', expected {exports}, .safetensors (a checkpoint), or a folder of these"
     )
 
 
-def _export(path: Path, name: str) -> Artifact:
+def _export(path: Path, name: str, export_format: str, backend: str) -> Artifact:
     from kdbench.backends.exported import read_export
 
-    sidecar = read_export(path, FORMAT_OF_SUFFIX[path.suffix], None)
-    return _ours(path, name, FORMAT_OF_SUFFIX[path.suffix], sidecar["output"], sidecar["size"])
+    sidecar = read_export(path, export_format, None)
+    return _ours(path, name, backend, sidecar["output"], sidecar["size"])
 
 
-def _checkpoint(path: Path, name: str) -> Artifact:
+def _checkpoint(path: Path, name: str, backend: str) -> Artifact:
     sidecar = read_json(sidecar_path(path), "kdbench train")
     if "size" not in sidecar or "arch" not in sidecar:
         raise BadInput(f"'{sidecar_path(path)}' is not the sidecar of a training: make it again with `kdbench train`")
-    return _ours(path, name, "torch", "mask", sidecar["size"])
+    return _ours(path, name, backend, "mask", sidecar["size"])
 
 
 def _ours(path: Path, name: str, backend: str, output: str, size: list[int]) -> Artifact:

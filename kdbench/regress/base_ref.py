@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from kdbench.backends import BACKENDS
 from kdbench.errors import BadInput, Missing
 from kdbench.regress.artifact import CHECKOUT, Artifact, Filter, find_artifacts
-from kdbench.runs.tree import EXPORT_SUFFIX, STUDENT_METHODS, RunTree, sidecar_path
+from kdbench.runs.tree import STUDENT_METHODS, RunTree, sidecar_path
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def _side(checkout: Path, runs: Path, tree: RunTree, wanted: Filter, size: str |
         for file in (tree.checkpoint(method), sidecar_path(tree.checkpoint(method))):
             shutil.copy(file, ours.method_dir(method))
     backends, precisions = wanted.backends or ("onnx",), wanted.precisions or ("fp32",)
-    formats = [backend for backend in backends if backend in EXPORT_SUFFIX]
+    formats = list(dict.fromkeys(known for backend in backends if (known := BACKENDS[backend].loads)))
     if formats:
         for output in wanted.outputs or ("mask",):
             command = [

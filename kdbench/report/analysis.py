@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdbench.backends import runs_checkpoints
 from kdbench.comparison.numbers import fraction
 from kdbench.comparison.results import Comparison, Improvement, Row
 from kdbench.comparison.tables import TITLES
@@ -100,7 +101,7 @@ def speed_sentences(comparison: Comparison) -> list[str]:
 def agreement_sentences(comparison: Comparison) -> list[str]:
     """Whether exports are still the same model, by precision."""
     sentences = []
-    exported = [row for row in comparison.rows if row.status == "ok" and not row.backend.startswith("torch")]
+    exported = [row for row in comparison.rows if row.status == "ok" and not runs_checkpoints(row.backend)]
     for precision in dict.fromkeys(row.precision for row in exported):
         rows = [row for row in exported if row.precision == precision and row.agreement_with_torch is not None]
         if not rows:

@@ -8,18 +8,15 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from kdbench.backends import BACKENDS
 from kdbench.comparison.results import Row
 from kdbench.comparison.tables import TITLES
 from kdbench.report.evidence import Evidence
 from kdbench.report.plots import METHOD_STYLES
 
 LOG_TICKS = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
-BACKEND_COLORS = {
-    "torch": "#777777", "torch-channels-last": "#999999", "torch-compile": "#BBBBBB", "onnx": "#0072B2",
-    "openvino": "#D55E00", "trt": "#009E73",
-}  # fmt: skip
 PRECISION_SYMBOLS = {"fp32": "circle", "fp16": "diamond", "int8": "square"}
-"""Backend by colour, precision by shape: either can be told without the other."""
+"""Backend by its own colour, precision by shape: either can be told without the other."""
 FEW_EPOCHS = 10
 """Up to here the axis has a tick for every epoch, never for half of one."""
 
@@ -68,7 +65,7 @@ def scatter(rows: list[Row]) -> go.Figure:
             },
             mode="markers", name=f"{backend} {precision}",
             marker={
-                "size": 12, "color": BACKEND_COLORS.get(backend, "#000000"),
+                "size": 12, "color": color_of(backend),
                 "symbol": PRECISION_SYMBOLS.get(precision, "x"), "line": {"width": 1, "color": "#FFFFFF"},
             },
             text=[TITLES.get(row.method, row.method) for row in chosen],
@@ -86,6 +83,11 @@ def scatter(rows: list[Row]) -> go.Figure:
         xaxis_title="median latency, ms (log)", yaxis_title="mIoU", xaxis_type="log", xaxis_tickvals=LOG_TICKS
     )
     return _plain(figure)
+
+
+def color_of(backend: str) -> str:
+    """Its own; black where nobody declares a name of an old results file."""
+    return BACKENDS[backend].color if backend in BACKENDS else "#000000"
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -119,7 +121,7 @@ def latency(found: Evidence) -> go.Figure:
     for (method, backend, precision), rounds in found.rounds.items():
         figure.add_box(
             x=np.round(rounds, 3).tolist(), name=f"{backend} {precision} · {TITLES.get(method, method)}",
-            boxpoints="outliers", marker={"color": BACKEND_COLORS.get(backend, "#000000"), "size": 3},
+            boxpoints="outliers", marker={"color": color_of(backend), "size": 3},
             line={"width": 1}, meta={"backend": backend, "precision": precision}, showlegend=False,
         )  # fmt: skip
     figure.update_layout(

@@ -35,12 +35,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = None
     try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            put_in_place(temporary, path)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_group(path: Path) -> Iterator[Path]:
+    """As ``atomic_path``, for a file with others beside it.
+
+    Yields ``path``'s name in a temporary folder; on success every file in that folder replaces its namesake beside
+    ``path``, ``path`` itself last.
+    """
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        put_in_place(temporary, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            for file in sorted(Path(folder).iterdir(), key=lambda file: (file == temporary, file.name)):
+                put_in_place(file, path.with_name(file.name))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
@@ -48,9 +74,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
             f"'{path}' cannot be written ({error.strerror}); what was written before is kept: "
             "make room or mend the folder, then run again"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import Missing
+from kdbench.formats import FORMATS
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked of this module
 
@@ -16,12 +17,6 @@ TIME_MATCHED = "baseline-long"
 """The baseline with as many epochs as fit in the wall-clock of a distilled method."""
 STUDENT_METHODS = (*STANDARD_METHODS, "cwd", "dist", "imitation", TIME_MATCHED)
 METHODS = (*STUDENT_METHODS, "teacher")
-BACKENDS = ("torch", "torch-channels-last", "torch-compile", "onnx", "openvino", "trt")
-USUAL_BACKENDS = ("torch", "onnx", "openvino", "trt")
-"""What "all" stands for: the other ways of running PyTorch cost minutes and are measured when they are named."""
-PRECISIONS = ("fp32", "fp16", "int8")
-EXPORT_SUFFIX = {"onnx": "onnx", "trt": "engine", "openvino": "xml"}
-"""Format → suffix of its file; beside OpenVINO's .xml lies a .bin with the weights."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +63,9 @@ class RunTree:
         return self.root / "latency" / f"{name}.json"
 
     def export(self, method: str, export_format: str, precision: str, output: str) -> Path:
-        """``<method>/exports/<format>-<precision>/<output>.<onnx|engine|xml>``; its sidecar is ``.json``."""
+        """``<method>/exports/<format>-<precision>/<output>.<format's suffix>``; its sidecar is ``.json``."""
         folder = self.folder(method).exports / f"{export_format}-{precision}"
-        return folder / f"{output}.{EXPORT_SUFFIX[export_format]}"
+        return folder / f"{output}.{FORMATS[export_format].suffix}"
 
     @staticmethod
     def find(runs: Path, dataset: str | None) -> RunTree:

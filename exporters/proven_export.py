@@ -1,0 +1,77 @@
+"""What happens around every export: a temporary file, the format's step, the proof against PyTorch, the sidecar.
+
+    with ExportJob(tree, "feature", "mask", samples=samples) as job:
+        path = export_as(job, "onnx", "fp32")
+
+The old file stays until the new one is proven to be the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporters.export_job import ExportJob
+from exporters.parity import Parity, compare_outputs, require_parity
+from exporters.steps import STEPS
+from kdbench.backends.base import Backend
+from kdbench.errors import NoSuchPrecision
+from kdbench.formats import FORMATS
+from kdbench.runs.files import atomic_group, sha256, write_json
+from kdbench.runs.tree import sidecar_path
+
+
+def export_as(job: ExportJob, name: str, precision: str) -> Path:
+    """Make one export and its sidecar.
+
+    Args:
+        name: of the format.
+
+    Returns:
+        Path of its file.
+
+    Raises:
+        NoSuchPrecision: the format has no such precision. BackendUnavailable: this machine cannot make it.
+        RunFailed: what was made is not the model. Missing: it is made from an export that is not there.
+    """
+    known = FORMATS[name]
+    if (reason := known.why_not(precision)) is not None:
+        raise NoSuchPrecision(reason)
+    path = job.path(name, precision)
+    with atomic_group(path) as temporary:
+        written = STEPS[name].write(job, precision, temporary)
+        fields = dict(written.fields)
+        if written.candidate is not None:
+            fields["parity"] = prove(job, written.candidate, name, precision).as_json()
+    companions = {key: known.companion(path, key) for key in known.companions}
+    write_json(
+        sidecar_path(path),
+        {
+            **job.about(),
+            "format": name,
+            "precision": precision,
+            **fields,
+            **(job.int8_fields() if precision == "int8" else {}),
+            **{
+                key: {"file": file.name, "sha256": sha256(file), "bytes": file.stat().st_size}
+                for key, file in companions.items()
+            },
+            "sha256": sha256(path),
+            "bytes": path.stat().st_size,
+        },
+    )
+    return path
+
+
+def prove(job: ExportJob, candidate: Backend, name: str, precision: str) -> Parity:
+    """Hold an engine against PyTorch on the job's images, and close it.
+
+    Raises:
+        RunFailed: it drifted further than its precision may, and drift is not allowed.
+    """
+    try:
+        parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
+    finally:
+        candidate.close()
+    if not job.allow_drift:
+        require_parity(parity, precision, f"{job.method} {name} {precision} {job.output}")
+    return parity
