@@ -12,7 +12,6 @@ from exporters.parity import Parity, compare_outputs, require_parity
 from exporters.quantise import quantise_for_onnxruntime
 from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
-from kdbench.data.preprocessing import MEAN, STD
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import git_revision
 from kdbench.runs.files import atomic_path, sha256, write_json
@@ -74,7 +73,7 @@ def finish_graph(path: Path, job: ExportJob, precision: str) -> Any:
             "size": list(job.size or ()),
             "output": job.output,
             "precision": precision,
-            "normalisation": {"mean": list(MEAN), "std": list(STD)},
+            "normalisation": {"mean": list(job.model.input.mean), "std": list(job.model.input.std)},
             "checkpoint_sha256": job.trained["sha256"],
             "git": git_revision(),
             "training": job.training_sidecar(),
@@ -92,6 +91,7 @@ def check_onnx(path: Path, job: ExportJob, precision: str, what: str) -> Parity:
         RunFailed: it drifted further than its precision may, and drift is not allowed.
     """
     candidate = OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
+    candidate.input = job.model.input
     try:
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:

@@ -44,6 +44,7 @@ def export_openvino(job: ExportJob, precision: str) -> Path:
         temporary = Path(folder) / path.name
         openvino.save_model(model, temporary, compress_to_fp16=False)
         candidate = OpenVinoBackend.open(temporary, output=job.output, precision=precision, threads=answer_threads())
+        candidate.input = job.model.input
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
         candidate.close()
         if not job.allow_drift:

@@ -38,7 +38,7 @@ from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.history import read_rows
 from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree, sidecar_path
 from trainers.methods import needs_teacher
-from trainers.recipe import MAX_SEED, Recipe, load_recipe
+from trainers.recipe import MAX_SEED, Recipe, load_recipe, recipe_of
 from trainers.teacher import teacher_is_ready
 from trainers.train import TrainingJob, train
 
@@ -167,7 +167,7 @@ def plan(grid: Grid, runs: Path) -> Sweep:
     Raises:
         BadInput: no such recipe, or a setting's field that is unknown or out of range.
     """
-    recipe_name = grid.recipe or grid.dataset
+    recipe_name = grid.recipe or recipe_of(grid.dataset)
     groups = [tuple(grid.methods)] if grid.side_by_side else [(method,) for method in grid.methods]
     planned = []
     for setting, fields in (grid.settings or {"": {}}).items():

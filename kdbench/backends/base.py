@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.data.preprocessing import Size, normalise
 from kdbench.errors import BadInput
 
@@ -22,11 +23,13 @@ class Backend(ABC):
     Attributes:
         output: "logits" or "mask".
         size: (H, W) of the input.
+        input: how ``prepare`` normalises images for ``logits``.
         details: what runs: device, provider, threads. For the results file.
     """
 
     output: str
     size: Size
+    input: Input = IMAGENET
     details: dict[str, Any]
 
     @classmethod
@@ -71,4 +74,4 @@ class Backend(ABC):
                 f"{self.size[0]}x{self.size[1]}x3: resize the image, or export again with "
                 f"--size {image.shape[0]}x{image.shape[1]}"
             )
-        return image[None] if self.output == "mask" else normalise(image[None])
+        return image[None] if self.output == "mask" else normalise(image[None], self.input)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
+from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed
 
@@ -38,7 +39,9 @@ class OnnxBackend(Backend):
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxBackend:
         sidecar = read_export(artifact, "onnx", size)
-        return cls.open(artifact, output=output, device=device, threads=threads, precision=sidecar["precision"])
+        backend = cls.open(artifact, output=output, device=device, threads=threads, precision=sidecar["precision"])
+        backend.input = Input.recorded(sidecar)
+        return backend
 
     @classmethod
     def open(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kdbench.backends.base import Backend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
+from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, BadInput
 from kdbench.runs.files import sha256
@@ -41,6 +42,7 @@ class OpenVinoBackend(Backend):
         if device != "cpu":
             raise BackendUnavailable("openvino: runs on the CPU here: use --device cpu")
         backend = cls.open(artifact, output=output, precision=sidecar["precision"], threads=threads)
+        backend.input = Input.recorded(sidecar)
         # The .xml, whose hash a results row has, says nothing of the weights, and those are what students differ in.
         backend.details["weights"] = about
         return backend

@@ -14,30 +14,59 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kdbench import __version__
+from kdbench.data.open import DATASETS, roots, takers
 from kdbench.errors import KdbenchError
 from kdbench.kinds import PLUGINS, load_plugins
 from kdbench.machine.environment import process_rank
+from kdbench.models.architectures import ARCHITECTURES, students, teachers
 from kdbench.progress import silenced
 from kdbench.runs.tree import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
 
-NAMES = {
-    "--method": (*METHODS, "all"),
-    "--backend": (*BACKENDS, "all"),
-    "--precision": (*PRECISIONS, "all"),
-    "--format": (*EXPORT_SUFFIX, "all"),
-    "--dataset": ("shapes", "camvid", "voc2012", "folder"),
-    "--device": ("auto", "cpu", "cuda"),
+NAMES: dict[str, Callable[[], tuple[str, ...]]] = {
+    "--method": lambda: (*METHODS, "all"),
+    "--backend": lambda: (*BACKENDS, "all"),
+    "--precision": lambda: (*PRECISIONS, "all"),
+    "--format": lambda: (*EXPORT_SUFFIX, "all"),
+    "--dataset": DATASETS.names,
+    "--student": students,
+    "--teacher": teachers,
+    "--arch": ARCHITECTURES.names,
+    "--device": lambda: ("auto", "cpu", "cuda"),
 }
-"""What a shell offers after an option."""
+"""What a shell offers after an option, asked for then: files from outside may have joined."""
+FILLED: dict[str, Callable[[], str]] = {
+    "{dataset}": lambda: ", ".join(DATASETS.names()),
+    "{roots}": roots,
+    "{sbd}": lambda: ", ".join(takers("sbd")),
+    "{download}": lambda: ", ".join(takers("download")),
+    "{student}": lambda: ", ".join(students()),
+    "{teacher}": lambda: ", ".join(teachers()),
+    "{arch}": lambda: ", ".join(ARCHITECTURES.names()),
+}
+"""What stands in the help of options in place of names, filled in when help is shown."""
+
+
+class Command(TyperCommand):
+    """A command whose help has the names that are known when it is shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            text = getattr(parameter, "help", None)
+            for mark, names in FILLED.items():
+                if text and mark in text:
+                    text = text.replace(mark, names())
+                    parameter.help = text  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 class App(typer.Typer):
     """A Typer whose every command takes --quiet, and whose options of ``NAMES`` are completed by the shell."""
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
-        register = super().command(*arguments, **options)
+        register = super().command(*arguments, **{"cls": Command, **options})
 
         def add(function: Any) -> Any:
             register(extended(function))
@@ -46,12 +75,12 @@ class App(typer.Typer):
         return add
 
 
-def completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+def completion(names: Callable[[], tuple[str, ...]]) -> Callable[[str], list[str]]:
     """Offers ``names`` for the last one of a comma-separated list."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
-        return [before + comma + name for name in names if name.startswith(last)]
+        return [before + comma + name for name in names() if name.startswith(last)]
 
     return complete
 

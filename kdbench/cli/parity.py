@@ -24,7 +24,7 @@ def parity(
     images: Annotated[
         list[Path] | None, typer.Option(help="Images or folders of them, without labels; may be given several times.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Score on a labelled val split: shapes, camvid, ...")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Score on a labelled val split: {dataset}.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     limit: Annotated[int, typer.Option(help="Images at most.", min=1)] = 100,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for files that leave them open.")] = None,
@@ -101,7 +101,7 @@ def open_samples(
     """Real images, evenly spread over what was named, and the classes of a labelled split."""
     import numpy as np
 
-    from kdbench.data import Sample, open_dataset
+    from kdbench.data import DATASETS, Sample, open_dataset
     from kdbench.data.base import read_image
     from kdbench.predict.images import find_images
 
@@ -116,7 +116,7 @@ def open_samples(
             pixels = read_image(path)
             found.append(Sample(path.name, pixels, np.full(pixels.shape[:2], 255, np.uint8)))
         return found, None
-    if dataset is None or (dataset != "shapes" and data_root is None):
+    if dataset is None or (DATASETS[dataset].holds and data_root is None):
         hint = f" --dataset {dataset} --data-root FOLDER" if dataset else " --dataset NAME --data-root FOLDER"
         raise BadInput(f"kdbench parity: expected real images to compare on: give --images FOLDER, or{hint}")
     from torch.utils.data import Subset
