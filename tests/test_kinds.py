@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +39,21 @@ def test_a_name_is_declared_once_and_may_be_a_folders():
     for name in ("", "a/b", "..", "a,b", "a b", "-a", "a+b"):
         with pytest.raises(BadInput, match="expected a name of letters"):
             kind.add(Item(name))
+
+
+def test_built_in_items_come_first_whoever_is_imported_first(tmp_path, monkeypatch):
+    """An item from outside, then the modules in the wrong order: the order is still that of the modules."""
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = Kind[Item]("fruit", "--fruit", ("first_fruit", "second_fruit"))
+    monkeypatch.setitem(sys.modules, "orchard", SimpleNamespace(KIND=kind, Item=Item))
+    for module, name in (("first_fruit", "pear"), ("second_fruit", "apple")):
+        (tmp_path / f"{module}.py").write_text(f"from orchard import *\nKIND.add(Item('{name}'))\n", encoding="utf-8")
+    kind.add(Item("plum"))
+    importlib.import_module("second_fruit")
+    assert kind.names() == ("pear", "apple", "plum")
+    assert [item.name for item in kind] == ["pear", "apple", "plum"]
+    with pytest.raises(BadInput, match="expected one of pear, apple, plum$"):
+        kind["fig"]
 
 
 def test_a_file_from_outside_joins_once(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_gflops_count_a_known_convolution(monkeypatch):
         def taps(self, images):
             return Taps(self.convolution(images), {})
 
-    monkeypatch.setattr(ARCHITECTURES, "_items", {})
+    monkeypatch.setattr(ARCHITECTURES, "_items", {})  # what a test declares must not stay
     ARCHITECTURES.add(Architecture("one", OneConvolution, ("student",)))
     assert count_gflops("one", 8, (32, 64)) == pytest.approx(2 * 3 * 8 * 9 * 32 * 64 / 1e9)
 

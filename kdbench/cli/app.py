@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import inspect
@@ -75,10 +76,12 @@ class App(typer.Typer):
         return add
 
 
-def completion(names: Callable[[], tuple[str, ...]]) -> Callable[[str], list[str]]:
+def completion(names: Callable[[], tuple[str, ...]]) -> Callable[[typer.Context, str], list[str]]:
     """Offers ``names`` for the last one of a comma-separated list."""
 
-    def complete(incomplete: str) -> list[str]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        with contextlib.suppress(KdbenchError):  # running the command says what is wrong with a plugin
+            join(ctx.find_root().params.get("plugin"))
         before, comma, last = incomplete.rpartition(",")
         return [before + comma + name for name in names() if name.startswith(last)]
 
@@ -126,9 +129,13 @@ def version(
     if show:
         print(f"kdbench {__version__}")
         raise typer.Exit
-    if plugin:
-        # For this process and those that it starts.
-        given = [str(path.absolute()) for path in plugin]
+    join(plugin)
+
+
+def join(plugins: list[Path] | None) -> None:
+    """Load files from outside, in this process and those that it starts."""
+    if plugins:
+        given = [str(path.absolute()) for path in plugins]
         os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
         load_plugins()
 

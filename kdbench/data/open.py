@@ -35,8 +35,10 @@ class Layout:
 
 
 DATASETS = Kind[Layout](
-    "dataset", "--dataset", ("kdbench.data.camvid", "kdbench.data.voc2012", "kdbench.data.folder")
-)  # fmt: skip
+    "dataset",
+    "--dataset",
+    ("kdbench.data.open", "kdbench.data.camvid", "kdbench.data.voc2012", "kdbench.data.folder"),
+)
 
 
 def open_shapes(root: Path, split: str) -> SegmentationDataset:

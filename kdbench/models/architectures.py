@@ -69,7 +69,7 @@ class Architecture:
         return model
 
 
-ARCHITECTURES = Kind[Architecture]("architecture", "--arch", ())
+ARCHITECTURES = Kind[Architecture]("architecture", "--arch", ("kdbench.models.architectures",))
 
 
 def students() -> tuple[str, ...]:
