@@ -14,6 +14,7 @@ import torch
 
 from kdbench.data.open import DATASETS
 from tests.conftest import REPOSITORY
+from trainers.recipe import Recipe
 
 PLUGINS = REPOSITORY / "tests" / "plugins"
 TILES, TINY = PLUGINS / "my_dataset.py", PLUGINS / "my_architecture.py"
@@ -21,14 +22,13 @@ JOIN = ("--plugin", TILES, "--plugin", TINY)
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
-def run(*arguments, code=0, **environment):
+def run(*arguments):
     """A command of kdbench in a process of its own, so that what joins there stays there."""
     done = subprocess.run(
         [sys.executable, "-m", "kdbench", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True,
-        env={**os.environ, "COLUMNS": "200", **environment},
+        env={**os.environ, "KDBENCH_PLUGINS": ""},
     )  # fmt: skip
-    assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    return done
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
 
 
 def in_process(program, *arguments):
@@ -68,55 +68,101 @@ def trained(made_once, tiles):
     return made_once("plugins", make)
 
 
-def test_errors_list_what_joined(tmp_path):
-    done = run(*JOIN, "train", "--method", "baseline", "--dataset", "tile", "--runs", tmp_path, code=2)
-    assert "--dataset: got 'tile', expected one of shapes, camvid, voc2012, folder, tiles" in done.stderr
-    done = run(*JOIN, "train", "--method", "baseline", "--dataset", "tiles", "--runs", tmp_path, code=2)
-    needed = "--data-root: needed for --dataset tiles, the folder that holds train/ and val/, in each NAME.png"
-    own, said = done.stderr.strip().splitlines()
-    assert own == "kdbench: --dataset tiles has no recipe of its own: taking 'folder'"
-    assert needed in said
-    done = run(*JOIN, "train", "--method", "baseline", "--student", "small", "--runs", tmp_path, code=2)
-    assert "--student: got 'small', expected one of student, student_lite0, tiny" in done.stderr
-    done = run(
-        *JOIN, "train", "--method", "baseline", "--student", "tiny", "--size", "72x64", "--runs", tmp_path, code=2
-    )
-    assert "--size: got 72x64, tiny takes multiples of 16: for example 64x64" in done.stderr
+TOGETHER = """
+import contextlib, io, json, os, sys
+from kdbench.cli import main
+answers = []
+for arguments, environment in json.loads(sys.argv[1]):
+    sys.argv, code = ["kdbench", *arguments], 0
+    os.environ.update(environment)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    for name in environment:
+        del os.environ[name]
+    answers.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(answers))
+"""
 
 
-def test_one_batch_serves_student_and_teacher(tmp_path):
-    done = run(*JOIN, "train", "--method", "teacher,response", "--student", "tiny", "--runs", tmp_path, code=2)
-    assert "student and teacher: tiny takes images of mean (0.5, 0.5, 0.5)" in done.stderr
-    assert "fpn_resnet18 of (0.485, 0.456, 0.406)" in done.stderr
-
-
-def test_help_and_completion_know_what_joined():
-    shown = run(*JOIN, "train", "--help").stdout
-    assert "shapes, camvid, voc2012, folder, tiles" in shown
-    assert "student, student_lite0, tiny" in shown
-    assert "student_lite0, tiny, or several with +" in run(*JOIN, "model", "--help").stdout
-    program = "import sys; from kdbench.cli import main; sys.argv = ['kdbench']; main()"
-    for option, offered in (("--dataset t", "tiles"), ("--student t", "tiny"), ("--teacher t", "tiny")):
-        words = f"kdbench --plugin {TILES} --plugin {TINY} train {option}"
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """(name → exit code, stdout, stderr) of commands with both plugins: all in one process, torch imported once."""
+    runs = tmp_path_factory.mktemp("runs")
+    train = ("train", "--method", "baseline", "--runs", runs)
+    commands = {
+        "dataset": (*train, "--dataset", "tile"),
+        "data-root": (*train, "--dataset", "tiles"),
+        "student": (*train, "--student", "small"),
+        "size": (*train, "--student", "tiny", "--size", "72x64"),
+        "pair": ("train", "--method", "teacher,response", "--runs", runs, "--student", "tiny"),
+        "arch": ("model", "--arch", "tinyy"),
+        "model": ("model", "--arch", "tiny", "--size", "64x96"),
+        "train --help": ("train", "--help"),
+        "model --help": ("model", "--help"),
+    }
+    listed = [([str(part) for part in (*JOIN, *command)], {}) for command in commands.values()]
+    options = ("--dataset t", "--student t", "--teacher t")
+    for option in options:
+        words = " ".join(map(str, ("kdbench", *JOIN, "train", option)))
         asked = {"_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **asked}
-        )
-        assert done.stdout.split() == [offered], done.stderr
+        listed.append(([], asked))
+    environment = {**os.environ, "COLUMNS": "200", "KDBENCH_PLUGINS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", TOGETHER, json.dumps(listed)], cwd=REPOSITORY, env=environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    return dict(zip((*commands, *options), json.loads(done.stdout), strict=True))
 
 
-def test_a_new_student_is_not_the_first_teacher_and_not_the_usual_student():
-    known = in_process(
-        "import json\nfrom kdbench.models.architectures import students, teachers\n"
-        "print(json.dumps([students(), teachers()]))"
-    )
-    assert (known[0][0], known[0][-1]) == ("student", "tiny")
-    assert (known[1][0], known[1][-1]) == ("fcn_resnet50", "tiny")
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("dataset", "--dataset: got 'tile', expected one of shapes, camvid, voc2012, folder, tiles"),
+        (
+            "data-root",
+            "--data-root: needed for --dataset tiles, the folder that holds train/ and val/, in each NAME.png",
+        ),
+        ("student", "--student: got 'small', expected one of student, student_lite0, tiny"),
+        ("size", "--size: got 72x64, tiny takes multiples of 16: for example 64x64"),
+        (
+            "pair",
+            "student and teacher: tiny takes images of mean (0.5, 0.5, 0.5) and std (0.5, 0.5, 0.5), fpn_resnet18",
+        ),
+        ("arch", "architecture: got 'tinyy', expected one of student, fcn_resnet50"),
+    ],
+)
+def test_errors_list_what_joined(ask, asked, said):
+    code, _, err = ask[asked]
+    assert (code, said in err.splitlines()[-1]) == (2, True), err
 
 
-def test_model_describes_it():
-    shown = run(*JOIN, "model", "--arch", "tiny", "--size", "64x96").stdout
-    assert "high     stride 16      32 x 4 x 6" in shown
+def test_a_dataset_without_a_recipe_says_whose_it_gets(ask):
+    assert ask["data-root"][2].splitlines()[0] == (
+        "kdbench: --dataset tiles has no recipe of its own: taking 'folder'"
+    )  # fmt: skip
+
+
+def test_help_and_completion_know_what_joined(ask):
+    shown = ask["train --help"][1]
+    assert "shapes, camvid, voc2012, folder, tiles." in shown
+    assert "student, student_lite0, tiny." in shown
+    assert "student_lite0, tiny, or several with +" in ask["model --help"][1]
+    for option, offered in (("--dataset t", "tiles"), ("--student t", "tiny"), ("--teacher t", "tiny")):
+        assert ask[option][1].split() == [offered], ask[option][2]
+
+
+def test_a_new_student_is_neither_the_first_teacher_nor_the_usual_student(ask):
+    shown = ask["train --help"][1]
+    assert "fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large, fpn_efficientnet_lite2, tiny, or" in shown
+    assert Recipe().student == "student"
+
+
+def test_model_describes_it(ask):
+    assert "stride 16" in ask["model"][1]
+    assert "32 x 4 x 6" in ask["model"][1]
 
 
 @pytest.mark.slow

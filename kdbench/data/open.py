@@ -37,7 +37,12 @@ class Layout:
 DATASETS = Kind[Layout](
     "dataset",
     "--dataset",
-    ("kdbench.data.open", "kdbench.data.camvid", "kdbench.data.voc2012", "kdbench.data.folder"),
+    (
+        "kdbench.data.open",
+        "kdbench.data.camvid",
+        "kdbench.data.voc2012",
+        "kdbench.data.folder",
+    ),
 )
 
 
