@@ -25,7 +25,8 @@ from kdbench.backends import artifact_of, load_backend
 from kdbench.comparison.evaluate import evaluate
 from kdbench.comparison.numbers import fraction
 from kdbench.data import SegmentationDataset, open_dataset
-from kdbench.data.preprocessing import MEAN, STD, Size, parse_size, resize_image
+from kdbench.data.normalisation import MEAN, STD
+from kdbench.data.preprocessing import Size, parse_size, resize_image
 from kdbench.machine.environment import environment
 from kdbench.models.registry import load_model
 from kdbench.runs.files import read_json, write_json

@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.interleaved import alternate, ratio_with_interval
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.labels import IGNORE
-from kdbench.data.preprocessing import MEAN, STD, Size
+from kdbench.data.normalisation import MEAN, STD
+from kdbench.data.preprocessing import Size
 from kdbench.machine.environment import environment
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel

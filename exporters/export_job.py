@@ -24,6 +24,7 @@ from kdbench.data.preprocessing import Size, resize_image
 from kdbench.errors import BadInput
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment
+from kdbench.models.architectures import require_size
 from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
 from kdbench.runs.files import SCHEMA_VERSION
@@ -67,6 +68,7 @@ class ExportJob:
         self.model, self.trained = load_model(self.tree.checkpoint(self.method), command)
         height, width = self.size or self.trained["size"]
         self.size = (height, width)
+        require_size(self.trained["arch"], self.size)
         known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
         kept = self.keep_float if isinstance(self.keep_float, int) else len(set(self.keep_float))
         if kept > (1 - LEAST_SHARE) * len(known):
@@ -148,6 +150,7 @@ class ExportJob:
             "classes": self.trained["classes"],
             "palette": self.trained["palette"],
             "size": list(self.size),
+            **self.model.input.fields(),
             "batch": "dynamic" if self.dynamic_batch else 1,
             "checkpoint_sha256": self.trained["sha256"],
             "environment": environment(),

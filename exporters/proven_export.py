@@ -68,6 +68,7 @@ def prove(job: ExportJob, candidate: Backend, name: str, precision: str) -> Pari
     Raises:
         RunFailed: it drifted further than its precision may, and drift is not allowed.
     """
+    candidate.input = job.model.input
     try:
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:

@@ -44,7 +44,7 @@ def layer_errors(model: SegmentationModel, images: Sequence[NDArray[np.uint8]]) 
         model: in eval mode, float32; unchanged afterwards.
         images: H x W x 3 uint8, all of one size.
     """
-    batch = torch.from_numpy(normalise(np.stack(images)))
+    batch = torch.from_numpy(normalise(np.stack(images), model.input))
     expected = model.taps(batch).logits
     errors = []
     for name, layer in model.named_modules():

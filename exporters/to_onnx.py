@@ -12,7 +12,6 @@ from exporters.quantise import quantise_for_onnxruntime
 from exporters.steps import STEPS, Step, Written
 from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
-from kdbench.data.preprocessing import MEAN, STD
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import git_revision
 
@@ -54,7 +53,7 @@ def finish_graph(path: Path, job: ExportJob, precision: str) -> Any:
             "size": list(job.size or ()),
             "output": job.output,
             "precision": precision,
-            "normalisation": {"mean": list(MEAN), "std": list(STD)},
+            "normalisation": {"mean": list(job.model.input.mean), "std": list(job.model.input.std)},
             "checkpoint_sha256": job.trained["sha256"],
             "git": git_revision(),
             "training": job.training_sidecar(),

@@ -37,7 +37,7 @@ T = TypeVar("T", bound=Named)
 
 
 class Kind(Generic[T]):
-    """The items of one kind, in the order in which they were declared, built-in ones first.
+    """The items of one kind: built-in ones in the order of their modules, then others as they were declared.
 
     Args:
         noun: for errors, as "method".
@@ -48,7 +48,7 @@ class Kind(Generic[T]):
     def __init__(self, noun: str, flag: str, modules: tuple[str, ...]) -> None:
         self.noun, self.flag = noun, flag
         self._modules, self._items, self._loaded = modules, dict[str, T](), False
-        self._declared_in = dict[str, str]()
+        self._module_of: dict[str, str] = {}
 
     def add(self, item: T) -> T:
         """Declare an item.
@@ -61,12 +61,12 @@ class Kind(Generic[T]):
         if not item.name or set(item.name) & set("/\\., +") or item.name.startswith("-"):
             raise BadInput(f"{self.noun} '{item.name}': expected a name of letters, digits, '-' and '_'")
         self._items[item.name] = item
-        self._declared_in[item.name] = sys._getframe(1).f_globals.get("__name__", "")
+        self._module_of[item.name] = sys._getframe(1).f_globals.get("__name__", "")
         return item
 
     def names(self) -> tuple[str, ...]:
         self._load()
-        return tuple(self._items)
+        return tuple(self._sorted())
 
     def __getitem__(self, name: str) -> T:
         """The item of that name.
@@ -76,7 +76,7 @@ class Kind(Generic[T]):
         """
         self._load()
         if name not in self._items:
-            raise BadInput(f"{self.flag}: got '{name}', expected one of {', '.join(self._items)}")
+            raise BadInput(f"{self.flag}: got '{name}', expected one of {', '.join(self._sorted())}")
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:
@@ -85,7 +85,12 @@ class Kind(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         self._load()
-        return iter(tuple(self._items.values()))
+        return iter([self._items[name] for name in self._sorted()])
+
+    def _sorted(self) -> list[str]:
+        """Names in an order that does not depend on which module was imported first, and by whom."""
+        rank = {module: number for number, module in enumerate(self._modules)}
+        return sorted(self._items, key=lambda name: rank.get(self._module_of[name], len(rank)))
 
     def _load(self) -> None:
         if self._loaded:
@@ -93,10 +98,6 @@ class Kind(Generic[T]):
         self._loaded = True
         for module in self._modules:
             importlib.import_module(module)
-        # A plugin may have come first, or one of the modules on its own.
-        place = {module: number for number, module in enumerate(self._modules)}
-        last = len(place)
-        self._items = dict(sorted(self._items.items(), key=lambda kv: place.get(self._declared_in[kv[0]], last)))
         load_plugins()
 
 

@@ -8,8 +8,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kdbench.models.architectures import ARCHITECTURES
 from kdbench.models.deployed import deployable
-from kdbench.models.registry import ARCHITECTURES, build_model
+from kdbench.models.registry import build_model
 
 
 class OnCpu(TorchDispatchMode):
@@ -48,7 +49,7 @@ def operators_on_cpu(module, image):
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize(("output", "elementwise"), [("mask", False), ("mask", True), ("logits", False)])
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "student+fpn_resnet18"])
+@pytest.mark.parametrize("arch", [*ARCHITECTURES.names(), "student+fpn_resnet18"])
 def test_no_pass_makes_a_tensor_on_the_cpu(arch, output, elementwise, half):
     model = build_model(arch, 5).eval()
     module = deployable(model.half() if half else model, output, elementwise=elementwise).to("meta")

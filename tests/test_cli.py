@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,29 @@ def test_a_wrong_folder_is_one_line(kdbench, tmp_path):
 
 def test_data_root_is_asked_for(kdbench):
     done = kdbench("data", "check", "--dataset", "folder")
-    assert (done.code, done.err) == (2, "kdbench: --data-root: needed for --dataset folder, the folder that holds it\n")
+    assert done.code == 2
+    assert done.err == (
+        "kdbench: --data-root: needed for --dataset folder, the folder that holds images/train images/val masks/train "
+        "masks/val with equal file names, and classes.txt with one class a line\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--method", "baseline", "--dataset", "cityscape"],
+        ["data", "check", "--dataset", "cityscape"],
+        ["export", "--method", "baseline", "--dataset", "cityscape"],
+        ["compare", "--dataset", "cityscape"],
+        ["report", "--dataset", "cityscape"],
+    ],
+    ids=" ".join,
+)
+def test_a_misspelt_dataset_lists_those_that_there_are(kdbench, tmp_path, command):
+    done = kdbench(*command, *(() if command[0] == "data" else ("--runs", tmp_path)))
+    assert done.code == 2
+    (line,) = done.err.strip().splitlines()
+    assert re.match(r"kdbench: --dataset: got 'cityscape', expected one of (\w+, )*camvid(, \w+)*$", line)
 
 
 def test_data_check_of_a_good_folder(kdbench, folder_dataset):

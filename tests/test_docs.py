@@ -18,7 +18,16 @@ from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ("train-on-your-data", "read-the-table", "gate-in-ci", "add-a-backend", "add-a-method", "python-api")
+PAGES = (
+    "train-on-your-data",
+    "read-the-table",
+    "gate-in-ci",
+    "add-a-backend",
+    "add-a-method",
+    "add-a-dataset",
+    "add-a-student",
+    "python-api",
+)
 
 
 @pytest.fixture
@@ -173,3 +182,15 @@ def test_extend_kdbench(workspace, run, page):
     assert "failed" not in table
     # What the page adds is kdbench's own quality.
     run("python -m ruff check . && python -m ruff format --check kdbench trainers && python -m mypy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["add-a-dataset", "add-a-student"])
+def test_declare_what_kdbench_trains(workspace, run, page):
+    """By a plugin, then as a part of kdbench, where the last command of the page needs no plugin."""
+    follow(page, workspace, run)
+    dataset, row = {"add-a-dataset": ("tiles", "Baseline"), "add-a-student": ("shapes", "Response-Based")}[page]
+    table = (workspace / "runs" / dataset / "compare.txt").read_text(encoding="utf-8")
+    assert row in table
+    assert "failed" not in table
+    run("python -m ruff check . && python -m ruff format --check kdbench && python -m mypy")

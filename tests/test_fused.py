@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from kdbench.data.shapes import Shapes
+from kdbench.models.architectures import ARCHITECTURES
 from kdbench.models.deployed import MaskModel
 from kdbench.models.fused import Excitation, Product, ShiftedSum, fold_batchnorms, fused
-from kdbench.models.registry import ARCHITECTURES, build_model
+from kdbench.models.registry import build_model
 from kdbench.torchvision_compat import torchvision
 
 
@@ -49,7 +50,7 @@ def picture(size, count=1):
     ("arch", "size"),
     [
         *(("student", size) for size in ((64, 64), (96, 128), (360, 480))),
-        *((arch, (96, 128)) for arch in (*list(ARCHITECTURES)[1:], "student+fpn_resnet18")),
+        *((arch, (96, 128)) for arch in (*ARCHITECTURES.names()[1:], "student+fpn_resnet18")),
     ],
     ids=str,
 )
@@ -66,7 +67,7 @@ def test_same_logits_and_masks(arch, size, products):
     assert len(masks.unique()) > 1
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES.names())
 def test_nothing_is_left_unfused(arch):
     model = build_model(arch, 7).eval()
     other = fused(model, products=True)
@@ -92,6 +93,52 @@ def test_a_batchnorm_that_follows_no_convolution_stays():
     fold_batchnorms(model)
     assert isinstance(model.before, nn.BatchNorm2d)
     assert isinstance(model.after, nn.Identity)
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: what follows the normalisation is inside."""
+
+    def __init__(self, drop, act):
+        super().__init__(4)
+        self.drop, self.act = drop, act
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+class Doubled(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "left"),
+    [
+        (Activated(nn.Identity(), nn.ReLU6()), nn.ReLU6),
+        (Activated(nn.Identity(), nn.Identity()), nn.Identity),
+        (Activated(nn.Dropout(0.5), nn.ReLU()), nn.Sequential),
+        (Doubled(4), Doubled),
+    ],
+    ids=["activation", "nothing", "dropout", "unknown"],
+)
+def test_what_a_batchnorm_does_beyond_normalising_stays(norm, left):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 4, 1), norm
+
+        def taps(self, x):
+            return self.norm(self.convolution(x))
+
+    torch.manual_seed(0)
+    nn.init.uniform_(norm.running_mean, -1, 1)
+    nn.init.uniform_(norm.bias, -1, 1)
+    model = Pair().eval()
+    x = torch.randn(1, 3, 8, 8)
+    expected = model.taps(x)
+    fold_batchnorms(model)
+    assert type(model.norm) is left
+    torch.testing.assert_close(model.taps(x), expected)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,23 +41,19 @@ def test_a_name_is_declared_once_and_may_be_a_folders():
             kind.add(Item(name))
 
 
-def test_built_in_items_come_first_in_the_order_of_their_modules(tmp_path, monkeypatch):
-    """Whichever was imported first: a plugin on the command line, or a module on its own."""
-    for name in ("pear", "apple"):
-        (tmp_path / f"built_in_{name}.py").write_text(
-            f"import fruit\nfruit.KIND.add(fruit.Item({name!r}))\n", encoding="utf-8"
-        )
-    (tmp_path / "fruit.py").write_text(
-        "import types\nfrom kdbench.kinds import Kind\n"
-        "KIND = Kind('fruit', '--fruit', ('built_in_pear', 'built_in_apple'))\n"
-        "Item = lambda name: types.SimpleNamespace(name=name)\n",
-        encoding="utf-8",
-    )
+def test_built_in_items_come_first_whoever_is_imported_first(tmp_path, monkeypatch):
+    """An item from outside, then the modules in the wrong order: the order is still that of the modules."""
     monkeypatch.syspath_prepend(tmp_path)
-    kind = importlib.import_module("fruit").KIND
+    kind = Kind[Item]("fruit", "--fruit", ("first_fruit", "second_fruit"))
+    monkeypatch.setitem(sys.modules, "orchard", SimpleNamespace(KIND=kind, Item=Item))
+    for module, name in (("first_fruit", "pear"), ("second_fruit", "apple")):
+        (tmp_path / f"{module}.py").write_text(f"from orchard import *\nKIND.add(Item('{name}'))\n", encoding="utf-8")
     kind.add(Item("plum"))
-    importlib.import_module("built_in_apple")
+    importlib.import_module("second_fruit")
     assert kind.names() == ("pear", "apple", "plum")
+    assert [item.name for item in kind] == ["pear", "apple", "plum"]
+    with pytest.raises(BadInput, match="expected one of pear, apple, plum$"):
+        kind["fig"]
 
 
 def test_a_file_from_outside_joins_once(tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 
+from kdbench.models.architectures import ARCHITECTURES
 from kdbench.models.describe import describe, stage_of
-from kdbench.models.registry import ARCHITECTURES, build_model, count_gflops
+from kdbench.models.registry import build_model, count_gflops
 from kdbench.models.segmentation import LEVELS, parameter_count
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES.names())
 def test_stages_hold_every_parameter_and_every_flop_once(arch):
     report = describe(arch, 7, (96, 160))
     model = build_model(arch, 7)
@@ -28,7 +29,7 @@ def test_stages_hold_every_parameter_and_every_flop_once(arch):
     assert {part for parts in model.stages.values() for part in parts} <= names
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES.names())
 def test_taps_are_those_of_a_real_pass(arch):
     report = describe(arch, 7, (90, 120))
     with torch.inference_mode():

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from kdbench.errors import BadInput
+from kdbench.models.architectures import ARCHITECTURES, Architecture
 from kdbench.models.deployed import MaskModel
-from kdbench.models.registry import ARCHITECTURES, build_model, count_gflops
-from kdbench.models.segmentation import LEVELS, parameter_count
+from kdbench.models.registry import build_model, count_gflops
+from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps, parameter_count
 from kdbench.torchvision_compat import torchvision
 from trainers.weights import load_weights
 
@@ -79,11 +80,18 @@ def test_mask_model_is_normalise_model_argmax():
 
 
 def test_gflops_count_a_known_convolution(monkeypatch):
-    class OneConvolution(torch.nn.Conv2d):
-        def __init__(self, classes):
-            super().__init__(3, classes, 3, padding=1)
+    class OneConvolution(SegmentationModel):
+        tap_channels = dict.fromkeys(LEVELS, 3)
 
-    monkeypatch.setitem(ARCHITECTURES, "one", OneConvolution)
+        def __init__(self, classes):
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, classes, 3, padding=1)
+
+        def taps(self, images):
+            return Taps(self.convolution(images), {})
+
+    monkeypatch.setattr(ARCHITECTURES, "_items", {})  # what a test declares must not stay
+    ARCHITECTURES.add(Architecture("one", OneConvolution, ("student",)))
     assert count_gflops("one", 8, (32, 64)) == pytest.approx(2 * 3 * 8 * 9 * 32 * 64 / 1e9)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench.data.preprocessing import MEAN, STD, normalise, parse_size, resize_image, resize_label
+from kdbench.data.normalisation import MEAN, STD
+from kdbench.data.preprocessing import normalise, parse_size, resize_image, resize_label
 from kdbench.errors import BadInput
 from kdbench.torchvision_compat import torchvision
 

@@ -9,7 +9,7 @@ import pytest
 from kdbench.data.open import DATASETS
 from kdbench.errors import BadInput
 from trainers.arm import lr_factor
-from trainers.recipe import RECIPES, Recipe, TeacherRecipe, load_recipe
+from trainers.recipe import RECIPES, Recipe, TeacherRecipe, load_recipe, recipe_of
 
 
 def test_every_shipped_recipe_is_valid():
@@ -20,8 +20,8 @@ def test_every_shipped_recipe_is_valid():
 
 
 def test_every_dataset_has_a_recipe():
-    for name in DATASETS:
-        load_recipe(name, {})
+    for layout in DATASETS:
+        load_recipe(recipe_of(layout.name), {})
     assert load_recipe("voc2012", {}) == load_recipe("voc", {})
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.data.labels import IGNORE, UNLABELLED
-from kdbench.data.preprocessing import MEAN, STD
+from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput
 from trainers.images import TrainingImages
 from trainers.processes import rank, world_size
@@ -50,10 +50,13 @@ class TrainingBatches:
         images: the split at the recipe's ``view_size``.
         recipe: size, batch size, seed and augmentation are read from it.
         unlabelled: whether images without labels are among them.
+        wanted: how the networks that train on them want images normalised.
     """
 
-    def __init__(self, images: TrainingImages, recipe: Recipe, *, unlabelled: bool = False) -> None:
-        self.recipe, self.device, self._images = recipe, images.device, images
+    def __init__(
+        self, images: TrainingImages, recipe: Recipe, *, unlabelled: bool = False, wanted: Input = IMAGENET
+    ) -> None:
+        self.recipe, self.device, self._images, self._wanted = recipe, images.device, images, wanted
         name = images.dataset.name
         if images.count < 2:
             raise BadInput(f"dataset '{name}': {images.count} training images, expected at least 2")
@@ -95,7 +98,7 @@ class TrainingBatches:
             if len(known) < self._images.count:
                 blind = [row for row, index in enumerate(chunks[step]) if index not in known]
                 labels[blind] = UNLABELLED
-            yield self._batch(*augment(images, labels, moved[step], moves(drawn[step])))
+            yield self._batch(*augment(images, labels, moved[step], moves(drawn[step]), self._wanted))
 
     def _gathered(self, chunks: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         if self._images.on_device:
@@ -173,13 +176,15 @@ def to_device(drawn: list[Augmentation], device: torch.device) -> list[Augmentat
 
 
 @lru_cache
-def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+def statistics(device: torch.device, wanted: Input) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of pixels from 0 to 255, each 1 x 3 x 1 x 1: made once, a copy makes a GPU wait."""
-    mean, std = (255.0 * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (255.0 * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std))
     return mean, std
 
 
-def augment(images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool) -> tuple[Tensor, Tensor]:
+def augment(
+    images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool, wanted: Input = IMAGENET
+) -> tuple[Tensor, Tensor]:
     """Normalise and augment, with one resampling for the whole batch.
 
     Args:
@@ -187,13 +192,14 @@ def augment(images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool)
         labels: N x H x W uint8.
         drawn: on the images' device.
         resample: whether ``drawn`` moves any pixel; given, because looking makes a GPU wait.
+        wanted: how the images are normalised.
 
     Returns:
         images (float32, normalised, channels-last) and labels (int64); pixels outside the source are 0 and 255.
     """
     n, _, height, width = images.shape
     device = images.device
-    mean, std = statistics(device)
+    mean, std = statistics(device, wanted)
     pixels = images.float().sub_(mean)
     if resample:
         # Output coordinates in [-1, 1] → source coordinates: x' = mirror/zoom · x + shift
@@ -208,5 +214,8 @@ def augment(images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool)
         target.masked_fill_(target < 0, IGNORE)
     else:
         target = labels.long()
-    pixels = torch.addcmul(drawn.shade, pixels, drawn.contrast / std)
+    shade = drawn.shade
+    if wanted != IMAGENET:  # what is drawn is in units of ImageNet's std
+        shade = shade * (statistics(device, IMAGENET)[1] / std)
+    pixels = torch.addcmul(shade, pixels, drawn.contrast / std)
     return pixels.contiguous(memory_format=torch.channels_last), target

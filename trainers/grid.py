@@ -14,7 +14,7 @@ from kdbench.runs.folder import RunFolder
 from kdbench.runs.history import read_rows
 from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree
 from trainers.methods import needs_teacher
-from trainers.recipe import MAX_SEED, Recipe, load_recipe
+from trainers.recipe import MAX_SEED, Recipe, load_recipe, recipe_of
 
 State = Literal["waiting", "training", "done", "finished before", "failed"]
 
@@ -137,7 +137,7 @@ def plan(grid: Grid, runs: Path) -> Sweep:
     Raises:
         BadInput: no such recipe, or a setting's field that is unknown or out of range.
     """
-    recipe_name = grid.recipe or grid.dataset
+    recipe_name = grid.recipe or recipe_of(grid.dataset)
     groups = [tuple(grid.methods)] if grid.side_by_side else [(method,) for method in grid.methods]
     planned = []
     for setting, fields in (grid.settings or {"": {}}).items():

@@ -6,6 +6,7 @@ literally. ``--recipe`` takes such a name or a path; flags of ``kdbench train`` 
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +14,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from kdbench.data.open import DATASETS
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
-from kdbench.models.registry import ARCHITECTURES, STUDENTS
+from kdbench.models.architectures import ARCHITECTURES, require_size, students, teachers
 
 RECIPES = Path(__file__).parent / "recipes"
-RENAMED = {"voc2012": "voc"}
-"""A dataset's name → the name of its recipe, where they differ."""
-TEACHERS = tuple(arch for arch in ARCHITECTURES if arch not in STUDENTS)
+OTHER_DATA = "folder"
+"""The recipe of a dataset that has none of its own."""
 IMAGENET = "imagenet"
 """What stands in place of a weights file for an encoder's ImageNet weights that a package holds."""
 MAX_SEED = 2**31 - 1
@@ -34,8 +35,8 @@ class TeacherRecipe(BaseModel):
 
     arch: str = Field(
         "fcn_resnet50",
-        description="torchvision's fcn_resnet50 or lraspp_mobilenet_v3_large, fpn_resnet18, a pyramid that two cores "
-        "can train, or trained models joined by + for the mean of their logits, as in fpn_resnet18+student",
+        description="an architecture that is meant to teach, as fcn_resnet50 or fpn_resnet18, which two cores can "
+        "train, or trained models joined by + for the mean of their logits, as in fpn_resnet18+student",
     )
     epochs: int | None = Field(None, ge=1, description="passes over the training images")
     batch_size: int | None = Field(None, ge=2, description="images per step")
@@ -47,9 +48,10 @@ class TeacherRecipe(BaseModel):
     @field_validator("arch")
     @classmethod
     def is_known(cls, arch: str) -> str:
-        if arch not in TEACHERS and ("+" not in arch or set(arch.split("+")) - ARCHITECTURES.keys()):
+        if arch not in teachers() and ("+" not in arch or set(arch.split("+")) - set(ARCHITECTURES.names())):
+            known, others = ", ".join(teachers()), " and ".join(students())
             raise PydanticCustomError(
-                "arch", f"Expected one of {', '.join(TEACHERS)}, or several of them and of student joined by +"
+                "arch", f"Expected one of {known}, or several of them and of {others} joined by +"
             )
         return arch
 
@@ -60,7 +62,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
-    student: Literal[STUDENTS] = Field("student", description="the network that learns")  # type: ignore[valid-type]
+    student: str = Field(
+        default_factory=lambda: students()[0], description="the network that learns, an architecture that is meant to"
+    )
     student_weights: Literal["imagenet"] | None = Field(None, description="imagenet: the encoder starts from it")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
     labelled: float = Field(
@@ -110,6 +114,13 @@ class Recipe(BaseModel):
         default_factory=lambda: TeacherRecipe.model_validate({}), description="the table [teacher], fields above"
     )
 
+    @field_validator("student")
+    @classmethod
+    def learns(cls, student: str) -> str:
+        if student not in students():
+            raise PydanticCustomError("student", f"Expected one of {', '.join(students())}")
+        return student
+
     @property
     def view_size(self) -> Size:
         """(H, W) at which images are augmented: what the teacher sees."""
@@ -134,6 +145,21 @@ class Recipe(BaseModel):
         return [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
 
 
+def recipe_of(dataset: str) -> str:
+    """The recipe that a dataset is trained by where none is named; says so where it is none of its own.
+
+    Raises:
+        BadInput: no such dataset.
+    """
+    if (recipe := DATASETS[dataset].recipe) is None:
+        print(f"kdbench: --dataset {dataset} has no recipe of its own: taking '{OTHER_DATA}'", file=sys.stderr)
+    return recipe or OTHER_DATA
+
+
+def recipe_file(name_or_path: str) -> Path:
+    return Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES / f"{name_or_path}.toml"
+
+
 def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str | None = None) -> Recipe:
     """Read a recipe and apply the command line's overrides (None = not given).
 
@@ -142,8 +168,9 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
     Raises:
         BadInput: no such recipe, not TOML, or a field that is unknown or out of range; all problems at once.
     """
-    name = RENAMED.get(name_or_path, name_or_path)
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES / f"{name}.toml"
+    path = recipe_file(name_or_path)
+    if not path.is_file() and name_or_path in DATASETS:
+        path = recipe_file(DATASETS[name_or_path].recipe or OTHER_DATA)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise BadInput(f"--recipe: got '{name_or_path}', expected one of {known}, or the path of a .toml file")
@@ -177,6 +204,8 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         )
     if min(recipe.size) < 32 or max(recipe.size) > MAX_SIDE:
         raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected 32 x 32 to {MAX_SIDE} x {MAX_SIDE}")
+    require_size(recipe.student, recipe.size)
+    require_size(recipe.teacher.arch, recipe.view_size, "--size (teacher.size)")
     (height, width), (high, wide) = recipe.size, recipe.view_size
     if high % height or wide % width or high // height != wide // width:
         raise BadInput(

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdbench.data import SegmentationDataset
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import environment
+from kdbench.models.architectures import members, require_same_input
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
@@ -90,6 +91,9 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     distils = any(needs_teacher(method) for method in job.methods)
     if distils and not job.train_teacher:
         teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
+    if distils:
+        teacher_arch = job.recipe.teacher.arch if teacher_sidecar is None else teacher_sidecar["arch"]
+        require_same_input("student and teacher", members(job.recipe.student)[0], members(teacher_arch)[0])
     made = []
     together = tuple(method for method in job.methods if method != TIME_MATCHED)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
@@ -147,16 +151,17 @@ def train_students(
         more: what else the progress bar says than seed and methods.
     """
     made = []
+    wanted = members(recipe.student)[0].input
     images = TrainingImages(train_set, recipe.view_size, recipe.images, job.device)
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
         for distils, group in side_by_side(methods, recipe):
-            batches = TrainingBatches(images, seeded, unlabelled=distils)
+            batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted)
             weights = batches.class_frequencies() if recipe.class_weights else None
             arms = []
             for method in group:
                 folder = student_folder(job, method, seed)
-                student_about = {**about, "arch": recipe.student}
+                student_about = {**about, "arch": recipe.student, **wanted.fields()}
                 if needs_teacher(method):
                     student_about["teacher"] = teacher_sidecar
                 torch.manual_seed(seed)  # every arm starts from the same student
@@ -219,9 +224,9 @@ def train_the_teacher(
             mark_started(arm_state, recipe)
     wait_for_all()
     images = TrainingImages(train_set, recipe.size, recipe.images, job.device)
-    batches = TrainingBatches(images, recipe)
+    batches = TrainingBatches(images, recipe, wanted=model.input)
     weights = batches.class_frequencies() if recipe.class_weights else None
-    about = {**about, "arch": arch, "weights": job.weights}
+    about = {**about, "arch": arch, **model.input.fields(), "weights": job.weights}
     arm = make_arm("teacher", model, recipe, checkpoint, about, batches, weights)
     if complete:
         result = validate(arm, validation)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ class Backend(ABC):
     Attributes:
         output: "logits" or "mask".
         size: (H, W) of the input.
+        input: how ``prepare`` normalises images for ``logits``.
         details: what runs: device, provider, threads. For the results file.
     """
 
     output: str
     size: Size
+    input: Input = IMAGENET
     details: dict[str, Any]
 
     @classmethod
@@ -77,4 +80,4 @@ class Backend(ABC):
             )
         from kdbench.data.preprocessing import normalise
 
-        return image[None] if self.output == "mask" else normalise(image[None])
+        return image[None] if self.output == "mask" else normalise(image[None], self.input)

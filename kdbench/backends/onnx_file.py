@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from kdbench.backends.base import Backend
 from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.backends.onnx_runtime import open_session
-from kdbench.data.preprocessing import MAX_SIDE, MEAN, STD, Size, resize_image
+from kdbench.data.normalisation import MEAN, STD
+from kdbench.data.preprocessing import MAX_SIDE, Size, resize_image
 from kdbench.errors import BadInput, RunFailed
 
 INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}

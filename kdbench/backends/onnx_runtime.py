@@ -12,6 +12,7 @@ from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import LEAST_SHARE, require_precision, share_by_type
+from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed
 from kdbench.machine.checks import Check, Gpu, Package, cpu, gpu_row, package_row, try_import
 
@@ -43,7 +44,9 @@ class OnnxBackend(Backend):
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxBackend:
         sidecar = read_export(artifact, "onnx", size)
-        return cls.open(artifact, output=output, device=device, threads=threads, precision=sidecar["precision"])
+        backend = cls.open(artifact, output=output, device=device, threads=threads, precision=sidecar["precision"])
+        backend.input = Input.recorded(sidecar)
+        return backend
 
     @classmethod
     def open(

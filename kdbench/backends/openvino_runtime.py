@@ -10,6 +10,7 @@ from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
+from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, one_line
 from kdbench.formats import FORMATS
 from kdbench.machine.checks import Check, Gpu, Package, cpu, package_row, try_import
@@ -38,6 +39,7 @@ class OpenVinoBackend(Backend):
         if device != "cpu":
             raise BackendUnavailable("openvino: runs on the CPU here: use --device cpu")
         backend = cls.open(artifact, output=output, precision=sidecar["precision"], threads=threads)
+        backend.input = Input.recorded(sidecar)
         # The .xml, whose hash a results row has, says nothing of the weights, and those are what students differ in.
         backend.details["weights"] = sidecar["weights"]
         return backend

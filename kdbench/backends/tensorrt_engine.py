@@ -13,6 +13,7 @@ from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import require_precision, share_by_type
 from kdbench.backends.tensorrt_cards import TENSORRT_INDEX, rtx_obstacle
 from kdbench.backends.tensorrt_layers import compute_types
+from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, EngineRefused, RunFailed, one_line
 from kdbench.formats import PRECISIONS
 from kdbench.machine.checks import Check, Gpu, gpu_row, try_import
@@ -132,6 +133,7 @@ class TensorRTBackend(Backend):
             "precision": precision,
         }
         backend = cls(trt, engine, output, (height, width), details)
+        backend.input = Input.recorded(sidecar)
         inspector = engine.create_engine_inspector()
         inspector.execution_context = backend._context  # types of an engine with an open batch are told only with one
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)

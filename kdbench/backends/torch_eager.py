@@ -27,7 +27,7 @@ class TorchBackend(Backend):
     """A model, run by PyTorch eager in float32, as it lies in memory."""
 
     def __init__(self, model: SegmentationModel, *, output: str, size: Size, device: str = "cpu") -> None:
-        self.output, self.size = output, size
+        self.output, self.size, self.input = output, size, model.input
         self._device = torch.device(device)
         module = deployable(model, output).to(self._device)
         self._module: Any = module

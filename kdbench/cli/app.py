@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import inspect
@@ -14,39 +15,57 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand
 
 from kdbench import __version__
 from kdbench.backends import BACKENDS, usual_backends
+from kdbench.data.open import DATASETS, roots, takers
 from kdbench.errors import KdbenchError
 from kdbench.formats import FORMATS, PRECISIONS
-from kdbench.kinds import PLUGINS, Kind, load_plugins
+from kdbench.kinds import PLUGINS, load_plugins
 from kdbench.machine.environment import process_rank
+from kdbench.models.architectures import ARCHITECTURES, students, teachers
 from kdbench.progress import silenced
 from kdbench.runs.tree import METHODS
 
-NAMES: dict[str, tuple[str, ...] | Kind[Any]] = {
-    "--method": (*METHODS, "all"),
-    "--backend": BACKENDS,
-    "--precision": (*PRECISIONS, "all"),
-    "--format": FORMATS,
-    "--dataset": ("shapes", "camvid", "voc2012", "folder"),
-    "--device": ("auto", "cpu", "cuda"),
+NAMES: dict[str, Callable[[], tuple[str, ...]]] = {
+    "--method": lambda: (*METHODS, "all"),
+    "--backend": lambda: (*BACKENDS.names(), "all"),
+    "--precision": lambda: (*PRECISIONS, "all"),
+    "--format": lambda: (*FORMATS.names(), "all"),
+    "--dataset": DATASETS.names,
+    "--student": students,
+    "--teacher": teachers,
+    "--arch": ARCHITECTURES.names,
+    "--device": lambda: ("auto", "cpu", "cuda"),
 }
-"""What a shell offers after an option: names, or a kind, whose names (and "all") are looked up when they are needed."""
+"""What a shell offers after an option, asked for then: files from outside may have joined."""
+FILLED: dict[str, Callable[[], str]] = {
+    "{backend}": lambda: ", ".join(BACKENDS.names()),
+    "{usual}": lambda: ", ".join(usual_backends()),
+    "{format}": lambda: ", ".join(FORMATS.names()),
+    "{dataset}": lambda: ", ".join(DATASETS.names()),
+    "{roots}": roots,
+    "{sbd}": lambda: ", ".join(takers("sbd")),
+    "{download}": lambda: ", ".join(takers("download")),
+    "{student}": lambda: ", ".join(students()),
+    "{teacher}": lambda: ", ".join(teachers()),
+    "{arch}": lambda: ", ".join(ARCHITECTURES.names()),
+}
+"""What stands in the help of options in place of names, filled in when help is shown."""
 
 
 class Command(TyperCommand):
-    """A command whose help names what there is, plugins included."""
+    """A command whose help has the names that are known when it is shown."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        parameters = super().get_params(ctx)
-        for parameter in parameters:
-            kind = next((NAMES[flag] for flag in parameter.opts if flag in NAMES), ())
-            if isinstance(kind, Kind) and isinstance(parameter, TyperOption) and parameter.help:
-                usual = ", ".join(usual_backends())
-                parameter.help = parameter.help.replace("{names}", ", ".join(kind.names())).replace("{usual}", usual)
-        return parameters
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            text = getattr(parameter, "help", None)
+            for mark, names in FILLED.items():
+                if text and mark in text:
+                    text = text.replace(mark, names())
+                    parameter.help = text  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 class App(typer.Typer):
@@ -62,13 +81,14 @@ class App(typer.Typer):
         return add
 
 
-def completion(known: tuple[str, ...] | Kind[Any]) -> Callable[[str], list[str]]:
-    """Offers what is ``known`` for the last one of a comma-separated list."""
+def completion(names: Callable[[], tuple[str, ...]]) -> Callable[[typer.Context, str], list[str]]:
+    """Offers ``names`` for the last one of a comma-separated list."""
 
-    def complete(incomplete: str) -> list[str]:
-        names = (*known.names(), "all") if isinstance(known, Kind) else known
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        with contextlib.suppress(KdbenchError):  # running the command says what is wrong with a plugin
+            join(ctx.find_root().params.get("plugin"))
         before, comma, last = incomplete.rpartition(",")
-        return [before + comma + name for name in names if name.startswith(last)]
+        return [before + comma + name for name in names() if name.startswith(last)]
 
     return complete
 
@@ -114,9 +134,13 @@ def version(
     if show:
         print(f"kdbench {__version__}")
         raise typer.Exit
-    if plugin:
-        # For this process and those that it starts.
-        given = [str(path.absolute()) for path in plugin]
+    join(plugin)
+
+
+def join(plugins: list[Path] | None) -> None:
+    """Load files from outside, in this process and those that it starts."""
+    if plugins:
+        given = [str(path.absolute()) for path in plugins]
         os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
         load_plugins()
 

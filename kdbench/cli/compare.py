@@ -33,7 +33,7 @@ from kdbench.runs.tree import STUDENT_METHODS, RunTree
 
 @app.command()
 def compare(
-    backend: Annotated[str, typer.Option(help="{names}; all = {usual}.")] = "all",
+    backend: Annotated[str, typer.Option(help="{backend}; all = {usual}.")] = "all",
     method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",

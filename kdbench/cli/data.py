@@ -17,10 +17,10 @@ app.add_typer(data_app, name="data")
 
 @data_app.command()
 def check(
-    dataset: Annotated[str, typer.Option(help="shapes, camvid, voc2012 or folder.")],
-    data_root: Annotated[Path | None, typer.Option(help="The dataset's folder; shapes needs none.")] = None,
-    sbd: Annotated[bool, typer.Option(help="voc2012: with the images that SBD adds.")] = False,
-    download: Annotated[bool, typer.Option(help="voc2012: download it first.")] = False,
+    dataset: Annotated[str, typer.Option(help="{dataset}.")],
+    data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,
+    sbd: Annotated[bool, typer.Option(help="{sbd}: with the images that SBD adds.")] = False,
+    download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Read every file once: counts, sizes, class shares, and every problem with the file's name.

@@ -35,7 +35,7 @@ PARITY_IMAGES = 100
 @app.command()
 def export(
     method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
-    export_format: Annotated[str, typer.Option("--format", help="{names}, several, or all.")] = "all",
+    export_format: Annotated[str, typer.Option("--format", help="{format}, several, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the engine. Default: that of training.")] = None,

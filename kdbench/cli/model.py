@@ -13,8 +13,8 @@ from kdbench.cli.options import JsonFile, json_result
 @app.command()
 def model(
     arch: Annotated[
-        str, typer.Option(help="student, fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large, or several with +.")
-    ] = "student",
+        str | None, typer.Option(help="{arch}, or several with +. Default: the student that is usually trained.")
+    ] = None,
     classes: Annotated[int, typer.Option(help="Classes to tell apart.", min=1)] = 21,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = "512x512",
     json_file: JsonFile = None,
@@ -28,10 +28,11 @@ def model(
     """
     from kdbench.data.preprocessing import parse_size
     from kdbench.machine.environment import environment
+    from kdbench.models.architectures import students
     from kdbench.models.describe import describe
 
     with json_result(json_file) as document:
-        report = describe(arch, classes, parse_size(size))
+        report = describe(arch or students()[0], classes, parse_size(size))
         print("\n".join(lines(report)))
         document.update(report, environment=environment())
 

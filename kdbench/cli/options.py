@@ -18,7 +18,7 @@ from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
 from kdbench.runs.tree import METHODS, RunTree, sidecar_path
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
-Dataset = Annotated[str | None, typer.Option(help="shapes, camvid, voc2012 or folder. Default: the one trained last.")]
+Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's folder. Default: where it was at training.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonFile = Annotated[

@@ -20,7 +20,7 @@ def parity(
     images: Annotated[
         list[Path] | None, typer.Option(help="Images or folders of them, without labels; may be given several times.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Score on a labelled val split: shapes, camvid, ...")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Score on a labelled val split: {dataset}.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     limit: Annotated[int, typer.Option(help="Images at most.", min=1)] = 100,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for files that leave them open.")] = None,
@@ -86,13 +86,13 @@ def open_samples(
 ) -> tuple[Any, tuple[str, ...] | None]:
     """Real images, evenly spread over what was named, and the classes of a labelled split."""
     from kdbench.comparison.parity_files import spread, unlabelled
-    from kdbench.data import open_dataset
+    from kdbench.data import DATASETS, open_dataset
 
     if images and dataset:
         raise BadInput("--images and --dataset: got both, expected one of them")
     if images:
         return unlabelled(images, limit), None
-    if dataset is None or (dataset != "shapes" and data_root is None):
+    if dataset is None or (DATASETS[dataset].holds and data_root is None):
         hint = f" --dataset {dataset} --data-root FOLDER" if dataset else " --dataset NAME --data-root FOLDER"
         raise BadInput(f"kdbench parity: expected real images to compare on: give --images FOLDER, or{hint}")
     split = open_dataset(dataset, "val", data_root)

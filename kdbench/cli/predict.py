@@ -27,7 +27,7 @@ def predict(
     ] = None,
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(STUDENT_METHODS)}.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file, or a camera's number, instead of images.")] = None,
-    backend: Annotated[str, typer.Option(help="One of {names}.")] = "torch",
+    backend: Annotated[str, typer.Option(help="One of {backend}.")] = "torch",
     output_dir: Annotated[Path | None, typer.Option(help="Default: predictions/ beside the methods.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for an .onnx file that leaves them open.")] = None,
     dataset: Dataset = None,

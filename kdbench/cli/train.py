@@ -29,8 +29,8 @@ def train(
             help=f"{', '.join(METHODS)}: several with commas, or all = {', '.join((*STANDARD_METHODS, 'teacher'))}."
         ),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="shapes, camvid, voc2012 or folder.")] = "shapes",
-    data_root: Annotated[Path | None, typer.Option(help="The dataset's folder; shapes needs none.")] = None,
+    dataset: Annotated[str, typer.Option(help="{dataset}.")] = "shapes",
+    data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,
     runs: Runs = Path("runs"),
     recipe: Annotated[str | None, typer.Option(help="guide, a dataset's name, or a .toml file.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = None,
@@ -43,11 +43,10 @@ def train(
     temperature: Annotated[float | None, typer.Option(help="T of the response loss.")] = None,
     kl_reduction: Annotated[str | None, typer.Option(help="pixel, or batchmean (the guide's literal form).")] = None,
     feature_loss: Annotated[str | None, typer.Option(help="cosine or pearson.")] = None,
+    student: Annotated[str | None, typer.Option(help="{student}. Default: the recipe's.")] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(
-            help="fcn_resnet50, fpn_resnet18, lraspp_mobilenet_v3_large, or trained ones joined by +, averaged."
-        ),
+        typer.Option(help="{teacher}, or trained ones joined by +, averaged. Default: the recipe's."),
     ] = None,
     weights: Annotated[
         str | None,
@@ -66,8 +65,8 @@ def train(
     past: Annotated[
         Path | None, typer.Option("--from", help="A sidecar (student.json): train that again, under another --runs.")
     ] = None,
-    sbd: Annotated[bool, typer.Option(help="voc2012: train on the 10,582 images that SBD adds to.")] = False,
-    download: Annotated[bool, typer.Option(help="voc2012: download it first.")] = False,
+    sbd: Annotated[bool, typer.Option(help="{sbd}: train on the 10,582 images that SBD adds to.")] = False,
+    download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train the teacher, or students with and without it, under one budget.
@@ -99,12 +98,15 @@ def train(
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
+        "student": student,
     }  # fmt: skip
+    from trainers.recipe import recipe_of
+
     with json_result(json_file) as document:
         models = run_training(
-            RunTree(runs, dataset), methods, recipe or dataset, overrides, data_root, size=size, teacher=teacher,
-            match=match, weights=weights, seeds=seeds, device=device, resume=resume, sbd=sbd, download=download,
-            keep_teacher=method == "all", deterministic=deterministic,
+            RunTree(runs, dataset), methods, recipe or recipe_of(dataset), overrides, data_root, size=size,
+            teacher=teacher, match=match, weights=weights, seeds=seeds, device=device, resume=resume, sbd=sbd,
+            download=download, keep_teacher=method == "all", deterministic=deterministic,
         )  # fmt: skip
         document.update(models=models)
 

@@ -4,8 +4,12 @@ Badrinarayanan et al. 2017). Mask value 11 is "unlabelled" and ignored."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdbench.data.base import ImageMaskPairs, pair_by_stem
+from kdbench.data.open import DATASETS, Layout
+
+if TYPE_CHECKING:
+    from kdbench.data.base import ImageMaskPairs
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
@@ -22,9 +26,21 @@ def open_camvid(root: Path, split: str) -> ImageMaskPairs:
     Raises:
         BadInput: the folders are not there (the message says where they are when one level is off), or do not pair up.
     """
+    from kdbench.data.base import ImageMaskPairs, pair_by_stem
+
     fix = "point --data-root at the CamVid folder that holds train/, trainannot/, val/ and valannot/"
     near = [folder for folder in (root.parent, *sorted(root.glob("*/"))) if (folder / f"{split}annot").is_dir()]
     if near:
         fix += f", which '{near[0]}' does"
     pairs = pair_by_stem(root / split, root / f"{split}annot", fix)
     return ImageMaskPairs("camvid", split, CLASSES, PALETTE, pairs, ignore_values=(11,))
+
+
+DATASETS.add(
+    Layout(
+        "camvid",
+        open_camvid,
+        holds="train/ trainannot/ val/ valannot/, the 11-class layout at 360 x 480",
+        recipe="camvid",
+    )
+)

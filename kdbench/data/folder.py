@@ -6,9 +6,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdbench.data.base import ImageMaskPairs, pair_by_stem, voc_palette
+from kdbench.data.open import DATASETS, Layout
 from kdbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from kdbench.data.base import ImageMaskPairs
 
 _LAYOUT = "--data-root must hold images/train, images/val, masks/train, masks/val and classes.txt (one class a line)"
 
@@ -19,6 +23,8 @@ def open_folder(root: Path, split: str) -> ImageMaskPairs:
     Raises:
         BadInput: the layout is not this one, or ``read_classes`` refuses classes.txt.
     """
+    from kdbench.data.base import ImageMaskPairs, pair_by_stem, voc_palette
+
     classes = read_classes(root / "classes.txt")
     pairs = pair_by_stem(root / "images" / split, root / "masks" / split, _LAYOUT)
     return ImageMaskPairs("folder", split, classes, voc_palette(len(classes)), pairs)
@@ -49,3 +55,14 @@ def read_classes(listing: Path) -> list[str]:
             "(background counts as one) or merge classes"
         )
     return classes
+
+
+DATASETS.add(
+    Layout(
+        "folder",
+        open_folder,
+        holds="images/train images/val masks/train masks/val with equal file names, and classes.txt with one class a "
+        "line",
+        recipe="folder",
+    )
+)

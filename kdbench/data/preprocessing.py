@@ -1,7 +1,7 @@
 """The one preprocessing of training, evaluation and every backend.
 
-An image is resized once, by ``resize_image``, to the size that the model takes; after that it is normalised with the
-ImageNet statistics, inside the network for ``mask`` exports and by ``normalise`` for ``logits`` exports. Labels are
+An image is resized once, by ``resize_image``, to the size that the model takes; after that it is normalised as
+the network wants it, inside the network for ``mask`` exports and by ``normalise`` for ``logits`` exports. Labels are
 never resized for evaluation: predictions are brought to the label's own resolution.
 """
 
@@ -11,11 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet channel statistics of RGB in [0, 1], those of torchvision's weights."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -52,8 +49,8 @@ def resize_label(label: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """N x H x W x 3 uint8 → N x 3 x H x W float32, ImageNet-normalised: the input of a ``logits`` model."""
-    scale = 1.0 / (255.0 * np.array(STD, dtype=np.float32))
-    shift = np.array(MEAN, dtype=np.float32) / np.array(STD, dtype=np.float32)
+def normalise(images: NDArray[np.uint8], wanted: Input = IMAGENET) -> NDArray[np.float32]:
+    """N x H x W x 3 uint8 → N x 3 x H x W float32, normalised: the input of a ``logits`` model."""
+    mean, std = np.array(wanted.mean, dtype=np.float32), np.array(wanted.std, dtype=np.float32)
+    scale, shift = 1.0 / (255.0 * std), mean / std
     return np.ascontiguousarray((images * scale - shift).transpose(0, 3, 1, 2), dtype=np.float32)

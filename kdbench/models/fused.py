@@ -59,7 +59,7 @@ def folded(model: SegmentationModel) -> SegmentationModel:
 
 
 def fold_batchnorms(model: SegmentationModel) -> None:
-    """Fold every BatchNorm into the convolution whose output it reads, in place.
+    """Fold every BatchNorm into the convolution whose output it reads, in place; an activation inside it stays.
 
     Which one that is shows in a pass on the meta device: modules are written in any order and called in another.
     """
@@ -80,8 +80,21 @@ def fold_batchnorms(model: SegmentationModel) -> None:
         before, after = model.get_submodule(convolution), model.get_submodule(norm)
         assert isinstance(before, nn.Conv2d)
         assert isinstance(after, nn.BatchNorm2d)
-        model.set_submodule(convolution, fuse_conv_bn_eval(before, after))
-        model.set_submodule(norm, nn.Identity())
+        rest = beyond_normalising(after)
+        if rest is not None:
+            model.set_submodule(convolution, fuse_conv_bn_eval(before, after))
+            model.set_submodule(norm, rest)
+
+
+def beyond_normalising(norm: nn.BatchNorm2d) -> nn.Module | None:
+    """What a BatchNorm does to its result: nothing, or timm's ``BatchNormAct2d`` its activation; None = unknown."""
+    if type(norm).forward is nn.BatchNorm2d.forward:
+        return nn.Identity()
+    parts = [getattr(norm, name, None) for name in ("drop", "act")]  # in the order in which timm calls them
+    if not all(isinstance(part, nn.Module) for part in parts):
+        return None
+    kept = [part for part in parts if isinstance(part, nn.Module) and not isinstance(part, nn.Identity)]
+    return nn.Sequential(*kept) if len(kept) > 1 else kept[0] if kept else nn.Identity()
 
 
 def is_shiftable(convolution: nn.Conv2d) -> bool:

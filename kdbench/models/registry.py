@@ -1,31 +1,18 @@
-"""The architectures by name: building one, and loading a trained one from its checkpoint."""
+"""Building an architecture by its name, and loading a trained one from its checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdbench.data.normalisation import Input
 from kdbench.errors import BadInput
-from kdbench.models.efficientnet_lite import FpnEfficientNetLite2, StudentLite0
+from kdbench.models.architectures import members
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.models.student import Student
-from kdbench.models.teachers import FcnResNet50, FpnResNet18, LrasppMobileNetV3Large
 from kdbench.runs.checkpoints import load_checkpoint
-
-ARCHITECTURES: dict[str, Callable[[int], SegmentationModel]] = {
-    "student": Student,
-    "fcn_resnet50": FcnResNet50,
-    "fpn_resnet18": FpnResNet18,
-    "lraspp_mobilenet_v3_large": LrasppMobileNetV3Large,
-    "fpn_efficientnet_lite2": FpnEfficientNetLite2,
-    "student_lite0": StudentLite0,
-}
-STUDENTS = ("student", "student_lite0")
-"""Architectures that are made to be deployed; the others teach."""
 
 
 def build_model(arch: str, classes: int) -> SegmentationModel:
@@ -34,12 +21,8 @@ def build_model(arch: str, classes: int) -> SegmentationModel:
     Args:
         arch: one of ``ARCHITECTURES``, or several joined by "+" for their ``Ensemble``.
     """
-    members = []
-    for name in arch.split("+"):
-        if name not in ARCHITECTURES:
-            raise BadInput(f"architecture: got '{arch}', expected one of {', '.join(ARCHITECTURES)}, or several with +")
-        members.append((name, ARCHITECTURES[name](classes)))
-    return Ensemble(members) if len(members) > 1 else members[0][1]
+    built = [(member.name, member.build(classes)) for member in members(arch)]
+    return Ensemble(built) if len(built) > 1 else built[0][1]
 
 
 def load_model(checkpoint: Path, made_by: str) -> tuple[SegmentationModel, dict[str, Any]]:
@@ -58,6 +41,7 @@ def load_model(checkpoint: Path, made_by: str) -> tuple[SegmentationModel, dict[
             f"checkpoint '{checkpoint}' does not fit the architecture {sidecar['arch']} of this kdbench: "
             f"make it again with `{made_by}`"
         ) from error
+    model.input = Input.recorded(sidecar)  # that of its training, whatever the architecture declares by now
     return model.eval(), sidecar
 
 

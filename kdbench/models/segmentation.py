@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.data.normalisation import IMAGENET, Input
+
 LEVELS = ("low", "mid", "high")
 """The taps of feature distillation: stride 4, 8 and 16 in the student."""
 
@@ -30,6 +32,8 @@ class SegmentationModel(nn.Module, ABC):
 
     tap_channels: dict[str, int]
     """Channels of each of ``LEVELS``."""
+    input: Input = IMAGENET
+    """How its images are normalised, as its ``Architecture`` says."""
     stages: dict[str, tuple[str, ...]]
     """The parts that a person would name, in the order of the pass → names of the modules in them."""
     lowest: Tensor

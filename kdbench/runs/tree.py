@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.data.open import DATASETS
 from kdbench.errors import Missing
 from kdbench.formats import FORMATS
 from kdbench.runs.folder import RunFolder
@@ -72,10 +73,13 @@ class RunTree:
         """The tree of ``dataset``, or of the one trained last when none is named.
 
         Raises:
-            Missing: nothing was trained there yet.
+            Missing: nothing was trained there yet. BadInput: there is no such dataset, and nothing of that name.
         """
         if dataset is not None:
-            return RunTree(runs, dataset)
+            tree = RunTree(runs, dataset)
+            if not tree.root.is_dir():
+                DATASETS[dataset]  # a slip of the keyboard is not a training to make up for
+            return tree
         sidecars = [p for m in METHODS for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")]
         if not sidecars:
             raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
