@@ -29,9 +29,10 @@ from kdbench.comparison.latency import BEYOND, LatencyCase, instability, measure
 from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, KdbenchError, RunFailed
 from kdbench.machine.environment import environment
+from kdbench.methods.base import student_methods
 from kdbench.progress import progress_bar
 from kdbench.runs.files import write_text
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
+from kdbench.runs.tree import BACKENDS, PRECISIONS, USUAL_BACKENDS, RunTree
 
 IMAGES = 8
 
@@ -45,8 +46,8 @@ def choose_batches(text: str) -> tuple[int, ...]:
 
 def find_cases(tree: RunTree, arguments: argparse.Namespace) -> tuple[list[LatencyCase], list[str]]:
     """What there is to time, and a line for each artifact that is missing."""
-    trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
-    methods = choose("--method", arguments.method, STUDENT_METHODS, trained or STUDENT_METHODS)
+    trained = tuple(m for m in student_methods() if tree.checkpoint(m).exists())
+    methods = choose("--method", arguments.method, student_methods(), trained or student_methods())
     backends = choose("--backend", arguments.backend, BACKENDS, USUAL_BACKENDS)
     precisions = choose("--precision", arguments.precision, PRECISIONS, PRECISIONS)
     outputs = choose("--output", arguments.output, ("mask", "logits"), ("mask", "logits"))

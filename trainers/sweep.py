@@ -34,9 +34,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.data import open_dataset
 from kdbench.errors import BadInput, KdbenchError, Missing
+from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.history import read_rows
-from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.methods import needs_teacher
 from trainers.recipe import MAX_SEED, Recipe, load_recipe
 from trainers.teacher import teacher_is_ready
@@ -143,7 +144,7 @@ def read_grid(path: Path) -> Grid:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
         raise BadInput(f"grid '{path}': {problems}") from error
-    students = [m for m in STUDENT_METHODS if m != TIME_MATCHED or grid.side_by_side]
+    students = [m.name for m in METHODS if m.student and (grid.side_by_side or not m.time_matched)]
     if wrong := [m for m in grid.methods if m not in students]:
         raise BadInput(f"grid '{path}': methods: got '{wrong[0]}', expected some of {', '.join(students)}")
     for values, name in ((grid.methods, "methods"), (grid.seeds, "seeds")):
@@ -202,7 +203,7 @@ def is_finished(run: Run) -> bool:
             sidecar = read_json(sidecar_path(path), "kdbench sweep")
         except KdbenchError:
             return False
-        same = method == TIME_MATCHED or not run.recipe.changes_since(sidecar["recipe"])
+        same = METHODS[method].time_matched or not run.recipe.changes_since(sidecar["recipe"])
         teacher = run.tree.checkpoint("teacher")
         taught = "teacher" not in sidecar or (
             teacher.exists() and sidecar["teacher"]["sha256"] == read_json(sidecar_path(teacher), "")["sha256"]

@@ -14,23 +14,43 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from kdbench import __version__
 from kdbench.errors import KdbenchError
-from kdbench.kinds import PLUGINS, load_plugins
+from kdbench.kinds import PLUGINS, Kind, load_plugins
 from kdbench.machine.environment import process_rank
+from kdbench.methods.base import METHODS, all_methods, student_methods
 from kdbench.progress import silenced
-from kdbench.runs.tree import BACKENDS, EXPORT_SUFFIX, METHODS, PRECISIONS
+from kdbench.runs.tree import BACKENDS, EXPORT_SUFFIX, PRECISIONS
 
-NAMES = {
-    "--method": (*METHODS, "all"),
+IN_HELP: dict[str, Callable[[], tuple[str, ...]]] = {
+    "{methods}": METHODS.names,
+    "{students}": student_methods,
+    "{all}": all_methods,
+}
+"""What the help of an option may hold, and the names that take its place."""
+NAMES: dict[str, tuple[str, ...] | Kind[Any]] = {
+    "--method": METHODS,
     "--backend": (*BACKENDS, "all"),
     "--precision": (*PRECISIONS, "all"),
     "--format": (*EXPORT_SUFFIX, "all"),
     "--dataset": ("shapes", "camvid", "voc2012", "folder"),
     "--device": ("auto", "cpu", "cuda"),
 }
-"""What a shell offers after an option."""
+"""What a shell offers after an option; of a kind, all that is declared by then, and "all"."""
+
+
+class Commands(TyperGroup):
+    """The commands; what their help says of methods is known when it is asked for, plugins included."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        for parameter in command.params if command is not None else ():
+            for text, names in IN_HELP.items():
+                if text in (getattr(parameter, "help", None) or ""):
+                    parameter.help = parameter.help.replace(text, ", ".join(names()))
+        return command
 
 
 class App(typer.Typer):
@@ -46,12 +66,13 @@ class App(typer.Typer):
         return add
 
 
-def completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+def completion(names: tuple[str, ...] | Kind[Any]) -> Callable[[str], list[str]]:
     """Offers ``names`` for the last one of a comma-separated list."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
-        return [before + comma + name for name in names if name.startswith(last)]
+        known = (*names.names(), "all") if isinstance(names, Kind) else names
+        return [before + comma + name for name in known if name.startswith(last)]
 
     return complete
 
@@ -78,8 +99,19 @@ def extended(function: Any) -> Any:
     return command
 
 
+def join(plugins: list[Path] | None) -> list[Path] | None:
+    """Let the files of --plugin declare what they do, before anything else is read, to complete names too."""
+    if plugins:
+        # For this process and those that it starts.
+        given = [str(path.absolute()) for path in plugins]
+        os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
+        load_plugins()
+    return plugins
+
+
 app = App(
     name="kdbench",
+    cls=Commands,
     help="Knowledge distillation for semantic segmentation: train fairly, export with proof, compare every backend.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -91,17 +123,16 @@ def version(
     show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     plugin: Annotated[
         list[Path] | None,
-        typer.Option(help="A Python file that declares a method, backend, dataset or architecture; it is run."),
+        typer.Option(
+            help="A Python file that declares a method, backend, dataset or architecture; it is run.",
+            callback=join,
+            is_eager=True,
+        ),
     ] = None,
 ) -> None:
     if show:
         print(f"kdbench {__version__}")
         raise typer.Exit
-    if plugin:
-        # For this process and those that it starts.
-        given = [str(path.absolute()) for path in plugin]
-        os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
-        load_plugins()
 
 
 def main() -> None:

@@ -23,8 +23,9 @@ from kdbench.cli.options import (
     results_file,
 )
 from kdbench.errors import BadInput
+from kdbench.methods.base import student_methods
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS, USUAL_BACKENDS, RunTree
+from kdbench.runs.tree import BACKENDS, PRECISIONS, USUAL_BACKENDS, RunTree
 
 
 @app.command()
@@ -55,7 +56,7 @@ def compare(
     if method == "all":
         # A method that nobody trained is not asked for, except those that the guide's table is about.
         guide = ("baseline", "response", "feature")
-        method = ",".join(m for m in STUDENT_METHODS if m in guide or tree.checkpoint(m).exists())
+        method = ",".join(m for m in student_methods() if m in guide or tree.checkpoint(m).exists())
     run_compare(tree, method, backend, precision, output, json_file, data_root, device, threads, rounds)
 
 
@@ -85,7 +86,7 @@ def run_compare(
     if threads > most:  # engines crash on many thousands instead of refusing them
         raise BadInput(f"--threads: got {threads}, expected at most {most}: leave it out for one per core")
     options = CompareOptions(
-        methods=choose("--method", method, STUDENT_METHODS),
+        methods=choose("--method", method, student_methods()),
         backends=choose("--backend", backend, BACKENDS, USUAL_BACKENDS),
         precisions=choose("--precision", precision, PRECISIONS, PRECISIONS),
         output=choose("--output", output, ("mask", "logits"))[0],

@@ -20,7 +20,8 @@ from kdbench.cli.options import (
     open_trained_dataset,
 )
 from kdbench.errors import RunFailed
-from kdbench.runs.tree import EXPORT_SUFFIX, PRECISIONS, STUDENT_METHODS, RunTree
+from kdbench.methods.base import student_methods
+from kdbench.runs.tree import EXPORT_SUFFIX, PRECISIONS, RunTree
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,7 @@ PARITY_IMAGES = 100
 
 @app.command()
 def export(
-    method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
+    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
     export_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}, several, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
@@ -64,11 +65,11 @@ def export(
       kdbench export --method response --format onnx,openvino --precision int8 --keep-float 3
     """
     tree = RunTree.find(runs, dataset)
-    trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
+    trained = tuple(m for m in student_methods() if tree.checkpoint(m).exists())
     with json_result(json_file) as document:
         run_export(
             tree,
-            choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
+            choose("--method", method, student_methods(), trained or student_methods()),
             choose("--format", export_format, FORMATS, FORMATS),
             choose("--precision", precision, PRECISIONS, PRECISIONS),
             choose("--output", output, ("mask", "logits"))[0],

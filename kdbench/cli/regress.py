@@ -13,7 +13,8 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
-from kdbench.runs.tree import BACKENDS, PRECISIONS, STUDENT_METHODS
+from kdbench.methods.base import student_methods
+from kdbench.runs.tree import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from kdbench.regress.artifact import Filter
@@ -71,7 +72,7 @@ def regress(
             baseline, candidate, json_file, replay, images, base_ref=base_ref, runs=runs, dataset=dataset, size=size,
             budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
             chosen=Filter(
-                methods=() if method == "all" else choose("--method", method, STUDENT_METHODS),
+                methods=() if method == "all" else choose("--method", method, student_methods()),
                 backends=() if backend == "all" else choose("--backend", backend, BACKENDS),
                 precisions=() if precision == "all" else choose("--precision", precision, PRECISIONS),
                 outputs=() if output == "all" else choose("--output", output, OUTPUTS),

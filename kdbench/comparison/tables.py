@@ -12,19 +12,8 @@ from rich.table import Table
 
 from kdbench.comparison.results import Comparison, Row
 from kdbench.comparison.seed_statistics import standard_error
+from kdbench.methods.base import title_of
 from kdbench.runs.files import write_text
-
-TITLES = {
-    "baseline": "Without KD (Baseline)",
-    "response": "Response-Based",
-    "feature": "Feature-Based",
-    "combined": "Combined",
-    "cwd": "Channel-Wise (CWD)",
-    "dist": "Relations (DIST)",
-    "imitation": "Imitation (No Labels)",
-    "baseline-long": "Baseline, Time-Matched",
-    "teacher": "Teacher",
-}
 
 
 def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
@@ -41,7 +30,7 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     for method in dict.fromkeys(row.method for row in comparison.rows):
         rows = {(row.backend, row.precision): row for row in comparison.rows if row.method == method}
         any_row = next(iter(rows.values()))
-        line = [TITLES.get(method, method), *_model_cells(any_row)]
+        line = [title_of(method), *_model_cells(any_row)]
         for column in columns:
             line += _backend_cells(rows.get(column), reasons)
         cells.append(line)
@@ -79,7 +68,7 @@ def improvement_lines(comparison: Comparison) -> list[str]:
         relative = 100 * gain.delta_miou / gain.baseline_miou if gain.baseline_miou else 0.0
         over = f"{gain.seeds} seeds" if gain.standard_error_over == "seeds" else "images, 1 training each"
         lines.append(
-            f"{TITLES[gain.method]:<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
+            f"{title_of(gain.method):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
             f"± {gain.standard_error:.4f} standard error over {over}: {gain.verdict}"
         )
     return lines
@@ -119,7 +108,7 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
         scores = training["miou_by_seed"]
         error = standard_error(scores)
         if error is not None:
-            means.append(f"{TITLES.get(method, method)} {fmean(scores):.4f} ± {error:.4f}")
+            means.append(f"{title_of(method)} {fmean(scores):.4f} ± {error:.4f}")
     return [
         f"The table's rows are the models of seed {seeds[0]}, which are exported; "
         f"improvements are means over the seeds {', '.join(map(str, seeds))}.",
@@ -180,7 +169,7 @@ def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[
     cells = []
     for row in comparison.rows:
         measured = [*_backend_cells(row, reasons), "–"][:3]  # torch is not compared with itself
-        cells.append([TITLES.get(row.method, row.method), row.backend, row.precision, *_model_cells(row), *measured])
+        cells.append([title_of(row.method), row.backend, row.precision, *_model_cells(row), *measured])
     return header, cells
 
 

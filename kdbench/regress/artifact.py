@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import BadInput, Missing
+from kdbench.methods.base import METHODS
 from kdbench.runs.files import read_json, sha256
-from kdbench.runs.tree import EXPORT_SUFFIX, METHODS, PRECISIONS, RunTree, sidecar_path
+from kdbench.runs.tree import EXPORT_SUFFIX, PRECISIONS, RunTree, sidecar_path
 
 FORMAT_OF_SUFFIX = {f".{suffix}": name for name, suffix in EXPORT_SUFFIX.items()}
 OUTPUTS = ("mask", "logits")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdbench.comparison.results import Row
-from kdbench.comparison.tables import TITLES
+from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
 
 
@@ -50,7 +50,7 @@ def training_table(found: Evidence) -> Table:
         mious = ", ".join(f"{100 * s['miou']:.2f}" for s in seeds if s.get("miou") is not None) or "–"
         rows.append(
             [
-                TITLES.get(method, method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
+                title_of(method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
                 f"{first['epoch']} of {first['epochs']}", str(recipe["batch_size"]), "x".join(map(str, first["size"])),
                 f"{recipe['optimizer']}, {recipe['lr']:g}", duration(sum(s["train_seconds"] for s in seeds)),
             ]
@@ -81,7 +81,7 @@ def comparison_table(found: Evidence) -> Table:
 def comparison_cells(row: Row) -> list[str]:
     latency = row.latency
     return [
-        TITLES.get(row.method, row.method), row.backend, row.precision,
+        title_of(row.method), row.backend, row.precision,
         "–" if row.params is None else f"{row.params / 1e6:.2f}M",
         "–" if row.gflops is None else f"{row.gflops:.2f}",
         "–" if row.miou is None else f"{100 * row.miou:.2f}",
@@ -98,7 +98,7 @@ def gains_table(found: Evidence) -> Table:
     gains = found.comparison.improvements if found.comparison else []
     rows = [
         [
-            TITLES.get(gain.method, gain.method), f"{100 * gain.delta_miou:+.2f}", f"{100 * gain.standard_error:.2f}",
+            title_of(gain.method), f"{100 * gain.delta_miou:+.2f}", f"{100 * gain.standard_error:.2f}",
             gain.standard_error_over, str(gain.seeds), gain.verdict,
         ]
         for gain in gains
@@ -111,7 +111,7 @@ def classes_table(found: Evidence) -> Table:
     classes: list[str] = found.comparison.dataset["classes"] if found.comparison else []
     rows = [
         [
-            f"{TITLES.get(row.method, row.method)}, {row.backend} {row.precision}",
+            f"{title_of(row.method)}, {row.backend} {row.precision}",
             *("–" if value is None else f"{100 * value:.1f}" for value in row.iou_per_class or []),
         ]
         for row in found.ok_rows()
@@ -127,7 +127,7 @@ def parity_table(found: Evidence) -> Table:
         before, after = parity.get("miou_reference"), parity.get("miou_candidate")
         rows.append(
             [
-                TITLES.get(sidecar["method"], sidecar["method"]), sidecar["format"], sidecar["precision"],
+                title_of(sidecar["method"]), sidecar["format"], sidecar["precision"],
                 sidecar["output"], str(parity["images"]), f"{100 * parity['pixel_agreement']:.3f}%",
                 "–" if before is None or after is None else f"{100 * (after - before):+.2f}",
                 f"{sidecar['bytes'] / 1e6:.2f} MB",
@@ -148,7 +148,7 @@ def not_run(found: Evidence) -> list[str]:
     for text, rows in together.items():
         if len(rows) == 1:
             text = f"{rows[0].backend} {rows[0].precision}: {rows[0].status}: {rows[0].reason}"
-        lines.append(f"{', '.join(TITLES.get(row.method, row.method) for row in rows)}, {text}")
+        lines.append(f"{', '.join(title_of(row.method) for row in rows)}, {text}")
     return lines
 
 

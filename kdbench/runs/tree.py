@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import Missing
+from kdbench.methods.base import METHODS
 
-STANDARD_METHODS = ("baseline", "response", "feature", "combined")
-"""The guide's; ``train --method all`` is these and the teacher, so that nobody's time doubles without being asked."""
-TIME_MATCHED = "baseline-long"
-"""The baseline with as many epochs as fit in the wall-clock of a distilled method."""
-STUDENT_METHODS = (*STANDARD_METHODS, "cwd", "dist", "imitation", TIME_MATCHED)
-METHODS = (*STUDENT_METHODS, "teacher")
 BACKENDS = ("torch", "torch-channels-last", "torch-compile", "onnx", "openvino", "trt")
 USUAL_BACKENDS = ("torch", "onnx", "openvino", "trt")
 """What "all" stands for: the other ways of running PyTorch cost minutes and are measured when they are named."""
@@ -59,7 +54,9 @@ class RunTree:
         """
         if dataset is not None:
             return RunTree(runs, dataset)
-        sidecars = [p for m in METHODS for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")]
+        sidecars = [
+            p for m in METHODS.names() for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")
+        ]
         if not sidecars:
             raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
         newest = max(sidecars, key=lambda p: p.stat().st_mtime)
