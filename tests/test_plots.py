@@ -256,3 +256,31 @@ def test_drawing_opens_no_window_and_changes_no_setting(trained_runs, tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_a_term_of_another_kdbench_is_grey_and_by_its_own_name(runs):
+    rows = rows_of(runs, "response")
+    write_rows(runs, "response", [{**row, "attention": 0.25} for row in rows])
+    axes = figures_of(runs, "response")[0]["losses"].axes[0]
+    assert named_lines(axes)["attention"] == ([1, 2], [0.25, 0.25])
+    assert next(line for line in axes.get_lines() if line.get_label() == "attention").get_color() == "#999999"
+    assert axes.get_title() == "response"  # nothing here knows its weight
+    assert axes.get_ylabel() == "training loss"  # nor over what it is a mean
+
+
+@pytest.mark.parametrize(
+    ("method", "total", "axis"),
+    [
+        ("imitation", "total = 0.7 · response", "training loss (mean per labelled pixel)"),
+        ("cwd", "total = 1 · CE + 3 · channel-wise", "training loss"),
+    ],
+)
+def test_what_a_panel_says_of_its_losses(runs, method, total, axis):
+    """Cross-entropy is drawn for imitation too, which does not learn from it."""
+    shutil.move(runs / "folder" / "response", runs / "folder" / method)
+    rows = rows_of(runs, method)
+    if method == "cwd":
+        write_rows(runs, method, [{"cwd" if key == "response" else key: row[key] for key in row} for row in rows])
+    axes = figures_of(runs, method)[0]["losses"].axes[0]
+    assert (axes.get_title(), axes.get_ylabel()) == (f"{method}\n{total}", axis)
+    assert "cross-entropy" in named_lines(axes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 from pydantic_core import PydanticCustomError
@@ -57,7 +57,7 @@ class TeacherRecipe(BaseModel):
 
 
 class Common(BaseModel):
-    """What every method trains with."""
+    """A training run; the same for every student method. ``Recipe`` adds what only some of them read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -97,34 +97,6 @@ class Common(BaseModel):
 
     alpha: float = Field(1.0, ge=0, description="weight of cross-entropy")
 
-
-def declared_fields() -> dict[str, Any]:
-    """The fields that methods declare, as Pydantic takes them."""
-    return {
-        field.name: (
-            Literal[field.choices] if field.choices else type(field.default),
-            Field(field.default, gt=field.above, ge=field.at_least, le=field.at_most, description=field.description),
-        )
-        for field in recipe_fields().values()
-    }
-
-
-if TYPE_CHECKING:
-
-    class Distillation(Common):
-        """``Common`` and the fields of all methods, which only come to be known as this runs."""
-
-        def __getattr__(self, name: str) -> Any: ...
-else:
-    Distillation = create_model("Distillation", __base__=Common, **declared_fields())
-
-
-class Recipe(Distillation):
-    """A training run; the same for every student method.
-
-    Its fields are those of ``Common``, those that ``kdbench.methods`` declare, and these.
-    """
-
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of initialisation, order of images, and augmentation")
     teacher: TeacherRecipe = Field(
@@ -136,7 +108,7 @@ class Recipe(Distillation):
         """(H, W) at which images are augmented: what the teacher sees."""
         return self.teacher.size or self.size
 
-    def for_teacher(self) -> Recipe:
+    def for_teacher(self) -> Self:
         """The recipe of the teacher's own training."""
         fields = ("epochs", "batch_size", "lr", "size")
         changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
@@ -153,8 +125,34 @@ class Recipe(Distillation):
         return [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
 
 
-if taken := recipe_fields().keys() & {*Common.model_fields, *Recipe.__annotations__, *dir(Recipe)}:
-    raise BadInput(f"a method declares the recipe's field '{min(taken)}', which every recipe has: give it another name")
+def declared_fields() -> dict[str, Any]:
+    """The fields that methods declare, as Pydantic takes them.
+
+    Raises:
+        BadInput: a name that ``Common`` has.
+    """
+    fields = recipe_fields()
+    if taken := fields.keys() & {*Common.model_fields, *dir(Common)}:
+        raise BadInput(
+            f"a method declares the recipe's field '{min(taken)}', which every recipe has: give it another name"
+        )
+    return {
+        field.name: (
+            Literal[field.choices] if field.choices else type(field.default),
+            Field(field.default, gt=field.above, ge=field.at_least, le=field.at_most, description=field.description),
+        )
+        for field in fields.values()
+    }
+
+
+if TYPE_CHECKING:
+
+    class Recipe(Common):
+        """``Common``, and the fields that methods declare: they only come to be known as this runs."""
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Recipe = create_model("Recipe", __base__=Common, __module__=__name__, **declared_fields())
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str | None = None) -> Recipe:
