@@ -30,9 +30,10 @@ from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, KdbenchError, RunFailed
 from kdbench.formats import PRECISIONS
 from kdbench.machine.environment import environment
+from kdbench.methods.base import student_methods
 from kdbench.progress import progress_bar
 from kdbench.runs.files import write_text
-from kdbench.runs.tree import STUDENT_METHODS, RunTree
+from kdbench.runs.tree import RunTree
 
 IMAGES = 8
 
@@ -46,8 +47,8 @@ def choose_batches(text: str) -> tuple[int, ...]:
 
 def find_cases(tree: RunTree, arguments: argparse.Namespace) -> tuple[list[LatencyCase], list[str]]:
     """What there is to time, and a line for each artifact that is missing."""
-    trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
-    methods = choose("--method", arguments.method, STUDENT_METHODS, trained or STUDENT_METHODS)
+    trained = tuple(m for m in student_methods() if tree.checkpoint(m).exists())
+    methods = choose("--method", arguments.method, student_methods(), trained or student_methods())
     backends = choose("--backend", arguments.backend, BACKENDS.names(), usual_backends())
     precisions = choose("--precision", arguments.precision, PRECISIONS, PRECISIONS)
     outputs = choose("--output", arguments.output, ("mask", "logits"), ("mask", "logits"))

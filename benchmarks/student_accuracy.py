@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdbench.comparison.compare import DISTILLATION_FIELDS
+from kdbench.comparison.compare import unread_by_the_baseline
 from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.seed_statistics import standard_error
@@ -68,7 +68,7 @@ def train(arguments: argparse.Namespace) -> None:
 def same_training(students: Recipe, yardstick: dict[str, Any]) -> bool:
     """Whether both trained with the same numbers, but for what only distillation and teachers read."""
     ours, theirs = students.model_dump(mode="json"), Recipe.model_validate(yardstick).model_dump(mode="json")
-    ignored = DISTILLATION_FIELDS | {"seed"}
+    ignored = unread_by_the_baseline() | {"seed"}
     return all(ours[field] == theirs[field] for field in ours.keys() - ignored)
 
 

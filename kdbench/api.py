@@ -269,13 +269,14 @@ def compare(
     from kdbench.comparison.compare import CompareOptions
     from kdbench.comparison.compare import compare as run
     from kdbench.formats import PRECISIONS
-    from kdbench.runs.tree import STUDENT_METHODS, RunTree
+    from kdbench.methods.base import student_methods
+    from kdbench.runs.tree import RunTree
 
     tree = RunTree.find(Path(runs), dataset)
     if methods is None:
-        methods = [method for method in STUDENT_METHODS if tree.checkpoint(method).exists()]
+        methods = [method for method in student_methods() if tree.checkpoint(method).exists()]
     options = CompareOptions(
-        methods=choose("methods", ",".join(methods), STUDENT_METHODS),
+        methods=choose("methods", ",".join(methods), student_methods()),
         backends=choose("backends", ",".join(backends), BACKENDS.names()),
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
         output="mask", device="cpu", threads=os.cpu_count() or 1, rounds=rounds, recipe_defaults=recipe_defaults(),

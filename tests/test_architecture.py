@@ -51,7 +51,7 @@ def test_one_place_opens_onnx_sessions():
 
 FLOORS = (
     {"errors", "kinds"},
-    {"formats", "runs", "data", "machine", "progress", "torchvision_compat"},
+    {"formats", "methods", "runs", "data", "machine", "progress", "torchvision_compat"},
     {"models", "backends"},
     {"comparison", "predict", "regress", "report"},
     {"cli", "api"},
@@ -60,6 +60,8 @@ FLOORS = (
 UP = {
     # doctor asks the backends, and what is timed in a fresh process is a backend.
     ("machine", "backends"),
+    # A method's loss, which only training calls, reads a model's maps.
+    ("methods", "models"),
 }
 """Arrows up that are known."""
 

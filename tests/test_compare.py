@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from kdbench.comparison.results import Comparison
-from kdbench.comparison.tables import TITLES, as_csv, as_markdown, as_text
+from kdbench.comparison.tables import as_csv, as_markdown, as_text
+from kdbench.methods.base import title_of
 from kdbench.runs.tree import RunTree
 from tests import fake_tensorrt
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, missing
@@ -250,7 +251,7 @@ def test_three_seeds_are_paired_and_a_gain_may_be_claimed(broken_runs, kdbench, 
     assert "standard error over 3 seeds" in done.out
     for method, scores in zip(("baseline", "response"), by_seed, strict=True):
         error = np.std(scores, ddof=1) / np.sqrt(3)
-        assert f"{TITLES[method]} {np.mean(scores):.4f} ± {error:.4f}" in done.out
+        assert f"{title_of(method)} {np.mean(scores):.4f} ± {error:.4f}" in done.out
         assert got.training[method]["recipe"]["epochs"] == got.training[method]["epochs"]
         assert np.mean(got.training[method]["iou_per_class"]) == pytest.approx(np.mean(scores))
 

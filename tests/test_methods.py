@@ -1,27 +1,39 @@
 """A method in training: which losses it has, what gradients reach, and what must not move."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kdbench.comparison.tables import TITLES
+from kdbench.errors import BadInput
+from kdbench.methods.base import (
+    METHODS,
+    Method,
+    RecipeField,
+    Style,
+    Term,
+    all_methods,
+    distilled_methods,
+    recipe_fields,
+    student_methods,
+    title_of,
+)
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
 from kdbench.progress import Bar
-from kdbench.report.plots import LOSSES, METHOD_STYLES, WEIGHTS
-from kdbench.runs.tree import METHODS, STUDENT_METHODS, TIME_MATCHED
 from trainers.arm import Arm, make_optimizer
 from trainers.batches import Batch
 from trainers.loop import train_epoch
 from trainers.losses import cross_entropy
-from trainers.methods import TERMS, Objective, logit_shift, needs_teacher
+from trainers.methods import Objective, logit_shift, loss_of, needs_teacher
 from trainers.recipe import Recipe, load_recipe
 from trainers.steps import Steps, teacher_taps
 
 CLASSES = 5
-DISTILLED = tuple(TERMS)
+DISTILLED = distilled_methods()
+STYLE = Style("#117733", "-", "h")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +63,7 @@ def objective(method, teacher, recipe=None):
         ("cwd", {"ce", "cwd"}),
         ("dist", {"ce", "dist"}),
         ("imitation", {"ce", "response"}),
-        (TIME_MATCHED, {"ce"}),
+        ("baseline-long", {"ce"}),
         ("teacher", {"ce"}),
     ],
 )
@@ -189,7 +201,7 @@ def test_adapters_are_in_the_optimizer_but_not_in_the_student(teacher):
 
 
 def test_every_method_starts_from_the_same_student(teacher):
-    states = [objective(m, teacher).model.state_dict() for m in STUDENT_METHODS]
+    states = [objective(m, teacher).model.state_dict() for m in student_methods()]
     for state in states[1:]:
         assert all(torch.equal(state[name], states[0][name]) for name in states[0])
 
@@ -201,16 +213,59 @@ def test_no_weight_decay_on_batchnorm_and_biases(teacher):
     assert all(p.ndim == 1 for p in groups[1]["params"])
 
 
-def test_every_method_is_known_wherever_methods_are_shown():
-    """A method that was forgotten in one of these tables would fail at the end of a long training."""
-    assert {*DISTILLED, "baseline", TIME_MATCHED, "teacher"} == set(METHODS)
-    assert set(METHOD_STYLES) == set(STUDENT_METHODS)
-    assert set(TITLES) == set(METHODS)
-    assert all(len(title) < 24 for title in TITLES.values())  # the column that improvements are printed in
-    terms = {term.name: term.weight for method in DISTILLED for term in TERMS[method]}
-    assert {"ce": "alpha", **terms} == WEIGHTS
-    assert {"loss", *WEIGHTS} == set(LOSSES)
+def test_every_method_is_a_card_with_a_loss_for_each_term():
+    for method in METHODS:
+        card = sys.modules[f"kdbench.methods.{method.name.replace('-', '_')}"].__doc__
+        for said in ("What it does:", "When it helps:", "What it costs:", *["Paper"] * method.distils):
+            assert said in card, method.name
+        assert len(method.help) < 70
+        for term in method.terms:
+            assert callable(loss_of(term))
+            assert {term.weight.name, *(field.name for field in term.fields)} <= Recipe.model_fields.keys()
+
+
+def test_what_a_name_stands_for():
+    kept = ["baseline", "response", "feature", "combined", "cwd", "dist", "imitation", "baseline-long", "teacher"]
+    assert [name for name in METHODS.names() if name in kept] == kept  # the order of tables
+    assert student_methods() == METHODS.names()[:-1]
+    assert all_methods() == ("baseline", "response", "feature", "combined", "teacher")
+    assert [method.name for method in METHODS if method.time_matched] == ["baseline-long"]
+    assert (title_of("cwd"), title_of("nobody's")) == ("Channel-Wise (CWD)", "nobody's")
+
+
+def term(name="mse", field="mse_weight", **fields):
+    return Term(name, name, STYLE, RecipeField(field, 1.0, "weight of it"), loss="nowhere:at_all", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"title": "A title of 24 characters"},
+            "title: got 'A title of 24 characters' of 24 letters, expected 1 to 23",
+        ),
+        ({"title": ""}, "title: got '' of 0 letters"),
+        ({"terms": (term("ce"),)}, "a term is named 'ce', which another column of the history is: give it another"),
+        ({"terms": (term(), term())}, "a term is named 'mse', which another column"),
+    ],
+)
+def test_a_declaration_that_could_not_be_shown_is_refused(fields, said):
+    with pytest.raises(BadInput, match=f"method 'mse': {said}"):
+        Method(**{"name": "mse", "title": "MSE", "help": "", "style": STYLE, **fields})
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (term("response"), "declares the term 'response' otherwise than another method does"),
+        (term(field="beta"), "term 'mse' declares the recipe's field 'beta' otherwise than another term does"),
+    ],
+)
+def test_two_things_of_one_name_are_refused(declared, said, monkeypatch):
+    monkeypatch.setitem(METHODS._items, "mse", Method("mse", "MSE", "", STYLE, terms=(declared,)))
+    with pytest.raises(BadInput, match=said):
+        recipe_fields()
 
 
 def test_baselines_need_no_teacher():
-    assert [method for method in METHODS if not needs_teacher(method)] == ["baseline", TIME_MATCHED, "teacher"]
+    assert [name for name in METHODS.names() if not needs_teacher(name)] == ["baseline", "baseline-long", "teacher"]

@@ -12,11 +12,14 @@ import pytest
 from matplotlib import colors
 from PIL import Image
 
-from kdbench.report.plots import LOSSES, METHOD_STYLES, make_figures
+from kdbench.methods.base import METHODS, known_terms
+from kdbench.report.plots import TOTAL, make_figures
 from kdbench.runs.history import read_history
-from kdbench.runs.tree import STANDARD_METHODS, RunTree
+from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY
 
+STANDARD_METHODS = ("baseline", "response", "feature", "combined")
+LEGENDS = {"loss": "total", "ce": "cross-entropy", "response": "response", "feature": "feature"}
 NAMES = ("losses", "miou", "loss-comparison", "learning-rate")
 
 
@@ -86,8 +89,8 @@ def test_loss_terms_are_the_history_unweighted(trained_runs):
     assert notes == []
     for axes, method in zip(figures["losses"].axes, STANDARD_METHODS, strict=True):
         rows = rows_of(trained_runs, method)
-        terms = [key for key in LOSSES if key in rows[0]]
-        assert named_lines(axes) == {LOSSES[key][0]: ([1, 2], [row[key] for row in rows]) for key in terms}
+        terms = [key for key in LEGENDS if key in rows[0]]
+        assert named_lines(axes) == {LEGENDS[key]: ([1, 2], [row[key] for row in rows]) for key in terms}
     assert figures["losses"].axes[3].get_title() == "combined\ntotal = 1 · CE + 0.7 · response + 0.5 · feature"
 
 
@@ -221,10 +224,11 @@ def test_losses_of_very_different_size_get_a_logarithmic_axis(runs):
 
 
 def test_styles_are_told_apart_without_colour():
-    for styles in (list(METHOD_STYLES.values()), [style for _, style in LOSSES.values()]):
-        for field in ("color", "linestyle", "marker"):
-            assert len({str(style[field]) for style in styles}) == len(styles)
-        grey = sorted(np.dot(colors.to_rgb(style["color"]), (0.299, 0.587, 0.114)) for style in styles)
+    terms = [*(style for _, style in TOTAL.values()), *(term.style for term in known_terms().values())]
+    for styles in ([method.style for method in METHODS if method.student], terms):
+        for values in zip(*styles, strict=True):
+            assert len(set(values)) == len(styles), values
+        grey = sorted(np.dot(colors.to_rgb(style.color), (0.299, 0.587, 0.114)) for style in styles)
         assert min(np.diff(grey)) > 0.02
 
 
@@ -252,3 +256,31 @@ def test_drawing_opens_no_window_and_changes_no_setting(trained_runs, tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_a_term_of_another_kdbench_is_grey_and_by_its_own_name(runs):
+    rows = rows_of(runs, "response")
+    write_rows(runs, "response", [{**row, "attention": 0.25} for row in rows])
+    axes = figures_of(runs, "response")[0]["losses"].axes[0]
+    assert named_lines(axes)["attention"] == ([1, 2], [0.25, 0.25])
+    assert next(line for line in axes.get_lines() if line.get_label() == "attention").get_color() == "#999999"
+    assert axes.get_title() == "response"  # nothing here knows its weight
+    assert axes.get_ylabel() == "training loss"  # nor over what it is a mean
+
+
+@pytest.mark.parametrize(
+    ("method", "total", "axis"),
+    [
+        ("imitation", "total = 0.7 · response", "training loss (mean per labelled pixel)"),
+        ("cwd", "total = 1 · CE + 3 · channel-wise", "training loss"),
+    ],
+)
+def test_what_a_panel_says_of_its_losses(runs, method, total, axis):
+    """Cross-entropy is drawn for imitation too, which does not learn from it."""
+    shutil.move(runs / "folder" / "response", runs / "folder" / method)
+    rows = rows_of(runs, method)
+    if method == "cwd":
+        write_rows(runs, method, [{"cwd" if key == "response" else key: row[key] for key in row} for row in rows])
+    axes = figures_of(runs, method)[0]["losses"].axes[0]
+    assert (axes.get_title(), axes.get_ylabel()) == (f"{method}\n{total}", axis)
+    assert "cross-entropy" in named_lines(axes)

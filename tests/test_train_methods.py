@@ -209,7 +209,7 @@ def test_an_epoch_in_which_the_machine_stood_still_does_not_count(runs):
             (folder / f"seed-{seed}" / "history.jsonl").write_text(text, encoding="utf-8")
     set_seconds(runs, baseline=2.0, response=3.0)
     recipe = Recipe.model_validate(sidecar(runs, "baseline")["recipe"])
-    _, matched = time_matched(tree, recipe, "response")
+    _, matched = time_matched(tree, recipe, "response", "baseline-long")
     assert matched == {"method": "response", "ratio": 1.5, "epochs": 2, "seeds": [0, 1, 2]}
 
 

@@ -19,10 +19,12 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from kdbench.methods.base import distilled_methods
+from kdbench.models.pixels import total
 from kdbench.models.registry import build_model
 from tests.conftest import REPOSITORY
-from trainers.methods import TERMS, Objective
-from trainers.processes import rank, share_batchnorm, total, world_size, wrap
+from trainers.methods import Objective
+from trainers.processes import rank, share_batchnorm, world_size, wrap
 from trainers.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo, the CPU's communication")
@@ -72,7 +74,9 @@ def one_step(method):
     objective, teacher = objective_of(method)
     share_batchnorm(objective)
     losses_of = wrap(objective)
-    losses = losses_of(images[rows], labels[rows], teacher.taps(images[rows]) if method in TERMS else None)
+    losses = losses_of(
+        images[rows], labels[rows], teacher.taps(images[rows]) if method in distilled_methods() else None
+    )
     losses["loss"].backward()
     return {
         "losses": {name: value.detach() for name, value in losses.items()},
@@ -82,7 +86,7 @@ def one_step(method):
 
 
 def save_steps(path):
-    steps = {method: one_step(method) for method in ("baseline", *TERMS)}
+    steps = {method: one_step(method) for method in ("baseline", *distilled_methods())}
     if rank() == 0:
         torch.save(steps, path)
 
@@ -90,7 +94,7 @@ def save_steps(path):
 def test_a_shared_batch_has_the_loss_and_gradients_of_the_whole(tmp_path):
     in_two_processes(save_steps, tmp_path / "two.pt")
     shared = torch.load(tmp_path / "two.pt")
-    for method in ("baseline", *TERMS):
+    for method in ("baseline", *distilled_methods()):
         whole = one_step(method)
         assert shared[method]["losses"].keys() == whole["losses"].keys()
         for kind, rtol, atol in (("losses", 1e-6, 0), ("gradients", 1e-3, 1e-5), ("buffers", 1e-5, 1e-6)):

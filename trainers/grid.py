@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.errors import BadInput, Missing
+from kdbench.methods.base import METHODS
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.history import read_rows
-from kdbench.runs.tree import STUDENT_METHODS, TIME_MATCHED, RunTree
+from kdbench.runs.tree import RunTree
 from trainers.methods import needs_teacher
 from trainers.recipe import MAX_SEED, Recipe, load_recipe, recipe_of
 
@@ -113,7 +114,7 @@ def read_grid(path: Path) -> Grid:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
         raise BadInput(f"grid '{path}': {problems}") from error
-    students = [m for m in STUDENT_METHODS if m != TIME_MATCHED or grid.side_by_side]
+    students = [m.name for m in METHODS if m.student and (grid.side_by_side or not m.time_matched)]
     if wrong := [m for m in grid.methods if m not in students]:
         raise BadInput(f"grid '{path}': methods: got '{wrong[0]}', expected some of {', '.join(students)}")
     for values, name in ((grid.methods, "methods"), (grid.seeds, "seeds")):

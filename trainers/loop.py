@@ -18,12 +18,13 @@ from kdbench.backends.torch_eager import TorchBackend
 from kdbench.comparison.evaluate import Evaluation, evaluate
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput, RunFailed
+from kdbench.models.pixels import total
 from kdbench.models.segmentation import SegmentationModel, parameter_count
 from kdbench.progress import Bar, progress_bar
 from kdbench.runs.checkpoints import save_checkpoint
 from trainers.arm import Arm
 from trainers.batches import TrainingBatches
-from trainers.processes import Part, is_main, rank, total, wait_for_all
+from trainers.processes import Part, is_main, rank, wait_for_all
 from trainers.recipe import Recipe
 from trainers.steps import Steps, make_steps
 

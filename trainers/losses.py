@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.data.labels import IGNORE, UNLABELLED
-from kdbench.models.segmentation import upsample
-from trainers.processes import total
+from kdbench.models.pixels import masked_mean, resize, total, valid_mask
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -157,18 +156,3 @@ def distance_over_pixels(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
     products, a_squares, b_squares = (total(x.sum((0, 2, 3))) for x in (a * b, a * a, b * b))
     cosine = products / (a_squares.clamp(min=1e-16) * b_squares.clamp(min=1e-16)).sqrt()
     return torch.where(pixels > 0, 1 - cosine, 0 * products).mean()
-
-
-def resize(maps: Tensor, like: Tensor) -> Tensor:
-    return maps if maps.shape[-2:] == like.shape[-2:] else upsample(maps, like)
-
-
-def valid_mask(labels: Tensor, like: Tensor) -> Tensor:
-    """N x h x w bool on the grid of ``like``: the nearest label is not 255."""
-    small = F.interpolate(labels[:, None].float(), size=like.shape[-2:], mode="nearest-exact")
-    return small[:, 0] != IGNORE
-
-
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    # where, not multiplication: an infinite value under the mask must not become NaN
-    return total(torch.where(valid, values, 0.0).sum()) / total(valid.sum()).clamp(min=1)

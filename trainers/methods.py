@@ -1,44 +1,24 @@
-"""The methods: which losses a student trains with. L = α·CE + Σ weight · term.
+"""What a method is in training: its losses, and the objective that weighs them. L = α·CE + Σ weight · term.
 
-baseline    CE alone
-response    CE and KL on softened logits
-feature     CE and the distance of adapted features at three strides
-combined    all three
-cwd         CE and channel-wise distillation of the logits
-dist        CE and DIST, correlation of the predictions over classes and over pixels
-imitation   KL alone: the teacher's predictions are all that the student learns from, on whatever images
-
-To add a method, write its loss in ``losses.py``, a term of it here, and its name into ``kdbench.runs.tree``.
+``kdbench.methods`` declares the methods and names the losses of their terms, of which some stand here.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.methods.base import METHODS, Term
 from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps
 from trainers.adapters import make_adapters
 from trainers.losses import channel_wise, cross_entropy, feature_cosine, feature_pearson, relations, response_kl
 from trainers.recipe import Recipe
 
-
-class Term(NamedTuple):
-    """One loss that a method adds to cross-entropy.
-
-    Attributes:
-        name: its key in the history.
-        weight: the recipe's field that weighs it.
-        loss: (student's taps, teacher's taps, labels, recipe) → scalar.
-        adapted: whether it reads features, which then come projected to the teacher's channels.
-    """
-
-    name: str
-    weight: str
-    loss: Callable[[Taps, Taps, Tensor, Recipe], Tensor]
-    adapted: bool = False
+Loss = Callable[[Taps, Taps, Tensor, Recipe], Tensor]
+"""(student's taps, teacher's taps, labels, recipe) → scalar."""
 
 
 def response(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -58,23 +38,17 @@ def dist(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor
     return relations(student.logits, teacher.logits, labels, recipe.dist_temperature)
 
 
-RESPONSE = Term("response", "beta", response)
-FEATURE = Term("feature", "gamma", feature, adapted=True)
-TERMS: dict[str, tuple[Term, ...]] = {
-    "response": (RESPONSE,),
-    "feature": (FEATURE,),
-    "combined": (RESPONSE, FEATURE),
-    "cwd": (Term("cwd", "cwd_weight", cwd),),
-    "dist": (Term("dist", "dist_weight", dist),),
-    "imitation": (RESPONSE,),
-}
-"""The methods that distil; the others (baselines, and the teacher's own training) have cross-entropy alone."""
-WITHOUT_LABELS = ("imitation",)
-"""Methods whose cross-entropy has the weight 0, whatever the recipe's alpha: it is logged, and teaches nothing."""
+def loss_of(term: Term) -> Loss:
+    """A term's loss, imported where it is named by its path."""
+    if not isinstance(term.loss, str):
+        return term.loss
+    module, _, name = term.loss.partition(":")
+    loss: Loss = getattr(importlib.import_module(module), name)
+    return loss
 
 
 def needs_teacher(method: str) -> bool:
-    return method in TERMS
+    return METHODS[method].distils
 
 
 class Objective(nn.Module):
@@ -102,8 +76,10 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.alpha = 0.0 if method in WITHOUT_LABELS else recipe.alpha
-        self.terms = [term for term in TERMS.get(method, ()) if getattr(recipe, term.weight)]
+        declared = METHODS[method]
+        self.alpha = recipe.alpha if declared.cross_entropy else 0.0
+        self.terms = [term for term in declared.terms if getattr(recipe, term.weight.name)]
+        self._losses = [loss_of(term) for term in self.terms]
         adapted = any(term.adapted for term in self.terms)
         self.adapters = make_adapters(model.tap_channels, teacher_channels or {}) if adapted else None
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -134,9 +110,9 @@ class Objective(nn.Module):
         losses = {"ce": cross_entropy(logits, labels, self.class_weights)}
         loss = self.alpha * losses["ce"]
         if teacher is not None:
-            for term in self.terms:
-                losses[term.name] = term.loss(taps, teacher, labels, self.recipe)
-                loss = loss + getattr(self.recipe, term.weight) * losses[term.name]
+            for term, loss_of_term in zip(self.terms, self._losses, strict=True):
+                losses[term.name] = loss_of_term(taps, teacher, labels, self.recipe)
+                loss = loss + getattr(self.recipe, term.weight.name) * losses[term.name]
         return {"loss": loss, **losses}
 
 

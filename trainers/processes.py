@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.errors import BadInput
+from kdbench.models.pixels import total
 
 
 @contextmanager
@@ -68,25 +68,6 @@ def wait_for_all() -> None:
     """Return when every process is here, so that what the main one wrote can be read."""
     if dist.is_initialized():
         dist.barrier()
-
-
-class _Total(torch.autograd.Function):
-    """Sum over processes. Every process goes on to compute the same loss, so gradients are summed as well."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _Total.forward(ctx, gradients[0])
-
-
-def total(values: Tensor) -> Tensor:
-    """The sum of ``values`` over all processes, differentiable."""
-    return values if world_size() == 1 else _Total.apply(values)
 
 
 def wrap(module: nn.Module) -> nn.Module:

@@ -1,7 +1,8 @@
 """Recipes: every number of a training run, read from a TOML file and checked before anything starts.
 
 ``recipes/<name>.toml`` ship with kdbench: one per dataset, and ``guide`` with the assignment guide's numbers,
-literally. ``--recipe`` takes such a name or a path; flags of ``kdbench train`` win over the file.
+literally. ``--recipe`` takes such a name or a path; flags of ``kdbench train`` win over the file. What only some
+methods read they declare themselves (``kdbench.methods``), before this file is imported.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
 from kdbench.data.open import DATASETS
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
+from kdbench.methods.base import recipe_fields
 from kdbench.models.architectures import ARCHITECTURES, require_size, students, teachers
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -56,8 +58,8 @@ class TeacherRecipe(BaseModel):
         return arch
 
 
-class Recipe(BaseModel):
-    """A training run; the same for every student method."""
+class Common(BaseModel):
+    """A training run; the same for every student method. ``Recipe`` adds what only some of them read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -98,15 +100,6 @@ class Recipe(BaseModel):
     jitter: float = Field(0.0, ge=0, description="brightness, contrast and colour shift, in units of ImageNet's std")
 
     alpha: float = Field(1.0, ge=0, description="weight of cross-entropy")
-    beta: float = Field(0.7, ge=0, description="weight of the response loss, in response and combined")
-    gamma: float = Field(0.5, ge=0, description="weight of the feature loss, in feature and combined")
-    temperature: float = Field(4.0, gt=0, description="T that softens logits in the response loss")
-    kl_reduction: Literal["pixel", "batchmean"] = Field("pixel", description="batchmean is the guide's literal form")
-    feature_loss: Literal["cosine", "pearson"] = Field("cosine", description="pearson standardises each channel first")
-    cwd_weight: float = Field(3.0, ge=0, description="weight of channel-wise distillation, in cwd")
-    cwd_temperature: float = Field(4.0, gt=0, description="its τ, in the softmax over positions")
-    dist_weight: float = Field(1.0, ge=0, description="weight of both relations of DIST, in dist")
-    dist_temperature: float = Field(1.0, gt=0, description="its τ, in the softmax over classes")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of initialisation, order of images, and augmentation")
@@ -126,7 +119,7 @@ class Recipe(BaseModel):
         """(H, W) at which images are augmented: what the teacher sees."""
         return self.teacher.size or self.size
 
-    def for_teacher(self) -> Recipe:
+    def for_teacher(self) -> Self:
         """The recipe of the teacher's own training."""
         fields = ("epochs", "batch_size", "lr", "size")
         changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
@@ -158,6 +151,36 @@ def recipe_of(dataset: str) -> str:
 
 def recipe_file(name_or_path: str) -> Path:
     return Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES / f"{name_or_path}.toml"
+
+
+def declared_fields() -> dict[str, Any]:
+    """The fields that methods declare, as Pydantic takes them.
+
+    Raises:
+        BadInput: a name that ``Common`` has.
+    """
+    fields = recipe_fields()
+    if taken := fields.keys() & {*Common.model_fields, *dir(Common)}:
+        raise BadInput(
+            f"a method declares the recipe's field '{min(taken)}', which every recipe has: give it another name"
+        )
+    return {
+        field.name: (
+            Literal[field.choices] if field.choices else type(field.default),
+            Field(field.default, gt=field.above, ge=field.at_least, le=field.at_most, description=field.description),
+        )
+        for field in fields.values()
+    }
+
+
+if TYPE_CHECKING:
+
+    class Recipe(Common):
+        """``Common``, and the fields that methods declare: they only come to be known as this runs."""
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Recipe = create_model("Recipe", __base__=Common, __module__=__name__, **declared_fields())
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str | None = None) -> Recipe:

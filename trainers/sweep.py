@@ -31,8 +31,9 @@ import torch
 
 from kdbench.data import open_dataset
 from kdbench.errors import BadInput, KdbenchError, Missing
+from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
-from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.grid import Run, Sweep
 from trainers.teacher import teacher_is_ready
 from trainers.train import TrainingJob, train
@@ -59,7 +60,7 @@ def is_finished(run: Run) -> bool:
             return False
         if sidecar is None:
             return False
-        same = method == TIME_MATCHED or not run.recipe.changes_since(sidecar["recipe"])
+        same = METHODS[method].time_matched or not run.recipe.changes_since(sidecar["recipe"])
         teacher = run.tree.checkpoint("teacher")
         taught = "teacher" not in sidecar or (
             teacher.exists() and sidecar["teacher"]["sha256"] == read_json(sidecar_path(teacher), "")["sha256"]

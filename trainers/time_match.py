@@ -14,19 +14,20 @@ from statistics import median
 from typing import Any
 
 from kdbench.errors import BadInput, Missing
+from kdbench.methods.base import distilled_methods
 from kdbench.runs.files import read_json
 from kdbench.runs.history import read_history
-from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
-from trainers.methods import TERMS
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.recipe import Recipe
 
 
-def time_matched(tree: RunTree, recipe: Recipe, match: str | None) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe of ``baseline-long``, and what its sidecar says of the match.
+def time_matched(tree: RunTree, recipe: Recipe, match: str | None, name: str) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of a time-matched method, and what its sidecar says of the match.
 
     Args:
         recipe: the one that the baseline was trained with; another is refused.
         match: the distilled method whose time it gets, or None for the slowest.
+        name: the method's, for errors.
 
     Returns:
         the recipe with more epochs, and {"method", "ratio": its seconds per step over the baseline's, "epochs": the
@@ -38,16 +39,14 @@ def time_matched(tree: RunTree, recipe: Recipe, match: str | None) -> tuple[Reci
     beside = f"kdbench train --method baseline,{match or 'response'} --dataset {tree.dataset}"
     baselines = tree.seed_checkpoints("baseline")
     if not baselines:
-        raise Missing(f"{TIME_MATCHED}: no baseline to match under '{tree.root}': make it with `{beside}`")
+        raise Missing(f"{name}: no baseline to match under '{tree.root}': make it with `{beside}`")
     # The seed of the recipe does not matter: the ratio is of all seeds together.
     first = read_json(sidecar_path(baselines[0]), beside)
     if changed := recipe.model_copy(update={"seed": first["seed"]}).changes_since(first["recipe"]):
-        raise BadInput(
-            f"{TIME_MATCHED}: the baseline was trained with another recipe ({', '.join(changed)}): give its flags"
-        )
+        raise BadInput(f"{name}: the baseline was trained with another recipe ({', '.join(changed)}): give its flags")
     theirs = seconds_by_run(tree, "baseline")
     matches = []
-    for method in [match] if match else TERMS:
+    for method in [match] if match else distilled_methods():
         ours = seconds_by_run(tree, method)
         shared = ours.keys() & theirs.keys()
         ratios = [ours[run][e] / theirs[run][e] for run in shared for e in ours[run].keys() & theirs[run].keys()]
@@ -55,7 +54,7 @@ def time_matched(tree: RunTree, recipe: Recipe, match: str | None) -> tuple[Reci
             matches.append((median(ratios), method, sorted(seed for seed, _ in shared)))
     if not matches:
         raise Missing(
-            f"{TIME_MATCHED}: {match or 'no distilled method'} was {'not ' if match else ''}trained side by side with "
+            f"{name}: {match or 'no distilled method'} was {'not ' if match else ''}trained side by side with "
             f"the baseline, so that their seconds could be compared: do it with `{beside}`"
         )
     ratio, method, seeds = max(matches)

@@ -14,13 +14,14 @@ from torch import Tensor
 from kdbench.data import SegmentationDataset
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import environment
+from kdbench.methods.base import METHODS
 from kdbench.models.architectures import members, require_same_input
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.folder import RunFolder, at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
-from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.arm import Arm, mark_started, training_data
 from trainers.batches import TrainingBatches, evenly_spaced
 from trainers.images import TrainingImages
@@ -39,14 +40,14 @@ class TrainingJob:
     """Everything that one call of ``kdbench train`` needs besides the data.
 
     Attributes:
-        methods: students to train side by side, possibly none; ``baseline-long`` comes after the others.
-        match: the method whose wall-clock ``baseline-long`` gets, or None for the slowest.
+        methods: students to train side by side, possibly none; time-matched ones come after the others.
+        match: the method whose wall-clock a time-matched one gets, or None for the slowest.
         train_teacher: train it anew; when a method needs it and it is missing, that is an error without this.
         seeds: students of the recipe's own seed lie in <method>/, those of others in <method>/seed-<n>/.
         weights: a file or torchvision weight name that the teacher starts from, or None.
         about: dataset fields that go into every sidecar (how to open it again).
         deterministic: refuse operators whose result may differ from run to run.
-        time_matched: of a past ``baseline-long`` that is trained again: the recipe is its own, and this is its match.
+        time_matched: of a past time-matched training that is done again: the recipe is its own, and this is its match.
     """
 
     tree: RunTree
@@ -95,7 +96,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         teacher_arch = job.recipe.teacher.arch if teacher_sidecar is None else teacher_sidecar["arch"]
         require_same_input("student and teacher", members(job.recipe.student)[0], members(teacher_arch)[0])
     made = []
-    together = tuple(method for method in job.methods if method != TIME_MATCHED)
+    together = tuple(method for method in job.methods if not METHODS[method].time_matched)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
     teacher_folder = [job.tree.folder("teacher")] if job.train_teacher else []
     with locked([*teacher_folder, *students.values()] if is_main() else []):
@@ -109,14 +110,14 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
             made += train_students(
                 job, together, job.recipe, about, train_set, validation, "", teacher, teacher_sidecar
             )
-        if TIME_MATCHED in job.methods:
+        for method in (m for m in job.methods if m not in together):
             recipe, matched = job.recipe, job.time_matched
             if matched is None:
-                recipe, matched = time_matched(job.tree, job.recipe, job.match)
-            mark(job, (TIME_MATCHED,), recipe)
+                recipe, matched = time_matched(job.tree, job.recipe, job.match, method)
+            mark(job, (method,), recipe)
             more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
             about = {**about, "time_matched": matched}
-            made += train_students(job, (TIME_MATCHED,), recipe, about, train_set, validation, more)
+            made += train_students(job, (method,), recipe, about, train_set, validation, more)
     return made
 
 

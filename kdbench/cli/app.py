@@ -24,12 +24,12 @@ from kdbench.errors import KdbenchError
 from kdbench.formats import FORMATS, PRECISIONS
 from kdbench.kinds import PLUGINS, load_plugins
 from kdbench.machine.environment import process_rank
+from kdbench.methods.base import METHODS, all_methods, student_methods
 from kdbench.models.architectures import ARCHITECTURES, students, teachers
 from kdbench.progress import silenced
-from kdbench.runs.tree import METHODS
 
 NAMES: dict[str, Callable[[], tuple[str, ...]]] = {
-    "--method": lambda: (*METHODS, "all"),
+    "--method": lambda: (*METHODS.names(), "all"),
     "--backend": lambda: (*BACKENDS.names(), "all"),
     "--precision": lambda: (*PRECISIONS, "all"),
     "--format": lambda: (*FORMATS.names(), "all"),
@@ -41,6 +41,9 @@ NAMES: dict[str, Callable[[], tuple[str, ...]]] = {
 }
 """What a shell offers after an option, asked for then: files from outside may have joined."""
 FILLED: dict[str, Callable[[], str]] = {
+    "{methods}": lambda: ", ".join(METHODS.names()),
+    "{students}": lambda: ", ".join(student_methods()),
+    "{all}": lambda: ", ".join(all_methods()),
     "{backend}": lambda: ", ".join(BACKENDS.names()),
     "{usual}": lambda: ", ".join(usual_backends()),
     "{format}": lambda: ", ".join(FORMATS.names()),
@@ -115,6 +118,16 @@ def extended(function: Any) -> Any:
     return command
 
 
+def join(plugins: list[Path] | None) -> list[Path] | None:
+    """Let the files of --plugin declare what they do, before anything else is read, to complete names too."""
+    if plugins:
+        # For this process and those that it starts.
+        given = [str(path.absolute()) for path in plugins]
+        os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
+        load_plugins()
+    return plugins
+
+
 app = App(
     name="kdbench",
     help="Knowledge distillation for semantic segmentation: train fairly, export with proof, compare every backend.",
@@ -128,21 +141,16 @@ def version(
     show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     plugin: Annotated[
         list[Path] | None,
-        typer.Option(help="A Python file that declares a method, backend, dataset or architecture; it is run."),
+        typer.Option(
+            help="A Python file that declares a method, backend, dataset or architecture; it is run.",
+            callback=join,
+            is_eager=True,
+        ),
     ] = None,
 ) -> None:
     if show:
         print(f"kdbench {__version__}")
         raise typer.Exit
-    join(plugin)
-
-
-def join(plugins: list[Path] | None) -> None:
-    """Load files from outside, in this process and those that it starts."""
-    if plugins:
-        given = [str(path.absolute()) for path in plugins]
-        os.environ[PLUGINS] = os.pathsep.join([*filter(None, [os.environ.get(PLUGINS)]), *given])
-        load_plugins()
 
 
 def main() -> None:

@@ -27,8 +27,9 @@ from kdbench.cli.options import (
 )
 from kdbench.errors import BadInput
 from kdbench.formats import PRECISIONS
+from kdbench.methods.base import student_methods
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import STUDENT_METHODS, RunTree
+from kdbench.runs.tree import RunTree
 
 
 @app.command()
@@ -59,7 +60,7 @@ def compare(
     if method == "all":
         # A method that nobody trained is not asked for, except those that the guide's table is about.
         guide = ("baseline", "response", "feature")
-        method = ",".join(m for m in STUDENT_METHODS if m in guide or tree.checkpoint(m).exists())
+        method = ",".join(m for m in student_methods() if m in guide or tree.checkpoint(m).exists())
     flags = CompareFlags(method, backend, precision, output, device, threads, rounds)
     run_compare(tree, flags, json_file, data_root)
 
@@ -99,7 +100,7 @@ def run_compare(
     if flags.threads > most:  # engines crash on many thousands instead of refusing them
         raise BadInput(f"--threads: got {flags.threads}, expected at most {most}: leave it out for one per core")
     options = CompareOptions(
-        methods=choose("--method", flags.method, STUDENT_METHODS),
+        methods=choose("--method", flags.method, student_methods()),
         backends=choose("--backend", flags.backend, BACKENDS.names(), usual_backends()),
         precisions=choose("--precision", flags.precision, PRECISIONS, PRECISIONS),
         output=choose("--output", flags.output, ("mask", "logits"))[0],

@@ -22,7 +22,8 @@ from kdbench.cli.options import (
 )
 from kdbench.errors import RunFailed
 from kdbench.formats import FORMATS, PRECISIONS, companions
-from kdbench.runs.tree import STUDENT_METHODS, RunTree
+from kdbench.methods.base import student_methods
+from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +35,7 @@ PARITY_IMAGES = 100
 
 @app.command()
 def export(
-    method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
+    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
     export_format: Annotated[str, typer.Option("--format", help="{format}, several, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
@@ -65,10 +66,10 @@ def export(
       kdbench export --method response --format onnx,openvino --precision int8 --keep-float 3
     """
     tree = RunTree.find(runs, dataset)
-    trained = tuple(m for m in STUDENT_METHODS if tree.checkpoint(m).exists())
+    trained = tuple(m for m in student_methods() if tree.checkpoint(m).exists())
     with json_result(json_file) as document:
         options = ExportOptions(
-            choose("--method", method, STUDENT_METHODS, trained or STUDENT_METHODS),
+            choose("--method", method, student_methods(), trained or student_methods()),
             choose("--format", export_format, FORMATS.names(), FORMATS.names()),
             choose("--precision", precision, PRECISIONS, PRECISIONS),
             choose("--output", output, ("mask", "logits"))[0],

@@ -14,8 +14,9 @@ import typer
 
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
+from kdbench.methods.base import METHODS
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
-from kdbench.runs.tree import METHODS, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
@@ -64,7 +65,7 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     """A split of what a tree was trained with, from where it was then unless ``data_root`` says else."""
     from kdbench.data import open_dataset
 
-    candidates = [tree.checkpoint(m) for m in (method, *METHODS) if sidecar_path(tree.checkpoint(m)).exists()]
+    candidates = [tree.checkpoint(m) for m in (method, *METHODS.names()) if sidecar_path(tree.checkpoint(m)).exists()]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
     sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
     recorded = sidecar.get("data_root")

@@ -9,12 +9,13 @@ import typer
 
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, JsonFile, Runs, choose, json_result
-from kdbench.runs.tree import STUDENT_METHODS, RunTree
+from kdbench.methods.base import student_methods
+from kdbench.runs.tree import RunTree
 
 
 @app.command()
 def plot(
-    method: Annotated[str, typer.Option(help=f"{', '.join(STUDENT_METHODS)}, several with commas, or all trained.")],
+    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
     output: Annotated[Path | None, typer.Option(help="Folder. Default: plots/ beside the methods.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
@@ -31,7 +32,7 @@ def plot(
     from kdbench.runs.history import trained_methods
 
     tree = RunTree.find(runs, dataset)
-    methods = choose("--method", method, STUDENT_METHODS, trained_methods(tree) or STUDENT_METHODS)
+    methods = choose("--method", method, student_methods(), trained_methods(tree) or student_methods())
     with json_result(json_file) as document:
         figures, notes = make_figures(tree, methods)
         prefix = "all" if method == "all" else "-".join(methods)

@@ -14,7 +14,8 @@ from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, JsonFile, Runs, choose_device, json_result
 from kdbench.errors import BadInput
-from kdbench.runs.tree import STUDENT_METHODS, RunTree
+from kdbench.methods.base import student_methods
+from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
     from kdbench.predict.images import Predictor
@@ -25,7 +26,7 @@ def predict(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Image files, and folders of them; an .onnx file in front is the model.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(STUDENT_METHODS)}.")] = None,
+    method: Annotated[str | None, typer.Option(help="One of {students}.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file, or a camera's number, instead of images.")] = None,
     backend: Annotated[str, typer.Option(help="One of {backend}.")] = "torch",
     output_dir: Annotated[Path | None, typer.Option(help="Default: predictions/ beside the methods.")] = None,
@@ -59,7 +60,7 @@ def predict(
         run_predict(open_file_predictor(model, parse_size(size) if size else None), paths, video, folder, json_file)
         return
     assert method is not None
-    for flag, name, known in (("--method", method, STUDENT_METHODS), ("--backend", backend, BACKENDS.names())):
+    for flag, name, known in (("--method", method, student_methods()), ("--backend", backend, BACKENDS.names())):
         if name not in known:
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
     if size is not None:

@@ -18,7 +18,8 @@ from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
 from kdbench.formats import PRECISIONS
-from kdbench.runs.tree import STUDENT_METHODS, RunTree
+from kdbench.methods.base import student_methods
+from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
     from kdbench.regress.artifact import Artifact, Filter
@@ -76,7 +77,7 @@ def regress(
             baseline=baseline, candidate=candidate, base_ref=base_ref, json_file=json_file, replay=replay,
             images=tuple(images or ()), budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
             chosen=Filter(
-                methods=() if method == "all" else choose("--method", method, STUDENT_METHODS),
+                methods=() if method == "all" else choose("--method", method, student_methods()),
                 backends=() if backend == "all" else choose("--backend", backend, BACKENDS.names()),
                 precisions=() if precision == "all" else choose("--precision", precision, PRECISIONS),
                 outputs=() if output == "all" else choose("--output", output, OUTPUTS),

@@ -12,8 +12,9 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result
 from kdbench.errors import BadInput
+from kdbench.methods.base import METHODS, all_methods, distilled_methods
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import METHODS, STANDARD_METHODS, TIME_MATCHED, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
     from kdbench.data import SegmentationDataset
@@ -25,9 +26,7 @@ def train(
     context: typer.Context,
     method: Annotated[
         str | None,
-        typer.Option(
-            help=f"{', '.join(METHODS)}: several with commas, or all = {', '.join((*STANDARD_METHODS, 'teacher'))}."
-        ),
+        typer.Option(help="{methods}: several with commas, or all = {all}."),
     ] = None,
     dataset: Annotated[str, typer.Option(help="{dataset}.")] = "shapes",
     data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,
@@ -52,9 +51,7 @@ def train(
         str | None,
         typer.Option(help="Teacher's start: a file, or COCO_WITH_VOC_LABELS_V1; for A+B one of each, with commas."),
     ] = None,
-    match: Annotated[
-        str | None, typer.Option(help=f"{TIME_MATCHED}: whose time it gets. Default: the slowest.")
-    ] = None,
+    match: Annotated[str | None, typer.Option(help="baseline-long: whose time it gets. Default: the slowest.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initialisation, order and augmentation.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
     device: Device = "auto",
@@ -94,7 +91,7 @@ def train(
         return
     if method is None:
         raise BadInput("--method: got none, expected what to train, for example --method all (or --from a sidecar)")
-    methods = choose("--method", method, METHODS, (*STANDARD_METHODS, "teacher"))
+    methods = choose("--method", method, METHODS.names(), all_methods())
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
@@ -141,7 +138,7 @@ def run_training(
 
     from kdbench.data import open_dataset
     from kdbench.data.preprocessing import parse_size
-    from trainers.methods import TERMS, needs_teacher
+    from trainers.methods import needs_teacher
     from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe
     from trainers.teacher import require_teacher_arch, teacher_is_ready
@@ -151,10 +148,13 @@ def run_training(
     if weights is not None and "teacher" not in methods:
         raise BadInput(f"--weights: got '{weights}', but they are the teacher's start: add teacher to --method")
     if match is not None:
-        if match not in TERMS:
-            raise BadInput(f"--match: got '{match}', expected one of {', '.join(TERMS)}")
-        if TIME_MATCHED not in methods:
-            raise BadInput(f"--match {match}: got --method {','.join(methods)}, expected {TIME_MATCHED} among them")
+        if match not in distilled_methods():
+            raise BadInput(f"--match: got '{match}', expected one of {', '.join(distilled_methods())}")
+        matched = [declared.name for declared in METHODS if declared.time_matched]
+        if not set(matched) & set(methods):
+            raise BadInput(
+                f"--match {match}: got --method {','.join(methods)}, expected {' or '.join(matched)} among them"
+            )
     if size is not None:
         overrides["size"] = parse_size(size)
     if precision := launcher_precision():

@@ -32,21 +32,17 @@ from kdbench.errors import (
 )
 from kdbench.formats import companions
 from kdbench.machine.environment import environment
+from kdbench.methods.base import METHODS, recipe_fields
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
 from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
-from kdbench.runs.tree import TIME_MATCHED, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 
 TIMED_IMAGES = 8
 KD_LEAD = 0.03
 """A teacher that leads the baseline by less is not expected to help."""
-DISTILLATION_FIELDS = {
-    "beta", "gamma", "temperature", "kl_reduction", "feature_loss", "cwd_weight", "cwd_temperature", "dist_weight",
-    "dist_temperature", "teacher", "teacher_precision",
-}  # fmt: skip
-"""Fields of a recipe that the baseline does not read, so that they may differ between it and a method."""
 
 
 @dataclass(frozen=True)
@@ -322,10 +318,10 @@ def _notes(
             notes.append(
                 f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
             )
-    if TIME_MATCHED in trained:
-        matched = trained[TIME_MATCHED]["time_matched"]
+    for method in (m for m in trained if METHODS[m].time_matched):
+        matched = trained[method]["time_matched"]
         notes.append(
-            f"{TIME_MATCHED}: the baseline with {trained[TIME_MATCHED]['epochs']} epochs, which fit in the time of "
+            f"{method}: the baseline with {trained[method]['epochs']} epochs, which fit in the time of "
             f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
         )
     few = [gain for gain in improvements if gain.standard_error_over == "images"]
@@ -343,15 +339,20 @@ def _notes(
     return notes
 
 
+def unread_by_the_baseline() -> set[str]:
+    """Fields of a recipe that may differ between the baseline and a method, since the baseline does not read them."""
+    return {"teacher", "teacher_precision", *recipe_fields()}
+
+
 def unfair_differences(
     method: str, sidecar: dict[str, Any], baseline: dict[str, Any], defaults: dict[str, Any]
 ) -> list[str]:
     """Fields of the recipe in which a method had other conditions than the baseline, and the number of images.
 
-    The epochs of the time-matched baseline differ on purpose. A field that one of the two lacks came with a later
+    The epochs of a time-matched method differ on purpose. A field that one of the two lacks came with a later
     version, whose default does what was done before.
     """
     ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
-    allowed = DISTILLATION_FIELDS | ({"epochs"} if method == TIME_MATCHED else set())
+    allowed = unread_by_the_baseline() | ({"epochs"} if METHODS[method].time_matched else set())
     differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
     return differing + ["train_images"] * (sidecar["train_images"] != baseline["train_images"])

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kdbench.comparison.results import Verdict
 from kdbench.comparison.seed_statistics import standard_error, verdict_of
-from kdbench.comparison.tables import TITLES
+from kdbench.methods.base import title_of
 from kdbench.runs.files import SCHEMA_VERSION, write_text
 
 COLUMNS = ("Setting", "Method", "Seeds", "mIoU", "± SE", "Δ baseline", "± SE of Δ", "Verdict", "Epochs", "Train s")
@@ -77,7 +77,7 @@ def cells(row: SweepRow) -> list[str]:
         return "–" if value is None else format(value, form)
 
     return [
-        row.setting or "–", TITLES.get(row.method, row.method), str(len(row.seeds)), number(row.miou),
+        row.setting or "–", title_of(row.method), str(len(row.seeds)), number(row.miou),
         number(row.standard_error), number(row.delta_miou, "+.4f"), number(row.delta_standard_error),
         row.verdict or "–", str(row.epochs), f"{row.train_seconds:.0f}",
     ]  # fmt: skip

@@ -15,19 +15,8 @@ from kdbench.comparison.columns import Column, of_backend, of_model
 from kdbench.comparison.numbers import NOTHING
 from kdbench.comparison.results import Artifact, Comparison, Latency, Row
 from kdbench.comparison.seed_statistics import standard_error
+from kdbench.methods.base import title_of
 from kdbench.runs.files import write_text
-
-TITLES = {
-    "baseline": "Without KD (Baseline)",
-    "response": "Response-Based",
-    "feature": "Feature-Based",
-    "combined": "Combined",
-    "cwd": "Channel-Wise (CWD)",
-    "dist": "Relations (DIST)",
-    "imitation": "Imitation (No Labels)",
-    "baseline-long": "Baseline, Time-Matched",
-    "teacher": "Teacher",
-}
 
 
 def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
@@ -42,7 +31,7 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     for method in dict.fromkeys(row.method for row in comparison.rows):
         rows = {(row.backend, row.precision): row for row in comparison.rows if row.method == method}
         any_row = next(iter(rows.values()))
-        line = [TITLES.get(method, method), *(column.cell(any_row) for column in of_model())]
+        line = [title_of(method), *(column.cell(any_row) for column in of_model())]
         for key in keys:
             columns = [column for column in of_backend() if column.belongs_to(key[0])]
             line += _backend_cells(rows.get(key), columns, reasons)
@@ -70,7 +59,7 @@ def improvement_lines(comparison: Comparison) -> list[str]:
         relative = 100 * gain.delta_miou / gain.baseline_miou if gain.baseline_miou else 0.0
         over = f"{gain.seeds} seeds" if gain.standard_error_over == "seeds" else "images, 1 training each"
         lines.append(
-            f"{TITLES[gain.method]:<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
+            f"{title_of(gain.method):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
             f"± {gain.standard_error:.4f} standard error over {over}: {gain.verdict}"
         )
     return lines
@@ -110,7 +99,7 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
         scores = training["miou_by_seed"]
         error = standard_error(scores)
         if error is not None:
-            means.append(f"{TITLES.get(method, method)} {fmean(scores):.4f} ± {error:.4f}")
+            means.append(f"{title_of(method)} {fmean(scores):.4f} ± {error:.4f}")
     return [
         f"The table's rows are the models of seed {seeds[0]}, which are exported; "
         f"improvements are means over the seeds {', '.join(map(str, seeds))}.",
@@ -165,7 +154,7 @@ def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[
     headers = [column.header for column in (*of_model(), *of_backend())]
     cells = []
     for row in comparison.rows:
-        about = [TITLES.get(row.method, row.method), row.backend, row.precision]
+        about = [title_of(row.method), row.backend, row.precision]
         about += [column.cell(row) for column in of_model()]
         cells.append([*about, *_backend_cells(row, of_backend(), reasons)])
     return ["Knowledge Distillation", "backend", "precision", *headers], cells

@@ -9,8 +9,9 @@ from typing import Any
 from kdbench.backends import BACKENDS
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS, PRECISIONS, companions, format_of
+from kdbench.methods.base import METHODS
 from kdbench.runs.files import read_json, sha256
-from kdbench.runs.tree import METHODS, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 
 OUTPUTS = ("mask", "logits")
 UNNAMED_SIDES = 512

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kdbench.backends import BACKENDS
 from kdbench.errors import BadInput, Missing
+from kdbench.methods.base import student_methods
 from kdbench.regress.artifact import CHECKOUT, Artifact, Filter, find_artifacts
-from kdbench.runs.tree import STUDENT_METHODS, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def both_sides(
         BadInput: this kdbench runs from no git checkout, there is no such revision, or one side cannot export.
         Missing: no checkpoint.
     """
-    methods = [m for m in wanted.methods or STUDENT_METHODS if tree.checkpoint(m).exists()]
+    methods = [m for m in wanted.methods or student_methods() if tree.checkpoint(m).exists()]
     lacking = [m for m in wanted.methods if m not in methods]
     if lacking or not methods:
         raise Missing(

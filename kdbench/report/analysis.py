@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdbench.backends import runs_checkpoints
 from kdbench.comparison.numbers import fraction
 from kdbench.comparison.results import Comparison, Improvement, Row
-from kdbench.comparison.tables import TITLES
+from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
 
 KD_LEAD_POINTS = 3.0
@@ -36,7 +36,7 @@ def analysis(found: Evidence) -> list[str]:
 
 def gain_sentence(gain: Improvement) -> str:
     """What a method is shown to do to mIoU."""
-    name, points, error = TITLES.get(gain.method, gain.method), 100 * gain.delta_miou, 100 * gain.standard_error
+    name, points, error = title_of(gain.method), 100 * gain.delta_miou, 100 * gain.standard_error
     against = f"{name}: {points:+.2f} points of mIoU against the baseline's {fraction(gain.baseline_miou)}"
     if gain.standard_error_over == "images":
         return (
@@ -92,7 +92,7 @@ def speed_sentences(comparison: Comparison) -> list[str]:
             f"No backend is shown to be faster than PyTorch eager: the intervals of {name}, the fastest, overlap its."
         ]
     return [
-        f"The fastest row is {name} ({TITLES.get(best.method, best.method)}): {times_faster(best):.1f} times as fast "
+        f"The fastest row is {name} ({title_of(best.method)}): {times_faster(best):.1f} times as fast "
         "as PyTorch eager by the medians of two processes that ran one after the other. For a difference of a few "
         "percent use `kdbench regress`, which measures side by side."
     ]
@@ -113,7 +113,7 @@ def agreement_sentences(comparison: Comparison) -> list[str]:
         sentences.append(
             f"In {precision}, every export that ran gives PyTorch's class to at least "
             f"{100 * (worst.agreement_with_torch or 0.0):.3f}% of pixels ({worst.backend}, "
-            f"{TITLES.get(worst.method, worst.method)}){change}."
+            f"{title_of(worst.method)}){change}."
         )
     return sentences
 
@@ -127,7 +127,7 @@ def checklist(found: Evidence) -> list[tuple[bool, str, str]]:
     def training(method: str) -> tuple[bool, str, str]:
         done = method in trained
         by = f"{len(trained[method])} seed(s)" if done else f"`{command.format(method)}`"
-        return done, f"{TITLES[method]} trained", by
+        return done, f"{title_of(method)} trained", by
 
     compare = f"`kdbench compare --dataset {found.tree.dataset}`"
     return [

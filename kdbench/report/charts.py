@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,8 @@ import plotly.graph_objects as go
 
 from kdbench.backends import BACKENDS
 from kdbench.comparison.results import Row
-from kdbench.comparison.tables import TITLES
+from kdbench.methods.base import style_of, title_of
 from kdbench.report.evidence import Evidence
-from kdbench.report.plots import METHOD_STYLES
 
 LOG_TICKS = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
 PRECISION_SYMBOLS = {"fp32": "circle", "fp16": "diamond", "int8": "square"}
@@ -31,9 +31,7 @@ def charts(found: Evidence) -> dict[str, dict[str, Any]]:
         classes = found.comparison.dataset["classes"]
         by_method = [row for row in found.ok_rows() if row.backend == "torch"]
         if by_method:
-            made["classes-by-method"] = heat_map(
-                by_method, classes, [TITLES.get(r.method, r.method) for r in by_method]
-            )
+            made["classes-by-method"] = heat_map(by_method, classes, [title_of(r.method) for r in by_method])
         first = next((row.method for row in found.ok_rows() if row.backend != "torch"), None)
         by_precision = [row for row in found.ok_rows() if row.method == first]
         if len(by_precision) > 1:
@@ -68,7 +66,7 @@ def scatter(rows: list[Row]) -> go.Figure:
                 "size": 12, "color": color_of(backend),
                 "symbol": PRECISION_SYMBOLS.get(precision, "x"), "line": {"width": 1, "color": "#FFFFFF"},
             },
-            text=[TITLES.get(row.method, row.method) for row in chosen],
+            text=[title_of(row.method) for row in chosen],
             meta={"backend": backend, "precision": precision},
             hovertemplate=(
                 f"<b>%{{text}}</b><br>{backend} {precision}<br>mIoU %{{y:.4f}}<br>%{{x:.2f}} ms<extra></extra>"
@@ -120,7 +118,7 @@ def latency(found: Evidence) -> go.Figure:
     figure = go.Figure()
     for (method, backend, precision), rounds in found.rounds.items():
         figure.add_box(
-            x=np.round(rounds, 3).tolist(), name=f"{backend} {precision} · {TITLES.get(method, method)}",
+            x=np.round(rounds, 3).tolist(), name=f"{backend} {precision} · {title_of(method)}",
             boxpoints="outliers", marker={"color": color_of(backend), "size": 3},
             line={"width": 1}, meta={"backend": backend, "precision": precision}, showlegend=False,
         )  # fmt: skip
@@ -137,12 +135,12 @@ def curves(found: Evidence, key: str, title: str) -> go.Figure:
     """A quantity by epoch: the mean over a method's seeds."""
     figure = go.Figure()
     dashes = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "5px,2px")
-    for dash, history in zip(dashes, found.histories, strict=False):
+    for dash, history in zip(cycle(dashes), found.histories, strict=False):
         epochs, values = history.mean(key)
         figure.add_scatter(
             x=epochs, y=values, mode="lines",
-            name=TITLES.get(history.method, history.method),
-            line={"color": METHOD_STYLES.get(history.method, {}).get("color", "#000000"), "dash": dash},
+            name=title_of(history.method),
+            line={"color": style_of(history.method).color, "dash": dash},
         )  # fmt: skip
     figure.update_layout(xaxis_title="epoch", yaxis_title=title)
     # Whole epochs, and powers of ten in place of Plotly's SI prefixes (500µ).

@@ -8,7 +8,7 @@ from typing import Any
 from kdbench.comparison import columns
 from kdbench.comparison.numbers import NOTHING, difference, fraction
 from kdbench.comparison.results import Row
-from kdbench.comparison.tables import TITLES
+from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
 
 
@@ -52,7 +52,7 @@ def training_table(found: Evidence) -> Table:
         mious = ", ".join(fraction(s["miou"]) for s in seeds if s.get("miou") is not None) or NOTHING
         rows.append(
             [
-                TITLES.get(method, method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
+                title_of(method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
                 f"{first['epoch']} of {first['epochs']}", str(recipe["batch_size"]), "x".join(map(str, first["size"])),
                 f"{recipe['optimizer']}, {recipe['lr']:g}", duration(sum(s["train_seconds"] for s in seeds)),
             ]
@@ -78,7 +78,7 @@ def comparison_table(found: Evidence) -> Table:
 
 
 def comparison_cells(row: Row) -> list[str]:
-    about = [TITLES.get(row.method, row.method), row.backend, row.precision]
+    about = [title_of(row.method), row.backend, row.precision]
     return [*about, *(column.cell(row) for column in columns.COLUMNS), row.status]
 
 
@@ -86,7 +86,7 @@ def gains_table(found: Evidence) -> Table:
     gains = found.comparison.improvements if found.comparison else []
     rows = [
         [
-            TITLES.get(gain.method, gain.method), difference(gain.delta_miou), fraction(gain.standard_error),
+            title_of(gain.method), difference(gain.delta_miou), fraction(gain.standard_error),
             gain.standard_error_over, str(gain.seeds), gain.verdict,
         ]
         for gain in gains
@@ -99,7 +99,7 @@ def classes_table(found: Evidence) -> Table:
     classes: list[str] = found.comparison.dataset["classes"] if found.comparison else []
     rows = [
         [
-            f"{TITLES.get(row.method, row.method)}, {row.backend} {row.precision}",
+            f"{title_of(row.method)}, {row.backend} {row.precision}",
             *map(fraction, row.iou_per_class or []),
         ]
         for row in found.ok_rows()
@@ -115,7 +115,7 @@ def parity_table(found: Evidence) -> Table:
         before, after = parity.get("miou_reference"), parity.get("miou_candidate")
         rows.append(
             [
-                TITLES.get(sidecar["method"], sidecar["method"]), sidecar["format"], sidecar["precision"],
+                title_of(sidecar["method"]), sidecar["format"], sidecar["precision"],
                 sidecar["output"], str(parity["images"]), f"{100 * parity['pixel_agreement']:.3f}%",
                 difference(None if before is None or after is None else after - before),
                 f"{sidecar['bytes'] / 1e6:.2f} MB",
@@ -136,7 +136,7 @@ def not_run(found: Evidence) -> list[str]:
     for text, rows in together.items():
         if len(rows) == 1:
             text = f"{rows[0].backend} {rows[0].precision}: {rows[0].status}: {rows[0].reason}"
-        lines.append(f"{', '.join(TITLES.get(row.method, row.method) for row in rows)}, {text}")
+        lines.append(f"{', '.join(title_of(row.method) for row in rows)}, {text}")
     return lines
 
 

@@ -13,8 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from kdbench.comparison.tables import TITLES
 from kdbench.data.base import Color
+from kdbench.methods.base import METHODS, title_of
 from kdbench.report import content
 from kdbench.report.analysis import analysis, checklist
 from kdbench.report.charts import charts
@@ -43,7 +43,11 @@ def as_html(found: Evidence, gallery: list[Picture], legend: list[tuple[str, Col
     drawn = charts(found)
     rows = comparison.rows if comparison else []
     exported = next((row.method for row in found.ok_rows() if row.backend != "torch"), "")
-    data = {"charts": drawn, "gallery": [asdict(picture) for picture in gallery], "titles": TITLES}
+    data = {
+        "charts": drawn,
+        "gallery": [asdict(picture) for picture in gallery],
+        "titles": {m.name: m.title for m in METHODS},
+    }
     return template.render(
         title=f"Knowledge distillation on {found.tree.dataset}",
         time=comparison.environment["time"] if comparison else None,
@@ -55,7 +59,7 @@ def as_html(found: Evidence, gallery: list[Picture], legend: list[tuple[str, Col
         ],
         timing=_timing(found), gains=bool(comparison and comparison.improvements),
         gains_table=_table(content.gains_table(found)), notes=comparison.notes if comparison else [],
-        classes_table=_table(content.classes_table(found)), precision_method=TITLES.get(exported, exported),
+        classes_table=_table(content.classes_table(found)), precision_method=title_of(exported),
         parity_table=_table(content.parity_table(found)) if found.exports else "", gallery=gallery,
         layers=_layers(gallery), legend=[(name, f"rgb{tuple(color)}") for name, color in legend],
         not_run=content.not_run(found), checklist=checklist(found), reproduce=content.reproduce(found),
@@ -97,8 +101,8 @@ def _layers(gallery: list[Picture]) -> Markup:
     """What the slider can show on either side."""
     methods = list(gallery[0].predictions) if gallery else []
     options = [("image", "image"), ("label", "label")]
-    options += [(f"predictions:{method}", f"{TITLES.get(method, method)}: prediction") for method in methods]
-    options += [(f"errors:{method}", f"{TITLES.get(method, method)}: errors") for method in methods]
+    options += [(f"predictions:{method}", f"{title_of(method)}: prediction") for method in methods]
+    options += [(f"errors:{method}", f"{title_of(method)}: errors") for method in methods]
     return Markup("".join(f'<option value="{value}">{html.escape(name)}</option>' for value, name in options))
 
 

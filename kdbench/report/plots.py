@@ -4,7 +4,8 @@
     write_figures(figures, Path("plots"), "response")
 
 Figures are made without pyplot, so nothing is left open, no window is needed and no setting of the caller changes.
-Colours are Okabe and Ito's (2008), told apart by colour-blind readers; line styles and markers say the same in print.
+Methods and terms say how they are drawn, mostly in Okabe and Ito's colours (2008), which colour-blind readers tell
+apart; line styles and markers say the same in print.
 """
 
 from __future__ import annotations
@@ -21,34 +22,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.errors import BadInput
+from kdbench.methods.base import HISTORY_KEYS, METHODS, PER_PIXEL, UNKNOWN, Style, known_terms, style_of
 from kdbench.runs.files import atomic_path
 from kdbench.runs.history import Curve, MethodHistory, read_history, trained_methods
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 
-METHOD_STYLES: dict[str, dict[str, Any]] = {
-    "baseline": {"color": "#000000", "linestyle": "-", "marker": "o"},
-    "response": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
-    "feature": {"color": "#D55E00", "linestyle": "-.", "marker": "^"},
-    "combined": {"color": "#009E73", "linestyle": (0, (1, 1)), "marker": "D"},
-    "cwd": {"color": "#E69F00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
-    "dist": {"color": "#CC79A7", "linestyle": (0, (3, 3)), "marker": "P"},
-    "imitation": {"color": "#56B4E9", "linestyle": (0, (7, 1, 1, 1)), "marker": "*"},
-    "baseline-long": {"color": "#808080", "linestyle": (0, (9, 2)), "marker": "X"},
-}
-LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "loss": ("total", {"color": "#000000", "linestyle": "-", "marker": "o"}),
-    "ce": ("cross-entropy", {"color": "#E69F00", "linestyle": "--", "marker": "s"}),
-    "response": ("response", {"color": "#0072B2", "linestyle": "-.", "marker": "^"}),
-    "feature": ("feature", {"color": "#CC79A7", "linestyle": (0, (1, 1)), "marker": "D"}),
-    "cwd": ("channel-wise", {"color": "#009E73", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"}),
-    "dist": ("relations", {"color": "#D55E00", "linestyle": (0, (3, 3)), "marker": "P"}),
-}
-"""Key in the history → name in the legend and style."""
-WEIGHTS = {"ce": "alpha", "response": "beta", "feature": "gamma", "cwd": "cwd_weight", "dist": "dist_weight"}
-"""Key in the history → field of the recipe that weighs it in the total."""
-
-TEACHER_COLOR = "#56B4E9"
+TOTAL = {"loss": ("total", Style("#000000", "-", "o")), "ce": ("cross-entropy", Style("#E69F00", "--", "s"))}
+"""Losses that every history has: key → name in the legend and style."""
 MARKS = 10
 """Markers on a curve, about: one at every epoch would hide the line style."""
 LOG_FROM = 100.0
@@ -125,7 +106,7 @@ def draw_losses(histories: Sequence[MethodHistory], dataset: str) -> Figure:
     figure = Figure(figsize=(2.4 + 4.0 * len(histories), 4.6), layout="constrained")
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
     for axes, history in zip(panels, histories, strict=True):
-        for key, (name, style) in LOSSES.items():
+        for key, (name, style) in losses_in(history).items():
             draw_curve(axes, history, key, name, style)
         axes.set_title(f"{history.method}{weights(history)}", fontsize="medium")
         decorate(axes, loss_label(histories) if axes is panels[0] else "")
@@ -134,23 +115,39 @@ def draw_losses(histories: Sequence[MethodHistory], dataset: str) -> Figure:
     return figure
 
 
+def losses_in(history: MethodHistory) -> dict[str, tuple[str, Style]]:
+    """Key → name in the legend and style of a history's losses: total, cross-entropy, terms, then unknown ones."""
+    keys = {key: None for seed in history.seeds for row in seed.rows for key in row}
+    losses = {**TOTAL, **{name: (term.legend, term.style) for name, term in known_terms().items()}}
+    unknown = {key: (key, UNKNOWN) for key in keys if key not in losses and key not in HISTORY_KEYS}
+    return {key: loss for key, loss in {**losses, **unknown}.items() if key in keys}
+
+
 def loss_label(histories: Sequence[MethodHistory]) -> str:
-    if any(history.recipe.get("kl_reduction") == "batchmean" for history in histories):
-        return "training loss (response summed over pixels)"
-    # Channel-wise distillation and DIST are means over channels, classes and pixels.
-    relational = any(history.method in ("cwd", "dist") for history in histories)
-    return "training loss" if relational else "training loss (mean per labelled pixel)"
+    """What the axis of losses says: over what the losses are means, where all of them are means over the same."""
+    terms = known_terms()
+    scales = {PER_PIXEL}
+    for history in histories:
+        for key in losses_in(history).keys() - TOTAL.keys():
+            scales.add(terms[key].scale_in(history.recipe) if key in terms else "")
+    if summed := scales - {PER_PIXEL, ""}:
+        return f"training loss ({', '.join(sorted(summed))})"
+    return "training loss" if "" in scales else f"training loss ({PER_PIXEL})"
 
 
 def weights(history: MethodHistory) -> str:
     """ "\ntotal = 1 · CE + 0.7 · response", or nothing while no sidecar says the weights."""
     if not history.recipe:
         return ""
-    present = [key for key in WEIGHTS if key in history.seeds[0].rows[-1]]
-    if not all(isinstance(history.recipe.get(WEIGHTS[key]), int | float) for key in present):
-        return ""  # a recipe of an older kdbench
-    terms = [f"{history.recipe[WEIGHTS[key]]:g} · {'CE' if key == 'ce' else LOSSES[key][0]}" for key in present]
-    return "\ntotal = " + " + ".join(terms)
+    terms, parts = known_terms(), []
+    for key, (name, _) in losses_in(history).items():
+        if key == "loss" or (key == "ce" and history.method in METHODS and not METHODS[history.method].cross_entropy):
+            continue
+        weight = history.recipe.get("alpha" if key == "ce" else terms[key].weight.name if key in terms else "")
+        if not isinstance(weight, int | float):
+            return ""  # a recipe of an older kdbench, or a term of another one
+        parts.append(f"{weight:g} · {'CE' if key == 'ce' else name}")
+    return "\ntotal = " + " + ".join(parts)
 
 
 def draw_miou(histories: Sequence[MethodHistory], teacher: float | None, dataset: str) -> Figure:
@@ -158,9 +155,9 @@ def draw_miou(histories: Sequence[MethodHistory], teacher: float | None, dataset
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for history in histories:
-        draw_curve(axes, history, "miou", history.method + seed_count(history), METHOD_STYLES[history.method])
+        draw_curve(axes, history, "miou", history.method + seed_count(history), style_of(history.method))
     if teacher is not None:
-        axes.axhline(teacher, color=TEACHER_COLOR, linewidth=1.5, label="teacher, trained")
+        axes.axhline(teacher, color=style_of("teacher").color, linewidth=1.5, label="teacher, trained")
     decorate(axes, "validation mIoU (0 to 1)")
     finish(figure, [axes], f"{dataset}: validation mIoU", histories)
     return figure
@@ -175,7 +172,7 @@ def draw_loss_comparison(histories: Sequence[MethodHistory], dataset: str) -> Fi
         (panels[1], "ce", "cross-entropy (the same term in all)"),
     ):
         for history in histories:
-            draw_curve(axes, history, key, history.method + seed_count(history), METHOD_STYLES[history.method])
+            draw_curve(axes, history, key, history.method + seed_count(history), style_of(history.method))
         axes.set_title(title, fontsize="medium")
         decorate(axes, loss_label(histories))
     scale_losses(panels[:1])
@@ -192,7 +189,7 @@ def draw_learning_rate(histories: Sequence[MethodHistory], dataset: str) -> Figu
     axes = figure.subplots()
     for group in groups.values():
         label = ", ".join(history.method for history in group)
-        draw_line(axes, group[0].mean("lr"), label, METHOD_STYLES[group[0].method])
+        draw_line(axes, group[0].mean("lr"), label, style_of(group[0].method))
     decorate(axes, "learning rate at the end of the epoch")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     finish(figure, [axes], f"{dataset}: learning rate", ())
@@ -206,21 +203,21 @@ def seed_count(history: MethodHistory) -> str:
     return f", mean of {total} seeds" if complete == total else f", {complete} of {total} seeds"
 
 
-def draw_curve(axes: Axes, history: MethodHistory, key: str, label: str, style: dict[str, Any]) -> None:
+def draw_curve(axes: Axes, history: MethodHistory, key: str, label: str, style: Style) -> None:
     """The mean over seeds in bold; below it each seed as a thin line where there are several."""
     if not history.mean(key)[0]:
         return
     if len(history.seeds) > 1:
         for seed in history.seeds:
-            axes.plot(*seed.curve(key), color=style["color"], linewidth=0.7, alpha=0.5, label="_seed")
+            axes.plot(*seed.curve(key), color=style.color, linewidth=0.7, alpha=0.5, label="_seed")
     draw_line(axes, history.mean(key), label, style)
 
 
-def draw_line(axes: Axes, curve: Curve, label: str, style: dict[str, Any]) -> None:
+def draw_line(axes: Axes, curve: Curve, label: str, style: Style) -> None:
     # Curves that nearly coincide would hide each other's markers, so each puts them at other epochs.
     every = max(1, round(len(curve[0]) / MARKS))
     first = len(axes.get_legend_handles_labels()[0]) % every
-    axes.plot(*curve, **style, linewidth=2.0, markersize=5, markevery=(first, every), label=label)
+    axes.plot(*curve, **style._asdict(), linewidth=2.0, markersize=5, markevery=(first, every), label=label)
 
 
 def scale_losses(panels: Sequence[Axes]) -> None:

@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from kdbench.errors import BadInput, Missing
+from kdbench.methods.base import student_methods
 from kdbench.runs.sidecar import read_training_sidecar
-from kdbench.runs.tree import STUDENT_METHODS, RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, sidecar_path
 
 Curve = tuple[list[int], list[float]]
 """Epochs, and one value for each."""
@@ -59,7 +60,7 @@ class MethodHistory:
 
 def trained_methods(tree: RunTree) -> tuple[str, ...]:
     """The student methods that have a history."""
-    return tuple(m for m in STUDENT_METHODS if _history_files(tree, m))
+    return tuple(m for m in student_methods() if _history_files(tree, m))
 
 
 def read_history(tree: RunTree, method: str) -> MethodHistory:

@@ -9,15 +9,9 @@ from pathlib import Path
 from kdbench.data.open import DATASETS
 from kdbench.errors import Missing
 from kdbench.formats import FORMATS
+from kdbench.methods.base import METHODS
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked of this module
-
-STANDARD_METHODS = ("baseline", "response", "feature", "combined")
-"""The guide's; ``train --method all`` is these and the teacher, so that nobody's time doubles without being asked."""
-TIME_MATCHED = "baseline-long"
-"""The baseline with as many epochs as fit in the wall-clock of a distilled method."""
-STUDENT_METHODS = (*STANDARD_METHODS, "cwd", "dist", "imitation", TIME_MATCHED)
-METHODS = (*STUDENT_METHODS, "teacher")
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,8 @@ class RunTree:
             if not tree.root.is_dir():
                 DATASETS[dataset]  # a slip of the keyboard is not a training to make up for
             return tree
-        sidecars = [p for m in METHODS for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")]
+        names = METHODS.names()
+        sidecars = [p for m in names for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")]
         if not sidecars:
             raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
         newest = max(sidecars, key=lambda p: p.stat().st_mtime)

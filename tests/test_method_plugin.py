@@ -1,0 +1,115 @@
+"""A method from outside: one file, and every command knows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PLUGIN = REPOSITORY / "tests" / "plugins" / "my_method.py"
+
+
+def kdbench_with(*arguments, code=0, **environment):
+    """Run ``kdbench ARGUMENTS`` in a process of its own: a declaration cannot be taken back."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kdbench", *map(str, arguments)],
+        capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, "COLUMNS": "300", **environment},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def edited(path, **fields):
+    """Change fields of a sidecar's recipe."""
+    about = json.loads(path.read_text(encoding="utf-8"))
+    about["recipe"].update(fields)
+    path.write_text(json.dumps(about), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_method_from_outside_is_trained_exported_compared_drawn_and_reported(tmp_path, folder_dataset, tiny_recipe):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f"mse_weight = 0.25\n{tiny_recipe.read_text(encoding='utf-8')}", encoding="utf-8")
+    runs = tmp_path / "runs"
+    kdbench_with(
+        "--plugin", PLUGIN, "train", "--method", "teacher,baseline,mse,baseline-long", "--match", "mse",
+        "--dataset", "folder", "--data-root", folder_dataset, "--recipe", recipe, "--device", "cpu", "--runs", runs,
+    )  # fmt: skip
+    tree = runs / "folder"
+    about = json.loads((tree / "mse" / "student.json").read_text(encoding="utf-8"))
+    assert about["recipe"]["mse_weight"] == 0.25
+    row = json.loads((tree / "mse" / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert row["loss"] == pytest.approx(row["ce"] + 0.25 * row["mse"], rel=1e-5)
+    assert json.loads((tree / "baseline-long" / "student.json").read_text())["time_matched"]["method"] == "mse"
+
+    kdbench_with("--plugin", PLUGIN, "export", "--method", "mse", "--format", "onnx", "--allow-drift", "--runs", runs)
+    compare = ("compare", "--backend", "torch,onnx", "--method", "baseline,mse", "--rounds", "10", "--runs", runs)
+    edited(tree / "baseline" / "student.json", mse_weight=9.0)  # which the baseline does not read
+    printed = kdbench_with("--plugin", PLUGIN, *compare).stdout
+    result = json.loads((tree / "compare.json").read_text(encoding="utf-8"))
+    assert not [note for note in result["notes"] if "not a fair comparison" in note]
+    assert [(r["method"], r["status"]) for r in result["rows"]][2:] == [("mse", "ok"), ("mse", "ok")]
+    assert "Logit Regression" in printed
+    assert [line for line in (tree / "compare.txt").read_text().splitlines() if line.startswith("  Logit Regression  ")]
+
+    kdbench_with("--plugin", PLUGIN, "plot", "--method", "mse", "--runs", runs)
+    drawn = (tree / "plots" / "mse-losses.svg").read_text(encoding="utf-8")
+    assert "total = 1 · CE + 0.25 · squared error" in drawn
+    assert "#332288" in drawn
+    assert "#117733" in (tree / "plots" / "mse-miou.svg").read_text(encoding="utf-8")
+    # Without the plugin: grey, by its own names, and no reason not to report the rest.
+    assert "--method: got 'mse', expected" in kdbench_with("plot", "--method", "mse", "--runs", runs, code=2).stderr
+
+    kdbench_with("--plugin", PLUGIN, "report", "--pictures", "2", "--runs", runs)
+    page = (tree / "report.html").read_text(encoding="utf-8")
+    assert "Logit Regression: prediction" in page
+    kdbench_with("report", "--pictures", "0", "--runs", runs)
+    assert "| mse |" in (tree / "report.md").read_text(encoding="utf-8")
+
+
+def test_help_errors_and_completion_know_a_method_from_outside(tmp_path):
+    done = kdbench_with("--plugin", PLUGIN, "train", "--help")
+    assert "baseline-long, teacher, mse: several with commas" in " ".join(done.stdout.replace("│", " ").split())
+    missing = kdbench_with("train", "--method", "mst", code=2, KDBENCH_PLUGINS=str(PLUGIN))
+    assert missing.stderr.endswith("baseline-long, teacher, mse\n")
+    grid = tmp_path / "grid.toml"
+    grid.write_text('dataset = "shapes"\nmethods = ["mst"]\nseeds = [0]\n', encoding="utf-8")
+    done = kdbench_with("--plugin", PLUGIN, "sweep", grid, code=2)
+    assert done.stderr.endswith(
+        "methods: got 'mst', expected some of baseline, response, feature, combined, cwd, dist, imitation, baseline-long, mse\n"
+    )
+    words = f"kdbench --plugin {PLUGIN} train --method baseline,ms"
+    program = "import sys; from kdbench.cli import main; sys.argv = ['kdbench']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY,
+        env={**os.environ, "_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "5"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["baseline,mse"], done.stderr
+
+
+@pytest.mark.parametrize("field", ["lr", "seed", "view_size", "model_dump"])
+def test_a_field_that_every_recipe_has_is_refused(tmp_path, field):
+    plugin = tmp_path / "greedy.py"
+    plugin.write_text(PLUGIN.read_text(encoding="utf-8").replace('"mse_weight"', f'"{field}"'), encoding="utf-8")
+    done = kdbench_with("--plugin", plugin, "train", "--method", "mse", "--runs", tmp_path / "runs", code=2)
+    assert done.stderr == (
+        f"kdbench: a method declares the recipe's field '{field}', which every recipe has: give it another name\n"
+    )
+
+
+def test_the_loss_by_hand():
+    import torch
+
+    from kdbench.models.segmentation import Taps
+
+    program = PLUGIN.read_text(encoding="utf-8").split("METHODS.add(")[0]
+    names: dict = {}
+    exec(compile(program, str(PLUGIN), "exec"), names)
+    student, teacher = torch.zeros(1, 2, 1, 2), torch.tensor([[[[1.0, 5.0]], [[3.0, 5.0]]]])
+    labels = torch.tensor([[[0, 255]]])  # the second pixel has none: (1² + 3²) / 2 is left
+    assert names["mse"](Taps(student, {}), Taps(teacher, {}), labels, None).item() == 5.0
