@@ -28,7 +28,7 @@ from tests.exports import edit_sidecar
 from trainers.arm import Arm
 from trainers.methods import Objective
 from trainers.recipe import Recipe, load_recipe
-from trainers.sweep import read_grid
+from trainers.grid import read_grid
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 REVISION = "2bc87a079b56574d532e29745bf4b19b52a9b0cc"
