@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdbench.comparison.compare import unread_by_the_baseline
+from kdbench.comparison.fairness import unread_by_the_baseline
 from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.seed_statistics import standard_error

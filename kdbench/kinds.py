@@ -90,7 +90,7 @@ class Kind(Generic[T]):
     def _sorted(self) -> list[str]:
         """Names in an order that does not depend on which module was imported first, and by whom."""
         rank = {module: number for number, module in enumerate(self._modules)}
-        return sorted(self._items, key=lambda name: rank.get(self._module_of[name], len(rank)))
+        return sorted(self._items, key=lambda name: rank.get(self._module_of.get(name, ""), len(rank)))
 
     def _load(self) -> None:
         if self._loaded:

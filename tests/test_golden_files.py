@@ -16,19 +16,20 @@ from kdbench.backends.exported import read_export
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.sweep_results import SweepRow, sweep_rows
 from kdbench.comparison.tables import as_csv, as_markdown, as_text
+from kdbench.formats import FORMATS
 from kdbench.models.registry import build_model
 from kdbench.regress.record import Recording
 from kdbench.report.evidence import collect
-from kdbench.runs.files import read_json, write_json
+from kdbench.runs.files import read_json, sha256, write_json
 from kdbench.runs.history import read_history, trained_methods
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY
 from tests.exports import edit_sidecar
 from trainers.arm import Arm
+from trainers.grid import read_grid
 from trainers.methods import Objective
 from trainers.recipe import Recipe, load_recipe
-from trainers.grid import read_grid
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 REVISION = "2bc87a079b56574d532e29745bf4b19b52a9b0cc"
@@ -85,7 +86,12 @@ def test_export_sidecars(runs, folder):
     assert artifact == runs.root / "baseline" / "exports" / folder / f"mask.{SUFFIX[format]}"
     artifact.write_bytes(b"engine")
     runs.checkpoint("baseline").unlink()
-    edit_sidecar(artifact)
+    companions = {}
+    for key in FORMATS[format].companions:
+        companion = FORMATS[format].companion(artifact, key)
+        companion.write_bytes(b"weights")
+        companions[key] = {"file": companion.name, "sha256": sha256(companion), "bytes": companion.stat().st_size}
+    edit_sidecar(artifact, **companions)
     about = read_export(artifact, format, (64, 64))
     assert (about["precision"], about["output"], about["environment"]["git"]["revision"]) == (
         precision,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdbench.comparison.compare import unfair_differences
+from kdbench.comparison.fairness import unfair_differences
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_csv, as_markdown, as_text
 from kdbench.runs.tree import RunTree

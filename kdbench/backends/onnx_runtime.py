@@ -243,11 +243,12 @@ def probe(gpu: Gpu | None) -> list[Check]:
     note = None
     if platform.machine().lower() in ("x86_64", "amd64"):
         note = "fp16 files are computed in fp32 on this processor: their rows are unsupported"
+    install = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
     return [
         package_row("onnx", "ONNX Runtime CPU", package, cpu(), ("fp32", "int8"), note),
         gpu_row(
             "onnx", "ONNX Runtime CUDA", package, gpu.name if gpu else None, ("fp32", "fp16"),
-            "CUDAExecutionProvider" in providers, "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
+            None if "CUDAExecutionProvider" in providers else install,
         ),
     ]  # fmt: skip
 

@@ -162,11 +162,11 @@ class TensorRTBackend(Backend):
 def probe(gpu: Gpu | None) -> list[Check]:
     name, precisions = gpu.name if gpu is not None else None, PRECISIONS
     package = try_import("tensorrt", "tensorrt")
-    whole = gpu_row("trt", "TensorRT", package, name, precisions, True, "")
+    whole = gpu_row("trt", "TensorRT", package, name, precisions)
     if gpu is not None and package.module is None:
         whole = replace(whole, note=f"{package.problem}: {TENSORRT_INDEX}")
     package = try_import("tensorrt_rtx", "tensorrt-rtx")
-    rtx = gpu_row("trt", "TensorRT for RTX", package, name, precisions, True, "")
+    rtx = gpu_row("trt", "TensorRT for RTX", package, name, precisions)
     if package.module is not None:
         if gpu is None:
             rtx = replace(rtx, note="no NVIDIA GPU here; engines are built ahead of time")

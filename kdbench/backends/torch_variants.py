@@ -46,7 +46,7 @@ def probe_compiled(gpu: Gpu | None) -> list[Check]:
     name = gpu.name if gpu is not None else None
     return [
         _compiled(torch),
-        gpu_row(f"{EAGER}, torch-compile", "PyTorch CUDA", torch, name, ("fp32",), sees_gpu, fix),
+        gpu_row(f"{EAGER}, torch-compile", "PyTorch CUDA", torch, name, ("fp32",), None if sees_gpu else fix),
     ]
 
 

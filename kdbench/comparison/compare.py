@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from kdbench.backends import BACKENDS, artifact_of, load_backend, runs_checkpoints
 from kdbench.comparison.evaluate import Evaluation, evaluate
+from kdbench.comparison.fairness import notes_on
 from kdbench.comparison.latency import LatencyCase, measure
-from kdbench.comparison.results import Artifact, Comparison, Improvement, Row, Status, Teacher
+from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
@@ -32,17 +33,13 @@ from kdbench.errors import (
 )
 from kdbench.formats import companions
 from kdbench.machine.environment import environment
-from kdbench.methods.base import METHODS, recipe_fields
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
-from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 
 TIMED_IMAGES = 8
-KD_LEAD = 0.03
-"""A teacher that leads the baseline by less is not expected to help."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
     except KdbenchError as error:  # what was measured must not be lost to it
         teacher = None
         notes.append(f"the teacher is left out: {' '.join(str(error).split())}")
+    trained = {method: found.sidecars[0] for method, found in references.items() if found.sidecars}
     return Comparison(
         environment=environment(),
         dataset={
@@ -117,7 +115,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         improvements=improvements,
         teacher=teacher,
         training={method: _training(reference) for method, reference in references.items() if reference.sidecars},
-        notes=[*notes, *_notes(references, improvements, teacher, options.recipe_defaults)],
+        notes=[*notes, *notes_on(trained, improvements, teacher, options.recipe_defaults)],
     )  # fmt: skip
 
 
@@ -294,65 +292,3 @@ def mean_iou_per_class(evaluations: list[Evaluation]) -> list[float | None]:
     """Each class's IoU, mean over trainings; None where the labels lack it."""
     means = np.mean([evaluation.iou_per_class for evaluation in evaluations], axis=0)
     return [None if math.isnan(value) else float(value) for value in means]
-
-
-def _notes(
-    references: dict[str, _Reference],
-    improvements: list[Improvement],
-    teacher: Teacher | None,
-    recipe_defaults: dict[str, Any],
-) -> list[str]:
-    """What a reader must know before believing the table."""
-    notes = []
-    trained = {m: r.sidecars[0] for m, r in references.items() if r.sidecars}
-    for method, sidecar in trained.items():
-        if not at_its_end(sidecar):
-            notes.append(
-                f"{method}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
-                f"finish it with `kdbench train --method {method} --resume`"
-            )
-    base = trained.get("baseline")
-    for method, sidecar in trained.items():
-        keys = [] if base is None else unfair_differences(method, sidecar, base, recipe_defaults)
-        if keys:
-            notes.append(
-                f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
-            )
-    for method in (m for m in trained if METHODS[m].time_matched):
-        matched = trained[method]["time_matched"]
-        notes.append(
-            f"{method}: the baseline with {trained[method]['epochs']} epochs, which fit in the time of "
-            f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
-        )
-    few = [gain for gain in improvements if gain.standard_error_over == "images"]
-    if few:
-        named = ", ".join(f"{gain.method} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
-        notes.append(
-            f"the spread between trainings is unknown below 3 seeds, so no gain is claimed of {named}: "
-            "train these and the baseline with --seeds 0,1,2"
-        )
-    if teacher is not None and teacher.lead is not None and teacher.lead < KD_LEAD:
-        notes.append(
-            f"the teacher leads the baseline by {100 * teacher.lead:.1f} points of mIoU, under 3: "
-            "distillation is not expected to help"
-        )
-    return notes
-
-
-def unread_by_the_baseline() -> set[str]:
-    """Fields of a recipe that may differ between the baseline and a method, since the baseline does not read them."""
-    return {"teacher", "teacher_precision", *recipe_fields()}
-
-
-def unfair_differences(
-    method: str, sidecar: dict[str, Any], baseline: dict[str, Any], defaults: dict[str, Any]
-) -> list[str]:
-    """Fields of the recipe in which a method had other conditions than the baseline, and the number of images.
-
-    The epochs of a time-matched method differ on purpose. A field that one of the two lacks came with a later
-    version, whose default does what was done before.
-    """
-    ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
-    allowed = unread_by_the_baseline() | ({"epochs"} if METHODS[method].time_matched else set())
-    differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
-    return differing + ["train_images"] * (sidecar["train_images"] != baseline["train_images"])

@@ -149,18 +149,17 @@ def package_row(
 
 
 def gpu_row(
-    name: str, engine: str, package: Package, gpu: str | None, precisions: tuple[str, ...], works: bool, install: str
+    name: str, engine: str, package: Package, gpu: str | None, precisions: tuple[str, ...], install: str | None = None
 ) -> Check:
     """A row of what needs a GPU.
 
     Args:
-        works: whether the package, on its own word, can use the GPU.
-        install: the fix where it cannot although there is one.
+        install: the fix where the package, on its own word, cannot use the GPU; None where it can.
     """
     if gpu is None:
         return Check(name, engine, package.version, None, (), False, package.problem or "no NVIDIA GPU here", NO_GPU)
     if package.module is None:
         return Check(name, engine, package.version, gpu, (), False, package.problem, package.fix)
-    if not works:
+    if install is not None:
         return Check(name, engine, package.version, gpu, (), False, "this build of it does not see the GPU", install)
     return Check(name, engine, package.version, gpu, precisions, True)

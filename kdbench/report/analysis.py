@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from kdbench.backends import runs_checkpoints
+from kdbench.comparison.fairness import KD_LEAD
 from kdbench.comparison.numbers import fraction
 from kdbench.comparison.results import Comparison, Improvement, Row
 from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
-
-KD_LEAD_POINTS = 3.0
 
 
 def analysis(found: Evidence) -> list[str]:
@@ -60,8 +59,8 @@ def teacher_sentence(comparison: Comparison) -> list[str]:
         return [f"{text}."]
     lead = 100 * teacher.lead
     verdict = (
-        f"under {KD_LEAD_POINTS:g}, so distillation is not expected to help"
-        if lead < KD_LEAD_POINTS
+        f"under {100 * KD_LEAD:g}, so distillation is not expected to help"
+        if lead < 100 * KD_LEAD
         else "which is the room that distillation has"
     )
     return [f"{text}, {lead:+.1f} points from the baseline's mean: {verdict}."]

@@ -1,0 +1,78 @@
+"""Whether methods were trained under the same conditions, and what a reader must know beside the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdbench.comparison.results import Improvement, Teacher
+from kdbench.methods.base import METHODS, recipe_fields
+from kdbench.runs.folder import at_its_end
+
+KD_LEAD = 0.03
+"""A teacher that leads the baseline by less is not expected to help."""
+
+
+def notes_on(
+    trained: dict[str, dict[str, Any]],
+    improvements: list[Improvement],
+    teacher: Teacher | None,
+    recipe_defaults: dict[str, Any],
+) -> list[str]:
+    """What a reader must know before believing the table.
+
+    Args:
+        trained: method → sidecar of its first training.
+        recipe_defaults: every field of a recipe, for sidecars of before a field came.
+    """
+    notes = []
+    for method, sidecar in trained.items():
+        if not at_its_end(sidecar):
+            notes.append(
+                f"{method}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
+                f"finish it with `kdbench train --method {method} --resume`"
+            )
+    base = trained.get("baseline")
+    for method, sidecar in trained.items():
+        keys = [] if base is None else unfair_differences(method, sidecar, base, recipe_defaults)
+        if keys:
+            notes.append(
+                f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
+            )
+    for method in (m for m in trained if METHODS[m].time_matched):
+        matched = trained[method]["time_matched"]
+        notes.append(
+            f"{method}: the baseline with {trained[method]['epochs']} epochs, which fit in the time of "
+            f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
+        )
+    few = [gain for gain in improvements if gain.standard_error_over == "images"]
+    if few:
+        named = ", ".join(f"{gain.method} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
+        notes.append(
+            f"the spread between trainings is unknown below 3 seeds, so no gain is claimed of {named}: "
+            "train these and the baseline with --seeds 0,1,2"
+        )
+    if teacher is not None and teacher.lead is not None and teacher.lead < KD_LEAD:
+        notes.append(
+            f"the teacher leads the baseline by {100 * teacher.lead:.1f} points of mIoU, under 3: "
+            "distillation is not expected to help"
+        )
+    return notes
+
+
+def unread_by_the_baseline() -> set[str]:
+    """Fields of a recipe that may differ between the baseline and a method, since the baseline does not read them."""
+    return {"teacher", "teacher_precision", *recipe_fields()}
+
+
+def unfair_differences(
+    method: str, sidecar: dict[str, Any], baseline: dict[str, Any], defaults: dict[str, Any]
+) -> list[str]:
+    """Fields of the recipe in which a method had other conditions than the baseline, and the number of images.
+
+    The epochs of a time-matched method differ on purpose. A field that one of the two lacks came with a later
+    version, whose default does what was done before.
+    """
+    ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
+    allowed = unread_by_the_baseline() | ({"epochs"} if METHODS[method].time_matched else set())
+    differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
+    return differing + ["train_images"] * (sidecar["train_images"] != baseline["train_images"])
