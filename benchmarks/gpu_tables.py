@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdbench.comparison.numbers import fraction
 from kdbench.runs.files import read_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def latency_table(path: Path) -> str:
@@ -14,7 +17,7 @@ def latency_table(path: Path) -> str:
     Args:
         path: what ``gpu_latency --score --json`` wrote.
     """
-    report = read_json(path, "python -m benchmarks.gpu_latency --score")
+    report = read_json(REPOSITORY / path, "python -m benchmarks.gpu_latency --score")
     lines = [
         "| image → mask | size | network ms | image → mask ms | over torch eager fp32 | images/s | agreement | mIoU |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -23,7 +26,7 @@ def latency_table(path: Path) -> str:
         if row["image_to_mask_ms"] is not None:
             lines.append(latency_line(row))
     pipeline = "Milliseconds at batch 1; images/s through a pipeline of the batch that was best."
-    lines += ["", f"{about(report['start'])} {pipeline} {goals(report)}"]
+    lines += ["", f"{about(report['start'])} {pipeline} {goals(report)}", f"Every call is in `{path.as_posix()}`.", ""]
     return "\n".join(lines)
 
 
@@ -35,22 +38,24 @@ def latency_line(row: dict[str, Any]) -> str:
     rate = f"{rates[best]:,.0f} (batch {best})" if best else "–"
     return (
         f"| {row['way']} | {row['size']} | {row['network_ms']:.3f} | {row['image_to_mask_ms']:.3f} | {over} | {rate} | "
-        f"{row['agreement']:.4f} | {row['miou']:.4f} |"
+        f"{row['agreement']:.4f} | {fraction(row['miou'])} |"
     )
 
 
 def goals(report: dict[str, Any]) -> str:
-    """What was aimed at, and what was not reached, in a sentence each."""
+    """What was aimed at, and what was not reached, in a sentence each; throughput only where batches were measured."""
+    batches = {int(batch) for row in report["rows"] for batch in row["images_per_second"]}
     return " ".join(
         f"Aim {goal['expected']:g} {goal['goal']} at {goal['size']}: {'reached' if goal['reached'] else 'missed'}, "
         f"{goal['measured']:,.2f}."
         for goal in report["goals"]
+        if max(batches) > 1 or "images per second" not in goal["goal"]
     )
 
 
 def training_table(path: Path) -> str:
     """What ``gpu_training`` measured."""
-    report = read_json(path, "python -m benchmarks.gpu_training")
+    report = read_json(REPOSITORY / path, "python -m benchmarks.gpu_training")
     lines = ["| training | images/s | of the floor | over steps launched one by one |", "| --- | ---: | ---: | ---: |"]
     for case in report["cases"]:
         cells = [f"{row['ratio']:.2f} ({row['ci95'][0]:.2f}–{row['ci95'][1]:.2f})" for row in case["ratios"]]
@@ -61,7 +66,8 @@ def training_table(path: Path) -> str:
         "",
         f"{about({'environment': report['environment'], 'gpu': report['gpu_before']})} CamVid at "
         f"{'x'.join(map(str, recipe['size']))}, batch {recipe['batch_size']}, {recipe['precision']}, the teacher "
-        f"{report['teacher']}; whole steps as CUDA graphs.",
+        f"{report['teacher']}; whole steps as CUDA graphs. Every block is in `{path.as_posix()}`.",
+        "",
     ]
     return "\n".join(lines)
 

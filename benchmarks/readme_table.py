@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu_tables
 from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_markdown
@@ -23,6 +24,7 @@ TRAINING = Path("results/training-speed.json")
 STUDENT = Path("results/student-latency.json")
 ACCURACY = Path("results/student-accuracy.json")
 GATE = Path("results/gate-study.json")
+GPU = Path("results/gpu")
 BEGIN, END = "<!-- table: begin, from {} -->", "<!-- table: end -->"
 
 
@@ -198,6 +200,8 @@ def comparison_table(results: Path) -> str:
 RENDER = {
     RESULTS: comparison_table, STUDENT: student_table, ACCURACY: accuracy_table, SPEED: speed_table,
     TRAINING: training_table, GATE: gate_table,
+    GPU / "latency.json": gpu_tables.latency_table, GPU / "latency-compiled.json": gpu_tables.latency_table,
+    GPU / "training.json": gpu_tables.training_table, GPU / "training-overlapped.json": gpu_tables.training_table,
 }  # fmt: skip
 """Results file → what writes its table."""
 
