@@ -66,13 +66,17 @@ class App(typer.Typer):
         return add
 
 
-def completion(names: tuple[str, ...] | Kind[Any]) -> Callable[[str], list[str]]:
-    """Offers ``names`` for the last one of a comma-separated list."""
+def completion(names: tuple[str, ...] | Kind[Any]) -> Callable[[str], list[tuple[str, str]]]:
+    """Offers ``names`` for the last one of a comma-separated list, each with what its item says of itself."""
 
-    def complete(incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[tuple[str, str]]:
         before, comma, last = incomplete.rpartition(",")
-        known = (*names.names(), "all") if isinstance(names, Kind) else names
-        return [before + comma + name for name in known if name.startswith(last)]
+        known = (
+            [*((item.name, getattr(item, "help", "")) for item in names), ("all", "")]
+            if isinstance(names, Kind)
+            else [(name, "") for name in names]
+        )
+        return [(before + comma + name, said) for name, said in known if name.startswith(last)]
 
     return complete
 
