@@ -72,14 +72,16 @@ def test_a_backend_from_outside_is_known_to_doctor_errors_help_and_completion():
     assert "torch, torch-channels-last" in " ".join(run(BACKEND, "compare", "--help").stdout.split())
     assert "trt, mine" in " ".join(run(BACKEND, "predict", "--help").stdout.replace("│", " ").split())
     code = (
-        "from kdbench.cli.app import NAMES, completion; import sys\n"
-        "print(completion(NAMES['--backend'])('torch,m'), [m for m in ('torch', 'numpy') if m in sys.modules])"
+        "from unittest.mock import Mock; import sys\n"
+        "from kdbench.cli.app import completion\n"
+        "context = Mock(); context.find_root().params = {}\n"
+        "print(completion('--backend')(context, 'torch,m'), [m for m in ('torch', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True,
         env={**os.environ, "KDBENCH_PLUGINS": str(BACKEND)},
     )  # fmt: skip
-    assert done.stdout.strip() == "['torch,mine'] []"
+    assert done.stdout.strip() == "[('torch,mine', '')] []"
 
 
 def test_a_format_from_outside_is_exported_compared_and_timed_by_the_gate(exported_tree):

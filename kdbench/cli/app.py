@@ -84,14 +84,16 @@ class App(typer.Typer):
         return add
 
 
-def completion(names: Callable[[], tuple[str, ...]]) -> Callable[[typer.Context, str], list[str]]:
-    """Offers ``names`` for the last one of a comma-separated list."""
+def completion(flag: str) -> Callable[[typer.Context, str], list[tuple[str, str]]]:
+    """Offers a flag's ``NAMES`` for the last one of a comma-separated list, each method with its help."""
 
-    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
         with contextlib.suppress(KdbenchError):  # running the command says what is wrong with a plugin
             join(ctx.find_root().params.get("plugin"))
         before, comma, last = incomplete.rpartition(",")
-        return [before + comma + name for name in names() if name.startswith(last)]
+        known = [name for name in NAMES[flag]() if name.startswith(last)]
+        about = METHODS if flag == "--method" else ()
+        return [(before + comma + name, METHODS[name].help if name in about else "") for name in known]
 
     return complete
 
@@ -112,7 +114,7 @@ def extended(function: Any) -> Any:
             # In an Annotated, Typer takes a first "--name" for the default until it builds the command.
             flag = option.default if isinstance(option.default, str) else "--" + parameter.name.replace("_", "-")
             if flag in NAMES:
-                option.autocompletion = completion(NAMES[flag])
+                option.autocompletion = completion(flag)
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
