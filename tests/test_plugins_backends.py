@@ -59,7 +59,7 @@ def test_a_backend_from_outside_has_rows_with_accuracy_and_latency(exported_tree
     assert "#CC79A7" in page
     gate = ("regress", "--baseline", exported_tree.root, "--candidate", exported_tree.root)
     done = run(
-        BACKEND, *gate, "--backend", "onnx,mine", "--method", "baseline", "--budget", "10", "--json", "-", code=3
+        BACKEND, *gate, "--backend", "onnx,mine", "--method", "baseline", "--budget", "10", "--json", "-", codes=(3,)
     )
     names = [cell["name"] for cell in json.loads(done.stdout)["cells"]]
     assert names == ["baseline/onnx-fp32/mask", "baseline/mine-fp32/mask"]
