@@ -39,12 +39,8 @@ TOGETHER = ("response", "feature", "combined")
 def arms_of(
     methods: tuple[str, ...], batches: TrainingBatches, teacher: SegmentationModel | None, folder: Path
 ) -> list[Arm]:
-    weights = batches.class_frequencies() if batches.recipe.class_weights else None
     tree, classes = RunTree(folder, "speed"), len(batches.classes)
-    return [
-        make_arm(m, build_model("student", classes), batches.recipe, tree.checkpoint(m), {}, batches, weights, teacher)
-        for m in methods
-    ]
+    return [make_arm(m, build_model("student", classes), tree.checkpoint(m), {}, batches, teacher) for m in methods]
 
 
 def real_epochs(name: str, arms: list[Arm], steps: Steps, batches: TrainingBatches) -> Epochs:

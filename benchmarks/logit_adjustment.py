@@ -26,7 +26,6 @@ from kdbench.machine.environment import environment
 from kdbench.models.registry import load_model
 from kdbench.runs.files import write_json
 from kdbench.runs.tree import RunTree
-from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.methods import logit_shift
 from trainers.recipe import Recipe
@@ -56,7 +55,7 @@ def main() -> None:
                 raise SystemExit(f"{path}: expected a model trained with class_weights and without logit_adjustment")
             if weights is None:
                 images = TrainingImages(train_set, recipe.size, recipe.images, torch.device("cpu"))
-                weights = TrainingBatches(images, recipe).class_frequencies()
+                weights = images.class_frequencies(range(images.count))
             row["seeds"].append(sidecar["seed"])
             row["miou"].append(miou_by_share(model, weights, shares, recipe.size, validation))
         rows.append(row)

@@ -81,10 +81,8 @@ def ours(
 ) -> Epochs:
     """kdbench's loop; the same epoch each time, from the step after the last."""
     tree = RunTree(folder, "speed")
-    weights = batches.class_frequencies() if batches.recipe.class_weights else None
     arms: list[Arm] = [
-        make_arm(m, build_model("student", classes), batches.recipe, tree.checkpoint(m), {}, batches, weights, teacher)
-        for m in methods
+        make_arm(m, build_model("student", classes), tree.checkpoint(m), {}, batches, teacher) for m in methods
     ]
     steps = make_steps(arms, teacher, batches)
 
@@ -105,7 +103,7 @@ def floor(batches: TrainingBatches, classes: int) -> Epochs:
     model = build_model("student", classes).train()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, recipe)
-    weights = batches.class_frequencies().to(device) if recipe.class_weights else None
+    weights = None if batches.class_weights is None else batches.class_weights.to(device)
     images = torch.randn(recipe.batch_size, 3, *recipe.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (recipe.batch_size, *recipe.size), device=device)

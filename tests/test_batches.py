@@ -87,7 +87,8 @@ def test_padding_is_ignored(train_set):
 
 
 def test_class_weights_are_median_frequency(train_set):
-    weights = batches(train_set).class_frequencies()
+    assert batches(train_set).class_weights is None
+    weights = batches(train_set, class_weights=True).class_weights
     assert weights.max() <= 5
     assert weights[0] == weights[weights > 0].min()  # the background is the most frequent
 
@@ -113,7 +114,8 @@ def test_images_without_labels_are_in_the_distilled_arms_batches_alone(train_set
         assert sorted(index for index, _ in seen) == sorted(expected)
         for index, label in seen:
             assert (set(label.unique().tolist()) == {254}) == (index % 2 == 1)
-    assert torch.equal(own.class_frequencies(), mixed.class_frequencies())
+    both = [batches(train_set, unlabelled=kind, class_weights=True, **settings).class_weights for kind in (False, True)]
+    assert torch.equal(*both)
 
 
 def unshuffled(train_set):

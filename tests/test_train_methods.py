@@ -227,12 +227,12 @@ def test_seconds_by_epoch_are_differences_of_the_histories(runs):
 @pytest.fixture(scope="module")
 def all_methods(trained_runs, tmp_path_factory, folder_dataset, tiny_recipe):
     """A tree with every method; the time-matched baseline has 4 epochs to the others' 2."""
-    from kdbench.cli.train import run_training
+    from kdbench.cli.train import TrainFlags, run_training
 
     runs = shutil.copytree(trained_runs, tmp_path_factory.mktemp("all") / "runs")
     set_seconds(runs, baseline=10.0, response=20.0, feature=15.0, combined=15.0)
     methods = ("cwd", "dist", "baseline-long")
-    run_training(RunTree(runs, "folder"), methods, str(tiny_recipe), {}, folder_dataset, device="cpu")
+    run_training(RunTree(runs, "folder"), TrainFlags(methods, str(tiny_recipe), device="cpu"), folder_dataset)
     return runs
 
 

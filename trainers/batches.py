@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -74,9 +74,10 @@ class TrainingBatches:
     def classes(self) -> tuple[str, ...]:
         return tuple(self._images.dataset.classes)
 
-    def class_frequencies(self) -> Tensor:
-        """Class weights by the labelled images: C float, see ``TrainingImages.class_frequencies``."""
-        return self._images.class_frequencies(self.labelled)
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """Of cross-entropy, where the recipe asks for them, by the labelled images: C float."""
+        return self._images.class_frequencies(self.labelled) if self.recipe.class_weights else None
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The augmented batches of one epoch, of each the rows that this process trains on.

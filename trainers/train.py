@@ -6,10 +6,9 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from kdbench.data import SegmentationDataset
 from kdbench.errors import KdbenchError
@@ -64,6 +63,20 @@ class TrainingJob:
     time_matched: dict[str, Any] | None = None
 
 
+class Data(NamedTuple):
+    """Both splits of a training."""
+
+    train: SegmentationDataset
+    validation: SegmentationDataset
+
+
+class Teaching(NamedTuple):
+    """The teacher, frozen, and what its students' sidecars say of it."""
+
+    model: SegmentationModel
+    sidecar: dict[str, Any]
+
+
 def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> list[Path]:
     """Run the job and return the checkpoints, those that ``--resume`` found finished included.
 
@@ -88,12 +101,12 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         "deterministic": job.deterministic,
         "environment": environment(),  # now: the checkout may move on while a training runs
     }
-    teacher, teacher_sidecar = None, None
+    data, teaching = Data(train_set, validation), None
     distils = any(needs_teacher(method) for method in job.methods)
     if distils and not job.train_teacher:
-        teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
+        teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
     if distils:
-        teacher_arch = job.recipe.teacher.arch if teacher_sidecar is None else teacher_sidecar["arch"]
+        teacher_arch = job.recipe.teacher.arch if teaching is None else teaching.sidecar["arch"]
         require_same_input("student and teacher", members(job.recipe.student)[0], members(teacher_arch)[0])
     made = []
     together = tuple(method for method in job.methods if not METHODS[method].time_matched)
@@ -102,22 +115,19 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     with locked([*teacher_folder, *students.values()] if is_main() else []):
         mark(job, together, job.recipe)
         if job.train_teacher:
-            train_the_teacher(job, about, train_set, validation)
+            train_the_teacher(job, about, data)
             made.append(job.tree.checkpoint("teacher"))
-        if distils and teacher is None:
-            teacher, teacher_sidecar = open_teacher(job.tree, about["classes"], job.methods, job.device)
+        if distils and teaching is None:
+            teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
         if together:
-            made += train_students(
-                job, together, job.recipe, about, train_set, validation, "", teacher, teacher_sidecar
-            )
+            made += train_students(job, together, job.recipe, about, data, teaching)
         for method in (m for m in job.methods if m not in together):
             recipe, matched = job.recipe, job.time_matched
             if matched is None:
                 recipe, matched = time_matched(job.tree, job.recipe, job.match, method)
             mark(job, (method,), recipe)
-            more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}"
             about = {**about, "time_matched": matched}
-            made += train_students(job, (method,), recipe, about, train_set, validation, more)
+            made += train_students(job, (method,), recipe, about, data)
     return made
 
 
@@ -140,38 +150,33 @@ def train_students(
     methods: tuple[str, ...],
     recipe: Recipe,
     about: dict[str, Any],
-    train_set: SegmentationDataset,
-    validation: SegmentationDataset,
-    more: str,
-    teacher: SegmentationModel | None = None,
-    teacher_sidecar: dict[str, Any] | None = None,
+    data: Data,
+    teaching: Teaching | None = None,
 ) -> list[Path]:
-    """Train the methods side by side, seed by seed, and return their checkpoints.
-
-    Args:
-        more: what else the progress bar says than seed and methods.
-    """
+    """Train the methods side by side, seed by seed, and return their checkpoints."""
     made = []
+    matched = about.get("time_matched")
+    more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
     wanted = members(recipe.student)[0].input
-    images = TrainingImages(train_set, recipe.view_size, recipe.images, job.device)
+    images = TrainingImages(data.train, recipe.view_size, recipe.images, job.device)
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
         for distils, group in side_by_side(methods, recipe):
             batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted)
-            weights = batches.class_frequencies() if recipe.class_weights else None
+            teacher = teaching.model if teaching is not None and distils else None
             arms = []
             for method in group:
                 folder = student_folder(job, method, seed)
                 student_about = {**about, "arch": recipe.student, **wanted.fields()}
                 if needs_teacher(method):
-                    student_about["teacher"] = teacher_sidecar
+                    assert teaching is not None
+                    student_about["teacher"] = teaching.sidecar
                 torch.manual_seed(seed)  # every arm starts from the same student
-                student = build_model(recipe.student, len(train_set.classes))
+                student = build_model(recipe.student, len(data.train.classes))
                 if recipe.student_weights is not None:
                     load_weights(student, recipe.student, recipe.student_weights)
-                checkpoint = folder.checkpoint
-                arms.append(make_arm(method, student, seeded, checkpoint, student_about, batches, weights, teacher))
-            run(arms, job, teacher if distils else None, batches, validation, f"seed {seed}: {', '.join(group)}{more}")
+                arms.append(make_arm(method, student, folder.checkpoint, student_about, batches, teacher))
+            run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{more}")
             made += [arm.checkpoint for arm in arms]
     return made
 
@@ -200,13 +205,11 @@ def student_folder(job: TrainingJob, method: str, seed: int) -> RunFolder:
     return job.tree.folder(method, None if seed == job.recipe.seed else seed)
 
 
-def train_the_teacher(
-    job: TrainingJob, about: dict[str, Any], train_set: SegmentationDataset, validation: SegmentationDataset
-) -> None:
+def train_the_teacher(job: TrainingJob, about: dict[str, Any], data: Data) -> None:
     recipe = job.recipe.for_teacher().model_copy(update={"seed": job.recipe.seed})
     torch.manual_seed(recipe.seed)
     arch = job.recipe.teacher.arch
-    model = build_model(arch, len(train_set.classes))
+    model = build_model(arch, len(data.train.classes))
     checkpoint = job.tree.checkpoint("teacher")
     sources = [job.weights] if job.weights is not None else []
     if isinstance(model, Ensemble):
@@ -216,7 +219,7 @@ def train_the_teacher(
     arm_state = job.tree.folder("teacher").state
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
-        require_same_classes(sources, list(train_set.classes))
+        require_same_classes(sources, list(data.train.classes))
         recipe = recipe.model_copy(update={"epochs": 0})
     if is_main():
         if complete:
@@ -224,32 +227,30 @@ def train_the_teacher(
         elif not job.resume:
             mark_started(arm_state, recipe)
     wait_for_all()
-    images = TrainingImages(train_set, recipe.size, recipe.images, job.device)
+    images = TrainingImages(data.train, recipe.size, recipe.images, job.device)
     batches = TrainingBatches(images, recipe, wanted=model.input)
-    weights = batches.class_frequencies() if recipe.class_weights else None
     about = {**about, "arch": arch, **model.input.fields(), "weights": job.weights}
-    arm = make_arm("teacher", model, recipe, checkpoint, about, batches, weights)
+    arm = make_arm("teacher", model, checkpoint, about, batches)
     if complete:
-        result = validate(arm, validation)
+        result = validate(arm, data.validation)
         if is_main():
             save_arm(arm, result)
         wait_for_all()
     else:
-        run([arm], job, None, batches, validation, f"teacher {arch}")
+        run([arm], job, None, batches, data.validation, f"teacher {arch}")
 
 
 def make_arm(
     method: str,
     model: SegmentationModel,
-    recipe: Recipe,
     checkpoint: Path,
     about: dict[str, Any],
     batches: TrainingBatches,
-    class_weights: Tensor | None,
     teacher: SegmentationModel | None = None,
 ) -> Arm:
-    channels = teacher.tap_channels if teacher is not None else None
-    objective = Objective(model, method, recipe, channels, class_weights)
+    """A model in training by the recipe of its batches."""
+    recipe, channels = batches.recipe, teacher.tap_channels if teacher is not None else None
+    objective = Objective(model, method, recipe, channels, batches.class_weights)
     objective.to(batches.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     return Arm(method, objective, recipe, checkpoint, about, batches.steps_per_epoch)

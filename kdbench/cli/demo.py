@@ -8,7 +8,7 @@ from kdbench.cli.app import app
 from kdbench.cli.compare import CompareFlags, run_compare
 from kdbench.cli.export import ExportOptions, run_export
 from kdbench.cli.options import Device, JsonFile, Runs, json_result
-from kdbench.cli.train import run_training
+from kdbench.cli.train import TrainFlags, run_training
 from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree
 
@@ -25,7 +25,8 @@ def demo(runs: Runs = Path("runs"), device: Device = "auto", json_file: JsonFile
     tree = RunTree(runs, "shapes")
     students = ("baseline", "response", "feature")
     with json_result(json_file) as document:
-        run_training(tree, ("teacher", *students), "demo", {}, None, device=device, go_on="run the demo again")
+        flags = TrainFlags(("teacher", *students), "demo", device=device, go_on="run the demo again")
+        run_training(tree, flags, None)
         run_export(tree, ExportOptions(students, ("onnx", "trt")))
         run_compare(tree, CompareFlags(",".join(students), "torch,onnx,trt", device=device))
         document.update(read_json(tree.comparison, "kdbench demo"))

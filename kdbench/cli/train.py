@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,10 @@ from kdbench.runs.tree import RunTree, sidecar_path
 if TYPE_CHECKING:
     from kdbench.data import SegmentationDataset
     from trainers.train import TrainingJob
+
+
+GO_ON = "go on with the same command and --resume"
+"""What to do after an interruption."""
 
 
 @app.command()
@@ -100,12 +104,12 @@ def train(
     from trainers.recipe import recipe_of
 
     with json_result(json_file) as document:
-        models = run_training(
-            RunTree(runs, dataset), methods, recipe or recipe_of(dataset), overrides, data_root, size=size,
-            teacher=teacher, match=match, weights=weights, seeds=seeds, device=device, resume=resume, sbd=sbd,
-            download=download, keep_teacher=method == "all", deterministic=deterministic,
+        flags = TrainFlags(
+            methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match, weights=weights,
+            seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
+            deterministic=deterministic,
         )  # fmt: skip
-        document.update(models=models)
+        document.update(models=run_training(RunTree(runs, dataset), flags, data_root))
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -113,27 +117,36 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def run_training(
-    tree: RunTree,
-    methods: tuple[str, ...],
-    recipe_name: str,
-    overrides: dict[str, Any],
-    data_root: Path | None,
-    *,
-    size: str | None = None,
-    teacher: str | None = None,
-    match: str | None = None,
-    weights: str | None = None,
-    seeds: str | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    sbd: bool = False,
-    download: bool = False,
-    keep_teacher: bool = False,
-    deterministic: bool = False,
-    go_on: str = "go on with the same command and --resume",
-) -> list[dict[str, Any]]:
-    """Open data and recipe and train; ``keep_teacher`` trains one only where there is none to keep."""
+@dataclass(frozen=True)
+class TrainFlags:
+    """What a person asks ``kdbench train`` for, in its flags' words; what is None the recipe says.
+
+    Attributes:
+        recipe: a recipe's name or file.
+        overrides: fields of the recipe that flags set, None = not given.
+        keep_teacher: train one only where there is none to keep.
+        go_on: what to do after an interruption.
+    """
+
+    methods: tuple[str, ...]
+    recipe: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    size: str | None = None
+    teacher: str | None = None
+    match: str | None = None
+    weights: str | None = None
+    seeds: str | None = None
+    device: str = "auto"
+    resume: bool = False
+    sbd: bool = False
+    download: bool = False
+    keep_teacher: bool = False
+    deterministic: bool = False
+    go_on: str = GO_ON
+
+
+def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> list[dict[str, Any]]:
+    """Open data and recipe, and train."""
     import torch
 
     from kdbench.data import open_dataset
@@ -145,41 +158,43 @@ def run_training(
     from trainers.train import TrainingJob
 
     check_runs(tree)
-    if weights is not None and "teacher" not in methods:
-        raise BadInput(f"--weights: got '{weights}', but they are the teacher's start: add teacher to --method")
-    if match is not None:
-        if match not in distilled_methods():
-            raise BadInput(f"--match: got '{match}', expected one of {', '.join(distilled_methods())}")
+    if flags.weights is not None and "teacher" not in flags.methods:
+        raise BadInput(f"--weights: got '{flags.weights}', but they are the teacher's start: add teacher to --method")
+    if flags.match is not None:
+        if flags.match not in distilled_methods():
+            raise BadInput(f"--match: got '{flags.match}', expected one of {', '.join(distilled_methods())}")
         matched = [declared.name for declared in METHODS if declared.time_matched]
-        if not set(matched) & set(methods):
+        if not set(matched) & set(flags.methods):
+            expected = " or ".join(matched)
             raise BadInput(
-                f"--match {match}: got --method {','.join(methods)}, expected {' or '.join(matched)} among them"
+                f"--match {flags.match}: got --method {','.join(flags.methods)}, expected {expected} among them"
             )
-    if size is not None:
-        overrides["size"] = parse_size(size)
+    overrides = dict(flags.overrides)
+    if flags.size is not None:
+        overrides["size"] = parse_size(flags.size)
     if precision := launcher_precision():
         overrides["precision"] = precision
-    recipe = load_recipe(recipe_name, overrides, teacher)
-    if teacher is not None and "teacher" not in methods and any(map(needs_teacher, methods)):
-        require_teacher_arch(tree, teacher)
-    train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd, download=download)
+    recipe = load_recipe(flags.recipe, overrides, flags.teacher)
+    if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
+        require_teacher_arch(tree, flags.teacher)
+    train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
-    reuse = keep_teacher and weights is None and teacher_is_ready(tree, recipe)
-    chosen_seeds = choose_seeds(seeds) if seeds else (recipe.seed,)
+    reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
+    chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     job = TrainingJob(
         tree=tree,
         recipe=recipe,
-        methods=tuple(m for m in methods if m != "teacher"),
-        match=match,
-        train_teacher="teacher" in methods and not reuse,
+        methods=tuple(m for m in flags.methods if m != "teacher"),
+        match=flags.match,
+        train_teacher="teacher" in flags.methods and not reuse,
         seeds=chosen_seeds,
-        device=torch.device(choose_device(device)),
-        weights=weights,
-        resume=resume,
-        about=about_data(tree, data_root, sbd),
-        deterministic=deterministic,
+        device=torch.device(choose_device(flags.device)),
+        weights=flags.weights,
+        resume=flags.resume,
+        about=about_data(tree, data_root, flags.sbd),
+        deterministic=flags.deterministic,
     )
-    return execute(job, train_set, validation, go_on)
+    return execute(job, train_set, validation, flags.go_on)
 
 
 def rerun(
@@ -239,7 +254,7 @@ def execute(
     job: TrainingJob,
     train_set: SegmentationDataset,
     validation: SegmentationDataset,
-    go_on: str = "go on with the same command and --resume",
+    go_on: str = GO_ON,
 ) -> list[dict[str, Any]]:
     """Train in all processes that a launcher started; the main one prints and returns what --json says of each."""
     from trainers.processes import is_main, joined_processes
