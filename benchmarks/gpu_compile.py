@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.gpu_bundle import Bundle
-from benchmarks.gpu_ways import WAYS, Opener, Way, buffers
+from benchmarks.gpu_engine import buffers
+from benchmarks.gpu_ways import WAYS, Opener, Way
 from kdbench.data.preprocessing import Size, parse_size
 
 Work = tuple[Way, int, Size]

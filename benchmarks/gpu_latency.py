@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.gpu_bundle import Bundle
 from benchmarks.gpu_compile import compile_ahead
+from benchmarks.gpu_engine import Engine
 from benchmarks.gpu_session import Scene, Session, open_scene, open_way
 from benchmarks.gpu_timing import (
     Pipeline,
@@ -36,7 +37,7 @@ from benchmarks.gpu_timing import (
     time_image_to_mask,
     time_network,
 )
-from benchmarks.gpu_ways import USUAL, WAYS, Engine, Opener, Way, module_key
+from benchmarks.gpu_ways import USUAL, WAYS, Opener, Way, module_key
 from kdbench.data.preprocessing import Size, parse_size
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import environment

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_engine import Engine
 from benchmarks.gpu_timing import warm_up
-from benchmarks.gpu_ways import WAYS, Engine, Opener, Way
+from benchmarks.gpu_ways import WAYS, Opener, Way
 from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import Sample
 from kdbench.data.preprocessing import Size, resize_image, resize_label

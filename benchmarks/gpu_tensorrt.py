@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_ways import Engine, buffers
+from benchmarks.gpu_engine import Engine, buffers
 from kdbench.data.preprocessing import Size
 from kdbench.runs.files import sha256
 

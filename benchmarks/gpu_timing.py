@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_ways import Engine
+from benchmarks.gpu_engine import Engine
 from kdbench.data.preprocessing import Size
 
 SAMPLE_CALLS = 10

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_bundle import Bundle
+from benchmarks.gpu_engine import Engine, buffers
 from kdbench.data.preprocessing import Size
 from kdbench.models.deployed import deployable
 from kdbench.models.fused import folded, fused
@@ -34,30 +35,6 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 }
 WARMUP_CALLS = 3
 """Calls before a graph is captured, and until ONNX Runtime has captured its own (it does so in the second)."""
-
-
-@dataclass
-class Engine:
-    """A loaded network with buffers of its own.
-
-    Attributes:
-        images: N x H x W x 3 uint8, where the network reads.
-        masks: N x H x W uint8, where it writes.
-        enqueue: puts one pass on the current stream.
-        about: versions and settings, for the record.
-        keeps: what ``enqueue`` works on without holding it.
-        whole: puts both copies and the pass between them on the current stream at once; None where each is put there.
-        sent, received: pinned memory that ``whole`` copies from and to.
-    """
-
-    images: Tensor
-    masks: Tensor
-    enqueue: Callable[[], Any]
-    about: dict[str, Any]
-    keeps: Any = None
-    whole: Callable[[], Any] | None = None
-    sent: Tensor | None = None
-    received: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -221,11 +198,6 @@ def compile_options(way: Way) -> dict[str, Any]:
 
     known = torch._inductor.config.get_config_copy()
     return {name: value for name, value in wanted.items() if name in known}
-
-
-def buffers(batch: int, size: Size, device: str) -> tuple[Tensor, Tensor]:
-    images = torch.zeros((batch, *size, 3), dtype=torch.uint8, device=device)
-    return images, torch.empty((batch, *size), dtype=torch.uint8, device=device)
 
 
 def cuda_options(way: Way, stream: int) -> dict[str, str]:

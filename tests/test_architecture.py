@@ -57,13 +57,6 @@ FLOORS = (
     {"cli", "api"},
 )
 """Rooms and files of ``kdbench``, from the ground up; each may use its own floor and those below."""
-UP = {
-    # doctor asks the backends, and what is timed in a fresh process is a backend.
-    ("machine", "backends"),
-    # A method's loss, which only training calls, reads a model's maps.
-    ("methods", "models"),
-}
-"""Arrows up that are known."""
 
 
 def test_no_arrow_runs_up_a_floor():
@@ -75,7 +68,7 @@ def test_no_arrow_runs_up_a_floor():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         used = {module.split(".")[1] for module in modules if module.startswith("kdbench.")} - {"__version__"}
-        above = {name for name in used if level[name] > level[room] and (room, name) not in UP}
+        above = {name for name in used if level[name] > level[room]}
         assert not above, f"{path.relative_to(REPOSITORY)} imports {sorted(above)}"
 
 

@@ -10,10 +10,9 @@ import sys
 import pytest
 import torch
 
-from kdbench.backends import BACKENDS
-from kdbench.machine import doctor
+from kdbench.backends import BACKENDS, doctor
+from kdbench.backends.doctor import diagnose
 from kdbench.machine.checks import NO_GPU, Gpu, try_import
-from kdbench.machine.doctor import diagnose
 from tests.conditions import HAS_GPU, missing
 from tests.conftest import REPOSITORY
 

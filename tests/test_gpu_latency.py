@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from benchmarks import gpu_latency, gpu_session, gpu_timing
+from benchmarks.gpu_engine import Engine
 from benchmarks.gpu_latency import best_of_each_kind, measure_batches, selected
 from benchmarks.gpu_session import Session, open_scene, predict
 from benchmarks.gpu_timing import Pipeline, convolution_bytes, measure_floors, time_image_to_mask, time_network
-from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Engine, Opener, cuda_options, errors_into, onnx_engine
+from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Opener, cuda_options, errors_into, onnx_engine
 from kdbench.backends import load_backend
 from tests.conftest import REPOSITORY
 

@@ -12,13 +12,12 @@ from PIL import Image
 
 from exporters import to_tensorrt
 from exporters.to_tensorrt import AHEAD_OF_TIME, choose_provider
-from kdbench.backends import tensorrt_engine
+from kdbench.backends import doctor, tensorrt_engine
+from kdbench.backends.doctor import diagnose
 from kdbench.backends.tensorrt_cards import rtx_obstacle
 from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.errors import BackendUnavailable, EngineRefused, RunFailed, one_line
-from kdbench.machine import doctor
 from kdbench.machine.checks import Gpu, find_gpu
-from kdbench.machine.doctor import diagnose
 from tests import fake_tensorrt
 from tests.exports import SIZE, edit_sidecar
 

@@ -20,7 +20,7 @@ def doctor(json_file: JsonFile = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from kdbench.machine.doctor import diagnose
+    from kdbench.backends.doctor import diagnose
     from kdbench.machine.environment import versions
 
     with json_result(json_file) as document:
