@@ -219,12 +219,10 @@ def _row(
 def _status(error: KdbenchError, backend: str, artifact: Path) -> Status:
     if isinstance(error, NoSuchPrecision):
         return "unsupported"
-    if isinstance(error, EngineRefused):
-        return "unavailable"
-    if isinstance(error, BackendUnavailable):
+    if isinstance(error, BackendUnavailable) and not isinstance(error, EngineRefused):
         # PyTorch's backends load the checkpoint: nothing was built for them.
         return "built" if artifact.exists() and not runs_checkpoints(backend) else "unavailable"
-    return "unavailable" if isinstance(error, Missing) else "failed"
+    return "unavailable" if isinstance(error, Missing | EngineRefused) else "failed"
 
 
 def pixel_agreement(expected: list[NDArray[np.uint8]], got: list[NDArray[np.uint8]]) -> float:
