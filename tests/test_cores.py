@@ -147,7 +147,7 @@ def test_the_class_of_options_is_put_back_after_an_error():
 
 
 def test_the_two_engines_of_kdbench_parity_sleep_in_turn(tmp_path, sessions, kdbench, monkeypatch):
-    monkeypatch.setattr(cores, "answer_threads", lambda: 3)
+    monkeypatch.setattr("kdbench.comparison.parity_files.answer_threads", lambda: 3)
     for name in ("a", "b"):
         nchw_logits(tmp_path / f"{name}.onnx")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "x.png")

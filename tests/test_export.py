@@ -234,8 +234,8 @@ def test_a_class_that_lost_over_2_points_is_marked():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(class_table("feature", made))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
-    assert ["a", "90.0", "+0.1", "+0.0"] in rows
-    assert ["b", "50.0", "+0.0", "-2.1 ◄"] in rows
+    assert ["a", "0.9000", "+0.0010", "+0.0000"] in rows
+    assert ["b", "0.5000", "+0.0000", "-0.0210 ◄"] in rows
     assert ["c", "–", "–", "–"] in rows
 
 
@@ -260,6 +260,7 @@ def make_onnx_fail(monkeypatch):
     monkeypatch.setattr(proven_export, "require_parity", fail)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("openvino")
 def test_what_is_made_from_a_failed_export_is_skipped_and_the_others_are_made(tree, kdbench, monkeypatch):
     make_onnx_fail(monkeypatch)

@@ -39,6 +39,7 @@ def exported_tree(trained_runs, tmp_path, kdbench):
     return RunTree(tmp_path / "runs", "folder")
 
 
+@pytest.mark.slow
 def test_a_backend_from_outside_has_rows_with_accuracy_and_latency(exported_tree):
     flags = ("--method", "baseline", "--runs", exported_tree.runs)
     run(BACKEND, "compare", *flags, "--backend", "torch,mine", "--precision", "fp32,int8", "--rounds", "10")
@@ -84,6 +85,7 @@ def test_a_backend_from_outside_is_known_to_doctor_errors_help_and_completion():
     assert done.stdout.strip() == "[('torch,mine', '')] []"
 
 
+@pytest.mark.slow
 def test_a_format_from_outside_is_exported_compared_and_timed_by_the_gate(exported_tree):
     """Its name has a hyphen, its weights lie beside it."""
     flags = ("--method", "baseline", "--runs", exported_tree.runs)

@@ -30,6 +30,7 @@ def test_another_number_in_the_results_is_noticed(tmp_path, monkeypatch):
     (tmp_path / RESULTS).parent.mkdir(parents=True)
     (tmp_path / RESULTS).write_text(json.dumps(document), encoding="utf-8")
     for other in RENDER.keys() - {RESULTS}:
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / other, tmp_path / other)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     monkeypatch.setattr(script, "REPOSITORY", tmp_path)
