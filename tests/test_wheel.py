@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGES = ("kdbench", "trainers", "exporters", "benchmarks")
 
-pytestmark = pytest.mark.needs("pip", "setuptools")
+pytestmark = pytest.mark.needs("setuptools")
 
 
 def done(*command: object, cwd: Path, codes: tuple[int, ...] = (0,)) -> str:
