@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdbench.errors import one_line
 from kdbench.models.segmentation import SegmentationModel, Taps
 from trainers.arm import Arm
 from trainers.batches import Batch, TrainingBatches
@@ -160,8 +161,8 @@ def make_steps(arms: list[Arm], teacher: SegmentationModel | None, batches: Trai
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
         if is_main():
+            reason = one_line(error)
             print(f"kdbench: steps are launched one by one, as they cannot be a CUDA graph: {reason}", file=sys.stderr)
         return Steps(arms, teacher)
 

@@ -92,8 +92,8 @@ def completion(flag: str) -> Callable[[typer.Context, str], list[tuple[str, str]
             join(ctx.find_root().params.get("plugin"))
         before, comma, last = incomplete.rpartition(",")
         known = [name for name in NAMES[flag]() if name.startswith(last)]
-        about = METHODS if flag == "--method" else ()
-        return [(before + comma + name, METHODS[name].help if name in about else "") for name in known]
+        said = {method.name: method.help for method in METHODS} if flag == "--method" else {}
+        return [(before + comma + name, said.get(name, "")) for name in known]
 
     return complete
 
