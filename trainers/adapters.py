@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from kdbench.models.segmentation import LEVELS
 
-
-def make_adapters(student_channels: dict[str, int], teacher_channels: dict[str, int]) -> nn.ModuleDict:
+def make_adapters(
+    student_channels: dict[str, int], teacher_channels: dict[str, int], levels: tuple[str, ...]
+) -> nn.ModuleDict:
     """One 1 x 1 convolution without bias and a BatchNorm per level, student channels → teacher channels."""
     return nn.ModuleDict(
         {
@@ -19,6 +19,6 @@ def make_adapters(student_channels: dict[str, int], teacher_channels: dict[str, 
                 nn.Conv2d(student_channels[level], teacher_channels[level], 1, bias=False),
                 nn.BatchNorm2d(teacher_channels[level]),
             )
-            for level in LEVELS
+            for level in levels
         }
     )

@@ -131,7 +131,12 @@ class Arm:
 def training_data(about: dict[str, Any]) -> dict[str, Any]:
     """What a training learns from, by its sidecar's fields; a resume from anything else would mix two trainings."""
     data = {key: about[key] for key in ("classes", "train_images")}
-    return {**data, "teacher": about["teacher"]["sha256"]} if "teacher" in about else data
+    for part in ("teacher", "student_weights"):
+        if part in about:
+            data[part] = about[part]["sha256"]
+    if code := about.get("network", {}).get("code"):
+        data["code"] = code["sha256"]
+    return data
 
 
 def mark_started(state_file: Path, recipe: Recipe) -> None:

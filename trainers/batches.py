@@ -51,12 +51,20 @@ class TrainingBatches:
         recipe: size, batch size, seed and augmentation are read from it.
         unlabelled: whether images without labels are among them.
         wanted: how the networks that train on them want images normalised.
+        view: how the teacher wants them; None = the same.
     """
 
     def __init__(
-        self, images: TrainingImages, recipe: Recipe, *, unlabelled: bool = False, wanted: Input = IMAGENET
+        self,
+        images: TrainingImages,
+        recipe: Recipe,
+        *,
+        unlabelled: bool = False,
+        wanted: Input = IMAGENET,
+        view: Input | None = None,
     ) -> None:
         self.recipe, self.device, self._images, self._wanted = recipe, images.device, images, wanted
+        self._view = view or wanted
         name = images.dataset.name
         if images.count < 2:
             raise BadInput(f"dataset '{name}': {images.count} training images, expected at least 2")
@@ -116,10 +124,11 @@ class TrainingBatches:
 
     def _batch(self, view: Tensor, labels: Tensor) -> Batch:
         factor = view.shape[2] // self.recipe.size[0]
+        shown = converted(view, self._wanted, self._view)
         if factor == 1:
-            return Batch(view, labels, view)
+            return Batch(view, labels, shown)
         middle = slice(factor // 2, None, factor)
-        return Batch(F.avg_pool2d(view, factor), labels[:, middle, middle].contiguous(), view)
+        return Batch(F.avg_pool2d(view, factor), labels[:, middle, middle].contiguous(), shown)
 
 
 def evenly_spaced(count: int, share: float) -> list[int]:
@@ -179,8 +188,29 @@ def to_device(drawn: list[Augmentation], device: torch.device) -> list[Augmentat
 @lru_cache
 def statistics(device: torch.device, wanted: Input) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of pixels from 0 to 255, each 1 x 3 x 1 x 1: made once, a copy makes a GPU wait."""
-    mean, std = (255.0 * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std))
+    mean, std = (
+        wanted.scale * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std)
+    )
     return mean, std
+
+
+@lru_cache
+def conversion(device: torch.device, made: Input, wanted: Input) -> tuple[Tensor, Tensor]:
+    """(factor, summand), each 1 x 3 x 1 x 1, that turn images normalised as ``made`` into ``wanted``, in its order."""
+    (mean, std), (other_mean, other_std) = statistics(device, made), statistics(device, wanted)
+    if made.space != wanted.space:
+        mean, std = mean.flip(1), std.flip(1)
+    return std / other_std, (mean - other_mean) / other_std
+
+
+def converted(images: Tensor, made: Input, wanted: Input) -> Tensor:
+    """The same images normalised for another network; N x 3 x H x W."""
+    if made == wanted:
+        return images
+    factor, summand = conversion(images.device, made, wanted)
+    ordered = images if made.space == wanted.space else images.flip(1)
+    turned = torch.addcmul(summand, ordered, factor)
+    return turned.contiguous(memory_format=torch.channels_last)
 
 
 def augment(
@@ -201,7 +231,7 @@ def augment(
     n, _, height, width = images.shape
     device = images.device
     mean, std = statistics(device, wanted)
-    pixels = images.float().sub_(mean)
+    pixels = (images.flip(1) if wanted.turns_channels else images).float().sub_(mean)
     if resample:
         # Output coordinates in [-1, 1] → source coordinates: x' = mirror/zoom · x + shift
         x, y = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (width, height))
@@ -217,6 +247,7 @@ def augment(
         target = labels.long()
     shade = drawn.shade
     if wanted != IMAGENET:  # what is drawn is in units of ImageNet's std
-        shade = shade * (statistics(device, IMAGENET)[1] / std)
+        shade = shade * statistics(device, IMAGENET)[1]
+        shade = (shade.flip(1) if wanted.turns_channels else shade) / std
     pixels = torch.addcmul(shade, pixels, drawn.contrast / std)
     return pixels.contiguous(memory_format=torch.channels_last), target

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.methods.base import METHODS, Term
-from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps
+from kdbench.models.registry import shared_levels
+from kdbench.models.segmentation import SegmentationModel, Taps
 from trainers.adapters import make_adapters
 from trainers.losses import channel_wise, cross_entropy, feature_cosine, feature_pearson, relations, response_kl
 from trainers.recipe import Recipe
@@ -27,7 +28,8 @@ def response(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Te
 
 def feature(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
     distance = feature_cosine if recipe.feature_loss == "cosine" else feature_pearson
-    return torch.stack([distance(student.features[k], teacher.features[k], labels) for k in LEVELS]).mean()
+    levels = shared_levels(student.features, teacher.features)
+    return torch.stack([distance(student.features[k], teacher.features[k], labels) for k in levels]).mean()
 
 
 def cwd(student: Taps, teacher: Taps, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -81,7 +83,8 @@ class Objective(nn.Module):
         self.terms = [term for term in declared.terms if getattr(recipe, term.weight.name)]
         self._losses = [loss_of(term) for term in self.terms]
         adapted = any(term.adapted for term in self.terms)
-        self.adapters = make_adapters(model.tap_channels, teacher_channels or {}) if adapted else None
+        self.levels = shared_levels(model.tap_channels, teacher_channels or {})
+        self.adapters = make_adapters(model.tap_channels, teacher_channels or {}, self.levels) if adapted else None
         self.register_buffer("class_weights", class_weights, persistent=False)
         share = recipe.logit_adjustment
         shift = logit_shift(class_weights, share) if class_weights is not None and share else None
@@ -101,7 +104,7 @@ class Objective(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             taps = self.model.taps(images)
             if self.adapters is not None:
-                taps = Taps(taps.logits, {level: self.adapters[level](taps.features[level]) for level in LEVELS})
+                taps = Taps(taps.logits, {level: self.adapters[level](taps.features[level]) for level in self.levels})
         return self.losses(taps, labels, teacher)
 
     def losses(self, taps: Taps, labels: Tensor, teacher: Taps | None) -> dict[str, Tensor]:

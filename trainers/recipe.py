@@ -12,50 +12,20 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from kdbench.data.open import DATASETS
 from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
 from kdbench.methods.base import recipe_fields
-from kdbench.models.architectures import ARCHITECTURES, require_size, students, teachers
+from kdbench.models.architectures import require_size
+from trainers.network_recipe import NetworkRecipe, StudentRecipe, TeacherRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 OTHER_DATA = "folder"
 """The recipe of a dataset that has none of its own."""
-IMAGENET = "imagenet"
-"""What stands in place of a weights file for an encoder's ImageNet weights that a package holds."""
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
-
-
-class TeacherRecipe(BaseModel):
-    """What the teacher's own training does differently; None = as the students'."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    arch: str = Field(
-        "fcn_resnet50",
-        description="an architecture that is meant to teach, as fcn_resnet50 or fpn_resnet18, which two cores can "
-        "train, or trained models joined by + for the mean of their logits, as in fpn_resnet18+student",
-    )
-    epochs: int | None = Field(None, ge=1, description="passes over the training images")
-    batch_size: int | None = Field(None, ge=2, description="images per step")
-    lr: float | None = Field(None, gt=0, description="peak learning rate")
-    size: Size | None = Field(
-        None, description="height, width that it sees, a multiple of the students': their images are its reduction"
-    )
-
-    @field_validator("arch")
-    @classmethod
-    def is_known(cls, arch: str) -> str:
-        if arch not in teachers() and ("+" not in arch or set(arch.split("+")) - set(ARCHITECTURES.names())):
-            known, others = ", ".join(teachers()), " and ".join(students())
-            raise PydanticCustomError(
-                "arch", f"Expected one of {known}, or several of them and of {others} joined by +"
-            )
-        return arch
 
 
 class Common(BaseModel):
@@ -64,10 +34,10 @@ class Common(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: Size = Field((512, 512), description="height, width that images are resized to, and exports take")
-    student: str = Field(
-        default_factory=lambda: students()[0], description="the network that learns, an architecture that is meant to"
+    student: StudentRecipe = Field(
+        default_factory=lambda: StudentRecipe.model_validate({}),
+        description="the table [student], fields below, or a network's name alone",
     )
-    student_weights: Literal["imagenet"] | None = Field(None, description="imagenet: the encoder starts from it")
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
     labelled: float = Field(
         1.0,
@@ -104,15 +74,19 @@ class Common(BaseModel):
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of initialisation, order of images, and augmentation")
     teacher: TeacherRecipe = Field(
-        default_factory=lambda: TeacherRecipe.model_validate({}), description="the table [teacher], fields above"
+        default_factory=lambda: TeacherRecipe.model_validate({}), description="the table [teacher], fields below"
     )
 
-    @field_validator("student")
+    @model_validator(mode="before")
     @classmethod
-    def learns(cls, student: str) -> str:
-        if student not in students():
-            raise PydanticCustomError("student", f"Expected one of {', '.join(students())}")
-        return student
+    def read_earlier_form(cls, given: Any) -> Any:
+        """``student_weights`` stood beside ``student`` before that was a table."""
+        if not isinstance(given, dict) or "student_weights" not in given:
+            return given
+        student = given.get("student", {})
+        table = {"arch": student} if isinstance(student, str) else dict(student)
+        rest = {key: value for key, value in given.items() if key != "student_weights"}
+        return {**rest, "student": {**table, "weights": given["student_weights"]}}
 
     @property
     def view_size(self) -> Size:
@@ -144,9 +118,14 @@ def recipe_of(dataset: str) -> str:
     Raises:
         BadInput: no such dataset.
     """
-    if (recipe := DATASETS[dataset].recipe) is None:
+    if DATASETS[dataset].recipe is None:
         print(f"kdbench: --dataset {dataset} has no recipe of its own: taking '{OTHER_DATA}'", file=sys.stderr)
-    return recipe or OTHER_DATA
+    return usual_recipe(dataset)
+
+
+def usual_recipe(dataset: str) -> str:
+    """The recipe that a dataset's usual training is by, whichever this one is."""
+    return DATASETS[dataset].recipe or OTHER_DATA
 
 
 def recipe_file(name_or_path: str) -> Path:
@@ -186,7 +165,9 @@ else:
 def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str | None = None) -> Recipe:
     """Read a recipe and apply the command line's overrides (None = not given).
 
-    ``epochs`` among the overrides is for the teacher too: "same budget" would not be read otherwise.
+    ``epochs`` among the overrides is for the teacher too: "same budget" would not be read otherwise. A network that is
+    named takes the place of the recipe's, of which nothing is left then: not its weights, taps or input.
+    ``student_weights`` are those of the student, whichever it is.
 
     Raises:
         BadInput: no such recipe, not TOML, or a field that is unknown or out of range; all problems at once.
@@ -202,20 +183,24 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"recipe '{path}' cannot be read as TOML ({error}): mend the file") from error
     overrides = {key: value for key, value in overrides.items() if value is not None}
+    flags = {*overrides, *(["teacher"] if teacher_arch is not None else [])}
     teacher = fields.get("teacher", {})
     if not isinstance(teacher, dict):
         raise BadInput(f"recipe '{path.name}': teacher: got {teacher!r}, expected a table: [teacher], then arch = …")
     teacher = dict(teacher)
     if teacher_arch is not None:
-        teacher["arch"] = teacher_arch
+        own = set(TeacherRecipe.model_fields) - set(NetworkRecipe.model_fields)
+        teacher = {"arch": teacher_arch, **{key: value for key, value in teacher.items() if key in own}}
     if "epochs" in overrides:
         teacher.pop("epochs", None)
+    student = overrides.pop("student", fields.get("student", {}))
+    if (weights := overrides.pop("student_weights", None)) is not None:
+        student = {**({"arch": student} if isinstance(student, str) else student), "weights": weights}
     try:
-        recipe = Recipe.model_validate({**fields, **overrides, "teacher": teacher})
+        recipe = Recipe.model_validate({**fields, **overrides, "student": student, "teacher": teacher})
     except ValidationError as error:
         problems = "; ".join(
-            f"{named(p['loc'], overrides)}: got {p['input']!r}, {p['msg'][0].lower()}{p['msg'][1:]}"
-            for p in error.errors()
+            f"{named(p['loc'], flags)}: got {p['input']!r}, {p['msg'][0].lower()}{p['msg'][1:]}" for p in error.errors()
         )
         raise BadInput(f"recipe '{path.name}' with the flags given: {problems}") from error
     if recipe.scale_min > recipe.scale_max:
@@ -227,8 +212,12 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         )
     if min(recipe.size) < 32 or max(recipe.size) > MAX_SIDE:
         raise BadInput(f"recipe '{path.name}': size {recipe.size}, expected 32 x 32 to {MAX_SIDE} x {MAX_SIDE}")
-    require_size(recipe.student, recipe.size)
-    require_size(recipe.teacher.arch, recipe.view_size, "--size (teacher.size)")
+    for network, size, flag in (
+        (recipe.student.network, recipe.size, "--size"),
+        (recipe.teacher.network, recipe.view_size, "--size (teacher.size)"),
+    ):
+        if ":" not in network.arch:  # what others take shows a pass, once the number of classes is known
+            require_size(network, size, flag)
     (height, width), (high, wide) = recipe.size, recipe.view_size
     if high % height or wide % width or high // height != wide // width:
         raise BadInput(
@@ -238,8 +227,8 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
     return recipe
 
 
-def named(location: tuple[str | int, ...], overrides: dict[str, Any]) -> str:
+def named(location: tuple[str | int, ...], flags: set[str]) -> str:
     """A field as the person gave it: "--kl-reduction" when it came by a flag, "teacher.lr" when by the file."""
-    if location and location[0] in overrides:
+    if location and location[0] in flags and location[1:] in ((), ("arch",)):
         return f"--{str(location[0]).replace('_', '-')}"
     return ".".join(map(str, location))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdbench.errors import BadInput, Missing
+from kdbench.models.network import Network
 from kdbench.models.registry import load_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.files import read_json
@@ -19,18 +20,24 @@ from trainers.recipe import Recipe
 def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
     """Whether ``--method all`` can keep the teacher that is there: finished, and of the recipe's architecture."""
     sidecar = tree.folder("teacher").finished("kdbench train --method teacher")
-    return sidecar is not None and bool(sidecar["arch"] == recipe.teacher.arch)
+    return sidecar is not None and is_network(sidecar, recipe.teacher.network)
 
 
-def require_teacher_arch(tree: RunTree, arch: str) -> None:
+def is_network(sidecar: dict[str, Any], network: Network) -> bool:
+    """Whether a sidecar describes a network of this name and arguments."""
+    found = Network.recorded(sidecar)
+    return (found.arch, found.kwargs) == (network.arch, network.kwargs)
+
+
+def require_teacher_arch(tree: RunTree, network: Network) -> None:
     """What --teacher names must be what is there: a student learns from the trained one, whatever was named."""
     path = tree.checkpoint("teacher")
     if not sidecar_path(path).exists():
         return  # that there is none is said where it is opened
-    found = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")["arch"]
-    if found != arch:
+    sidecar = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")
+    if not is_network(sidecar, network):
         raise BadInput(
-            f"--teacher: got '{arch}', but the teacher '{path}' is a {found}: leave --teacher out to learn from it, "
+            f"--teacher: got '{network.label}', but the teacher '{path}' is a {Network.recorded(sidecar).label}: leave --teacher out to learn from it, "
             "or add teacher to --method to train the other in its place"
         )
 

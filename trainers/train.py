@@ -14,8 +14,9 @@ from kdbench.data import SegmentationDataset
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import environment
 from kdbench.methods.base import METHODS
-from kdbench.models.architectures import members, require_same_input
+from kdbench.models.architectures import members
 from kdbench.models.ensemble import Ensemble
+from kdbench.models.network import Code, Network
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.folder import RunFolder, at_its_end
@@ -27,6 +28,7 @@ from trainers.images import TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
+from trainers.networks import Teaching, new_student, say_levels, say_start, student_fields, tried_networks
 from trainers.processes import is_main, wait_for_all, world_size
 from trainers.recipe import Recipe
 from trainers.teacher import open_teacher, require_members, require_same_classes
@@ -43,10 +45,11 @@ class TrainingJob:
         match: the method whose wall-clock a time-matched one gets, or None for the slowest.
         train_teacher: train it anew; when a method needs it and it is missing, that is an error without this.
         seeds: students of the recipe's own seed lie in <method>/, those of others in <method>/seed-<n>/.
-        weights: a file or torchvision weight name that the teacher starts from, or None.
+        weights: a file or published name that the teacher starts from, or None.
         about: dataset fields that go into every sidecar (how to open it again).
         deterministic: refuse operators whose result may differ from run to run.
         time_matched: of a past time-matched training that is done again: the recipe is its own, and this is its match.
+        code: of a past training that is done again: the file that built its network.
     """
 
     tree: RunTree
@@ -61,6 +64,7 @@ class TrainingJob:
     about: dict[str, Any]
     deterministic: bool = False
     time_matched: dict[str, Any] | None = None
+    code: Code | None = None
 
 
 class Data(NamedTuple):
@@ -70,20 +74,16 @@ class Data(NamedTuple):
     validation: SegmentationDataset
 
 
-class Teaching(NamedTuple):
-    """The teacher, frozen, and what its students' sidecars say of it."""
-
-    model: SegmentationModel
-    sidecar: dict[str, Any]
-
-
 def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> list[Path]:
     """Run the job and return the checkpoints, those that ``--resume`` found finished included.
 
     Raises:
         Missing: a method needs a teacher and there is none. RunFailed: see ``train_arms``.
-        BadInput: another process trains in one of the folders.
+        BadInput: another process trains in one of the folders, or a network does not fit the data.
     """
+    networks = tried_networks(
+        job.recipe, len(train_set.classes), student=bool(job.methods), teacher=job.train_teacher, code=job.code
+    )
     if job.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(job.deterministic)
@@ -105,9 +105,6 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     distils = any(needs_teacher(method) for method in job.methods)
     if distils and not job.train_teacher:
         teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
-    if distils:
-        teacher_arch = job.recipe.teacher.arch if teaching is None else teaching.sidecar["arch"]
-        require_same_input("student and teacher", members(job.recipe.student)[0], members(teacher_arch)[0])
     made = []
     together = tuple(method for method in job.methods if not METHODS[method].time_matched)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
@@ -115,19 +112,19 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     with locked([*teacher_folder, *students.values()] if is_main() else []):
         mark(job, together, job.recipe)
         if job.train_teacher:
-            train_the_teacher(job, about, data)
+            train_the_teacher(job, networks.teacher, about, data)
             made.append(job.tree.checkpoint("teacher"))
         if distils and teaching is None:
             teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
         if together:
-            made += train_students(job, together, job.recipe, about, data, teaching)
+            made += train_students(job, networks.student, together, job.recipe, about, data, teaching)
         for method in (m for m in job.methods if m not in together):
             recipe, matched = job.recipe, job.time_matched
             if matched is None:
                 recipe, matched = time_matched(job.tree, job.recipe, job.match, method)
             mark(job, (method,), recipe)
             about = {**about, "time_matched": matched}
-            made += train_students(job, (method,), recipe, about, data)
+            made += train_students(job, networks.student, (method,), recipe, about, data)
     return made
 
 
@@ -147,6 +144,7 @@ def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
 
 def train_students(
     job: TrainingJob,
+    network: Network,
     methods: tuple[str, ...],
     recipe: Recipe,
     about: dict[str, Any],
@@ -157,24 +155,26 @@ def train_students(
     made = []
     matched = about.get("time_matched")
     more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
-    wanted = members(recipe.student)[0].input
     images = TrainingImages(data.train, recipe.view_size, recipe.images, job.device)
+    wanted, said = members(network)[0].input, False
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
         for distils, group in side_by_side(methods, recipe):
-            batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted)
             teacher = teaching.model if teaching is not None and distils else None
+            view = None if teacher is None else teacher.input
+            batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted, view=view)
             arms = []
             for method in group:
-                folder = student_folder(job, method, seed)
-                student_about = {**about, "arch": recipe.student, **wanted.fields()}
+                student, filled = new_student(network, len(data.train.classes), seeded)
+                if not said:
+                    say_start(network, filled, data.train)
+                    said = True
+                student_about = {**about, **student_fields(network, student, filled)}
                 if needs_teacher(method):
                     assert teaching is not None
                     student_about["teacher"] = teaching.sidecar
-                torch.manual_seed(seed)  # every arm starts from the same student
-                student = build_model(recipe.student, len(data.train.classes))
-                if recipe.student_weights is not None:
-                    load_weights(student, recipe.student, recipe.student_weights)
+                    say_levels((method,), seeded, student, teaching.model)
+                folder = student_folder(job, method, seed)
                 arms.append(make_arm(method, student, folder.checkpoint, student_about, batches, teacher))
             run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{more}")
             made += [arm.checkpoint for arm in arms]
@@ -205,17 +205,22 @@ def student_folder(job: TrainingJob, method: str, seed: int) -> RunFolder:
     return job.tree.folder(method, None if seed == job.recipe.seed else seed)
 
 
-def train_the_teacher(job: TrainingJob, about: dict[str, Any], data: Data) -> None:
+def train_the_teacher(job: TrainingJob, network: Network, about: dict[str, Any], data: Data) -> None:
     recipe = job.recipe.for_teacher().model_copy(update={"seed": job.recipe.seed})
     torch.manual_seed(recipe.seed)
-    arch = job.recipe.teacher.arch
-    model = build_model(arch, len(data.train.classes))
+    model = build_model(network, len(data.train.classes))
     checkpoint = job.tree.checkpoint("teacher")
     sources = [job.weights] if job.weights is not None else []
     if isinstance(model, Ensemble):
         sources = [file for weights in sources for file in weights.split(",")]
-        require_members(arch, sources, checkpoint)
-    complete = job.weights is not None and load_weights(model, arch, job.weights)
+        require_members(network.arch, sources, checkpoint)
+    filled = None
+    if job.weights is not None:
+        into = job.recipe.teacher.weights_into
+        filled = load_weights(model, network.label, job.weights, "--teacher-weights", into)
+        if is_main():
+            print(f"kdbench: {filled.line('teacher')}", file=sys.stderr)
+    complete = filled is not None and filled.complete
     arm_state = job.tree.folder("teacher").state
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.
@@ -229,7 +234,9 @@ def train_the_teacher(job: TrainingJob, about: dict[str, Any], data: Data) -> No
     wait_for_all()
     images = TrainingImages(data.train, recipe.size, recipe.images, job.device)
     batches = TrainingBatches(images, recipe, wanted=model.input)
-    about = {**about, "arch": arch, **model.input.fields(), "weights": job.weights}
+    about = {**about, **network.fields(), **model.input.fields(), "weights": job.weights}
+    if filled is not None:
+        about["teacher_weights"] = filled.fields()
     arm = make_arm("teacher", model, checkpoint, about, batches)
     if complete:
         result = validate(arm, data.validation)
@@ -237,7 +244,7 @@ def train_the_teacher(job: TrainingJob, about: dict[str, Any], data: Data) -> No
             save_arm(arm, result)
         wait_for_all()
     else:
-        run([arm], job, None, batches, data.validation, f"teacher {arch}")
+        run([arm], job, None, batches, data.validation, f"teacher {network.label}")
 
 
 def make_arm(

@@ -26,7 +26,14 @@ from kdbench.kinds import PLUGINS, load_plugins
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, all_methods, student_methods
 from kdbench.models.architectures import ARCHITECTURES, students, teachers
+from kdbench.models.sources import SOURCES
 from kdbench.progress import silenced
+
+
+def networks() -> tuple[str, ...]:
+    """Names of networks, and how names of a package's begin."""
+    return (*ARCHITECTURES.names(), *(f"{source.name}:" for source in SOURCES))
+
 
 NAMES: dict[str, Callable[[], tuple[str, ...]]] = {
     "--method": lambda: (*METHODS.names(), "all"),
@@ -34,9 +41,9 @@ NAMES: dict[str, Callable[[], tuple[str, ...]]] = {
     "--precision": lambda: (*PRECISIONS, "all"),
     "--format": lambda: (*FORMATS.names(), "all"),
     "--dataset": DATASETS.names,
-    "--student": students,
-    "--teacher": teachers,
-    "--arch": ARCHITECTURES.names,
+    "--student": networks,
+    "--teacher": networks,
+    "--arch": networks,
     "--device": lambda: ("auto", "cpu", "cuda"),
 }
 """What a shell offers after an option, asked for then: files from outside may have joined."""
@@ -54,6 +61,7 @@ FILLED: dict[str, Callable[[], str]] = {
     "{student}": lambda: ", ".join(students()),
     "{teacher}": lambda: ", ".join(teachers()),
     "{arch}": lambda: ", ".join(ARCHITECTURES.names()),
+    "{sources}": lambda: ", ".join(f"{source.name}:{source.example}" for source in SOURCES),
 }
 """What stands in the help of options in place of names, filled in when help is shown."""
 
@@ -74,11 +82,16 @@ class Command(TyperCommand):
 class App(typer.Typer):
     """A Typer whose every command takes --quiet, and whose options of ``NAMES`` are completed by the shell."""
 
-    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+    def command(self, *arguments: Any, rebuilds: bool = False, **options: Any) -> Callable[[Any], Any]:
+        """As Typer's.
+
+        Args:
+            rebuilds: the command builds networks that a run names, so that it takes --trust-code.
+        """
         register = super().command(*arguments, **{"cls": Command, **options})
 
         def add(function: Any) -> Any:
-            register(extended(function))
+            register(extended(function, rebuilds))
             return function
 
         return add
@@ -98,17 +111,25 @@ def completion(flag: str) -> Callable[[typer.Context, str], list[tuple[str, str]
     return complete
 
 
-def extended(function: Any) -> Any:
-    """``function`` as Typer reads it, with --quiet and completion."""
+def extended(function: Any, rebuilds: bool) -> Any:
+    """``function`` as Typer reads it, with --quiet, --trust-code where it rebuilds networks, and completion."""
 
     @functools.wraps(function)
-    def command(*arguments: Any, quiet: bool, **options: Any) -> Any:
+    def command(*arguments: Any, quiet: bool, trust_code: bool = False, **options: Any) -> Any:
+        if trust_code:
+            from kdbench.models.code import trust_all
+
+            trust_all()
         with silenced(quiet):
             return function(*arguments, **options)
 
+    agreed = Annotated[
+        bool, typer.Option("--trust-code", help="Run the Python file that built a run's network; read it first.")
+    ]
+    trust = inspect.Parameter("trust_code", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=agreed)
     silence = Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and errors alone.")]
     quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=silence)
-    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), quiet]
+    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), *[trust] * rebuilds, quiet]
     for parameter in parameters:
         for option in getattr(parameter.annotation, "__metadata__", ()):
             # In an Annotated, Typer takes a first "--name" for the default until it builds the command.

@@ -29,10 +29,10 @@ from kdbench.errors import BadInput
 from kdbench.formats import PRECISIONS
 from kdbench.methods.base import student_methods
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import USUAL, RunTree
 
 
-@app.command()
+@app.command(rebuilds=True)
 def compare(
     backend: Annotated[str, typer.Option(help="{backend}; all = {usual}.")] = "all",
     method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",
@@ -44,6 +44,9 @@ def compare(
     dataset: Dataset = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
+    variant: Annotated[
+        str, typer.Option(help="Of the trainings, as student=student_lite0 or usual: several with commas, or all.")
+    ] = "all",
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Timed calls per row.", min=10)] = 100,
@@ -56,12 +59,8 @@ def compare(
       kdbench compare --backend torch,onnx,trt
       kdbench compare --backend onnx,openvino --precision fp32,int8
     """
-    tree = RunTree.find(runs, dataset)
-    if method == "all":
-        # A method that nobody trained is not asked for, except those that the guide's table is about.
-        guide = ("baseline", "response", "feature")
-        method = ",".join(m for m in student_methods() if m in guide or tree.checkpoint(m).exists())
-    flags = CompareFlags(method, backend, precision, output, device, threads, rounds)
+    tree = RunTree.find(runs, dataset, USUAL)
+    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant)
     run_compare(tree, flags, json_file, data_root)
 
 
@@ -76,6 +75,24 @@ class CompareFlags:
     device: str = "auto"
     threads: int = 0
     rounds: int = 100
+    variant: str = "all"
+
+
+def chosen_variants(tree: RunTree, text: str) -> tuple[str | None, ...]:
+    """Those asked for; "all" = those in which anything was trained, the usual one where there is none."""
+    if text == "all":
+        return tuple(tree.trained_variants()) or (None,)
+    names = choose("--variant", text, (USUAL, *(name for name in tree.variants() if name)))
+    return tuple(None if name == USUAL else name for name in names)
+
+
+def chosen_methods(tree: RunTree, text: str, variants: tuple[str | None, ...]) -> tuple[str, ...]:
+    if text != "all":
+        return choose("--method", text, student_methods())
+    # A method that nobody trained is not asked for, except those that the guide's table is about.
+    guide = ("baseline", "response", "feature")
+    trees = [tree.of_variant(variant) for variant in variants]
+    return tuple(m for m in student_methods() if m in guide or any(one.checkpoint(m).exists() for one in trees))
 
 
 def run_compare(
@@ -99,8 +116,10 @@ def run_compare(
     most = max(256, os.cpu_count() or 1)
     if flags.threads > most:  # engines crash on many thousands instead of refusing them
         raise BadInput(f"--threads: got {flags.threads}, expected at most {most}: leave it out for one per core")
+    variants = chosen_variants(tree, flags.variant)
     options = CompareOptions(
-        methods=choose("--method", flags.method, student_methods()),
+        variants=variants,
+        methods=chosen_methods(tree, flags.method, variants),
         backends=choose("--backend", flags.backend, BACKENDS.names(), usual_backends()),
         precisions=choose("--precision", flags.precision, PRECISIONS, PRECISIONS),
         output=choose("--output", flags.output, ("mask", "logits"))[0],
@@ -112,7 +131,9 @@ def run_compare(
     destination = results_file(json_file, tree.comparison)
     check_writable(destination, ".txt", ".md", ".csv")
     with json_result("-" if json_file == "-" else None) as document:
-        comparison = run(tree, open_trained_dataset(tree, data_root, options.methods[0]), options)
+        comparison = run(
+            tree, open_trained_dataset(tree.of_variant(variants[0]), data_root, options.methods[0]), options
+        )
         write_all(comparison, destination)
         document.update(read_json(destination, "kdbench compare"))
         print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))

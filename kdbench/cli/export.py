@@ -16,6 +16,7 @@ from kdbench.cli.options import (
     JsonFile,
     OutputOption,
     Runs,
+    Variant,
     choose,
     json_result,
     open_trained_dataset,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 PARITY_IMAGES = 100
 
 
-@app.command()
+@app.command(rebuilds=True)
 def export(
     method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
     export_format: Annotated[str, typer.Option("--format", help="{format}, several, or all.")] = "all",
@@ -53,6 +54,7 @@ def export(
     dataset: Dataset = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
+    variant: Variant = None,
     json_file: JsonFile = None,
 ) -> None:
     """Turn trained students into ONNX, TensorRT and OpenVINO files, each compared with PyTorch before it is kept.
@@ -65,7 +67,7 @@ def export(
       kdbench export --method all --format all --precision all
       kdbench export --method response --format onnx,openvino --precision int8 --keep-float 3
     """
-    tree = RunTree.find(runs, dataset)
+    tree = RunTree.find(runs, dataset, variant)
     trained = tuple(m for m in student_methods() if tree.checkpoint(m).exists())
     with json_result(json_file) as document:
         options = ExportOptions(

@@ -20,6 +20,10 @@ from kdbench.runs.tree import RunTree, sidecar_path
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(help="Of the trainings, as student=student_lite0, or usual. Default: the one trained last."),
+]
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's folder. Default: where it was at training.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonFile = Annotated[
@@ -59,6 +63,16 @@ def choose_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) != len(parts) or max(seeds) >= 2**31:
         raise BadInput(f"--seeds: got '{text}', expected different whole numbers below 2^31, for example 0,1,2")
     return tuple(seeds)
+
+
+def trust_named(text: str) -> None:
+    """Agree to run the file of a network that this command names."""
+    from kdbench.models.code import code_of, names_code, trust
+    from kdbench.models.network import Network
+
+    arch = Network.parse(text, "--student").arch
+    if names_code(arch):
+        trust(code_of(arch))
 
 
 def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, split: str = "val") -> Any:

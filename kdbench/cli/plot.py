@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, JsonFile, Runs, choose, json_result
+from kdbench.cli.options import Dataset, JsonFile, Runs, Variant, choose, json_result
 from kdbench.methods.base import student_methods
 from kdbench.runs.tree import RunTree
 
@@ -19,6 +19,7 @@ def plot(
     output: Annotated[Path | None, typer.Option(help="Folder. Default: plots/ beside the methods.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
+    variant: Variant = None,
     json_file: JsonFile = None,
 ) -> None:
     """Draw a training: loss terms, validation mIoU with the baseline's, losses of all methods, learning rate.
@@ -31,7 +32,7 @@ def plot(
     from kdbench.report.plots import make_figures, write_figures
     from kdbench.runs.history import trained_methods
 
-    tree = RunTree.find(runs, dataset)
+    tree = RunTree.find(runs, dataset, variant)
     methods = choose("--method", method, student_methods(), trained_methods(tree) or student_methods())
     with json_result(json_file) as document:
         figures, notes = make_figures(tree, methods)

@@ -12,7 +12,7 @@ import typer
 
 from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Device, JsonFile, Runs, choose_device, json_result
+from kdbench.cli.options import Dataset, Device, JsonFile, Runs, Variant, choose_device, json_result
 from kdbench.errors import BadInput
 from kdbench.methods.base import student_methods
 from kdbench.runs.tree import RunTree
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdbench.predict.images import Predictor
 
 
-@app.command()
+@app.command(rebuilds=True)
 def predict(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Image files, and folders of them; an .onnx file in front is the model.")
@@ -33,6 +33,7 @@ def predict(
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for an .onnx file that leaves them open.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
+    variant: Variant = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -65,7 +66,7 @@ def predict(
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
     if size is not None:
         raise BadInput("--size: expected with an .onnx file alone; a method's size is that of its training or export")
-    tree = RunTree.find(runs, dataset)
+    tree = RunTree.find(runs, dataset, variant)
     folder = output_dir or tree.root / "predictions" / f"{method}-{backend}"
     run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder, json_file)
 

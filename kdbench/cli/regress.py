@@ -15,7 +15,7 @@ import typer
 
 from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Device, Runs, check_writable, choose, choose_device
+from kdbench.cli.options import Dataset, Device, Runs, Variant, check_writable, choose, choose_device
 from kdbench.errors import BadInput, KdbenchError
 from kdbench.formats import PRECISIONS
 from kdbench.methods.base import student_methods
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kdbench.regress.rule import Rule
 
 
-@app.command()
+@app.command(rebuilds=True)
 def regress(
     baseline: Annotated[Path | None, typer.Option(help="An .onnx file, export, checkpoint, or folder of them.")] = None,
     candidate: Annotated[Path | None, typer.Option(help="As --baseline: what may have become slower.")] = None,
@@ -56,6 +56,7 @@ def regress(
     seed: Annotated[int, typer.Option(help="Of the orders and noise inputs.", min=0)] = 0,
     size: Annotated[str | None, typer.Option(help="--base-ref: HEIGHTxWIDTH of the exports.")] = None,
     runs: Runs = Path("runs"),
+    variant: Variant = None,
     dataset: Dataset = None,
 ) -> None:
     """Tell whether a candidate is slower than a baseline: both are measured side by side, in this run.
@@ -83,7 +84,7 @@ def regress(
                 outputs=() if output == "all" else choose("--output", output, OUTPUTS),
             ),
             allow_different_outputs=allow_different_outputs, device=device, threads=threads, seed=seed, size=size,
-            runs=runs, dataset=dataset,
+            runs=runs, dataset=dataset, variant=variant,
         )  # fmt: skip
         code = _regress(options)
     except KdbenchError as error:
@@ -118,6 +119,7 @@ class RegressOptions:
     seed: int
     size: str | None
     runs: Path
+    variant: str | None
     dataset: str | None
 
 
@@ -202,7 +204,7 @@ def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]
     from kdbench.regress.base_ref import both_sides
 
     if options.base_ref is not None:
-        tree = RunTree.find(options.runs, options.dataset)
+        tree = RunTree.find(options.runs, options.dataset, options.variant)
         with both_sides(options.base_ref, tree, options.chosen, options.size) as sides:
             yield pair(*sides, (options.base_ref, "the working tree"))
         return

@@ -10,10 +10,10 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.options import DataRoot, Dataset, JsonFile, Runs, json_result, open_trained_dataset
 from kdbench.errors import BadInput, KdbenchError
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import USUAL, RunTree
 
 
-@app.command()
+@app.command(rebuilds=True)
 def report(
     output: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the dataset's runs.")] = None,
     results: Annotated[Path | None, typer.Option(help="A comparison's JSON. Default: compare.json there.")] = None,
@@ -36,7 +36,7 @@ def report(
     from kdbench.report.page import as_html, as_markdown
     from kdbench.runs.files import write_text
 
-    tree = RunTree.find(runs, dataset)
+    tree = RunTree.find(runs, dataset, USUAL)
     destination = output or tree.root / "report.html"
     if destination.suffix != ".html":
         raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")

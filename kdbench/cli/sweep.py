@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LINE_EVERY_SECONDS = 30.0
 
 
-@app.command()
+@app.command(rebuilds=True)
 def sweep(
     grid: Annotated[Path, typer.Argument(help="A .toml file: dataset, methods, seeds, and settings of the recipe.")],
     runs: Runs = Path("runs"),

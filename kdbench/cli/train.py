@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.cli.app import app
-from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result
+from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result, trust_named
 from kdbench.errors import BadInput
 from kdbench.methods.base import METHODS, all_methods, distilled_methods
 from kdbench.runs.files import read_json
@@ -18,6 +18,7 @@ from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
     from kdbench.data import SegmentationDataset
+    from trainers.recipe import Recipe
     from trainers.train import TrainingJob
 
 
@@ -25,7 +26,7 @@ GO_ON = "go on with the same command and --resume"
 """What to do after an interruption."""
 
 
-@app.command()
+@app.command(rebuilds=True)
 def train(
     context: typer.Context,
     method: Annotated[
@@ -46,14 +47,24 @@ def train(
     temperature: Annotated[float | None, typer.Option(help="T of the response loss.")] = None,
     kl_reduction: Annotated[str | None, typer.Option(help="pixel, or batchmean (the guide's literal form).")] = None,
     feature_loss: Annotated[str | None, typer.Option(help="cosine or pearson.")] = None,
-    student: Annotated[str | None, typer.Option(help="{student}. Default: the recipe's.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="{student}; {sources}; or your own: FILE.py:FUNCTION. Default: the recipe's."),
+    ] = None,
+    student_weights: Annotated[
+        str | None, typer.Option(help="Student's start: a file, a published name, imagenet, or none.")
+    ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="{teacher}, or trained ones joined by +, averaged. Default: the recipe's."),
+        typer.Option(help="{teacher}, others as for --student, or trained ones joined by +, averaged."),
     ] = None,
-    weights: Annotated[
+    teacher_weights: Annotated[
         str | None,
-        typer.Option(help="Teacher's start: a file, or COCO_WITH_VOC_LABELS_V1; for A+B one of each, with commas."),
+        typer.Option(
+            "--teacher-weights",
+            "--weights",
+            help="Teacher's start, as for --student-weights; for A+B one file of each, with commas.",
+        ),
     ] = None,
     match: Annotated[str | None, typer.Option(help="baseline-long: whose time it gets. Default: the slowest.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initialisation, order and augmentation.")] = None,
@@ -87,7 +98,8 @@ def train(
     if past is not None:
         given = {p.opts[0] for p in context.command.params if is_given(context, str(p.name))}
         if extra := sorted(
-            given - {"--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json"}
+            given
+            - {"--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json", "--trust-code"}
         ):
             raise BadInput(f"--from takes everything from '{past}', got {extra[0]} as well: leave it out")
         with json_result(json_file) as document:
@@ -99,13 +111,14 @@ def train(
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
-        "student": student,
+        "student": student, "student_weights": student_weights,
     }  # fmt: skip
     from trainers.recipe import recipe_of
 
     with json_result(json_file) as document:
         flags = TrainFlags(
-            methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match, weights=weights,
+            methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match,
+            weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
             deterministic=deterministic,
         )  # fmt: skip
@@ -152,14 +165,19 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     from kdbench.data import open_dataset
     from kdbench.data.preprocessing import parse_size
     from trainers.methods import needs_teacher
+    from trainers.network_recipe import NO_WEIGHTS
     from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe
     from trainers.teacher import require_teacher_arch, teacher_is_ready
     from trainers.train import TrainingJob
 
     check_runs(tree)
+    for arch in filter(None, (flags.overrides.get("student"), flags.teacher)):
+        trust_named(arch)
     if flags.weights is not None and "teacher" not in flags.methods:
-        raise BadInput(f"--weights: got '{flags.weights}', but they are the teacher's start: add teacher to --method")
+        raise BadInput(
+            f"--teacher-weights: got '{flags.weights}', but they are the teacher's start: add teacher to --method"
+        )
     if flags.match is not None:
         if flags.match not in distilled_methods():
             raise BadInput(f"--match: got '{flags.match}', expected one of {', '.join(distilled_methods())}")
@@ -175,8 +193,10 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     if precision := launcher_precision():
         overrides["precision"] = precision
     recipe = load_recipe(flags.recipe, overrides, flags.teacher)
+    tree = tree.of_variant(variant_name(tree.dataset, recipe))
+    weights = recipe.teacher.weights if flags.weights is None else flags.weights
     if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
-        require_teacher_arch(tree, flags.teacher)
+        require_teacher_arch(tree, recipe.teacher.network)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
@@ -189,7 +209,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         train_teacher="teacher" in flags.methods and not reuse,
         seeds=chosen_seeds,
         device=torch.device(choose_device(flags.device)),
-        weights=flags.weights,
+        weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
         about=about_data(tree, data_root, flags.sbd),
         deterministic=flags.deterministic,
@@ -204,11 +224,12 @@ def rerun(
     import torch
 
     from kdbench.data import open_dataset
+    from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
     from trainers.train import TrainingJob
 
     past = read_past_training(past_file)
-    tree = RunTree(runs, past.sidecar["dataset"])
+    tree = RunTree(runs, past.sidecar["dataset"], past.sidecar.get("variant"))
     check_runs(tree)
     require_new_place(past, tree)
     recorded, sbd = past.sidecar.get("data_root"), past.sidecar.get("sbd", False)
@@ -230,6 +251,7 @@ def rerun(
         about=about_data(tree, data_root, sbd),
         deterministic=deterministic or past.sidecar.get("deterministic", False),
         time_matched=past.sidecar.get("time_matched"),
+        code=Network.recorded(past.sidecar).code,
     )
     models = execute(job, train_set, open_dataset(tree.dataset, "val", data_root))
     for trained in models:
@@ -240,7 +262,22 @@ def rerun(
 def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
     """What a sidecar says of where the data are."""
     root = None if data_root is None else data_root.as_posix()
-    return {"dataset": tree.dataset, "data_root": root, **({"sbd": True} if sbd else {})}
+    variant = {} if tree.variant is None else {"variant": tree.variant}
+    return {"dataset": tree.dataset, **variant, "data_root": root, **({"sbd": True} if sbd else {})}
+
+
+def variant_name(dataset: str, recipe: Recipe) -> str | None:
+    """What a recipe's student has that the dataset's usual training has not, as a folder's name."""
+    from kdbench.runs.tree import variant_of
+    from trainers.recipe import load_recipe, usual_recipe
+
+    usual = load_recipe(usual_recipe(dataset), {}).student
+    own = recipe.student
+    if own == usual:
+        return None
+    told = own.network.label + "".join(f" {key}" for key in (own.taps, own.input) if key)
+    weights = own.weights or ("none" if usual.weights and own.arch == usual.arch else None)
+    return variant_of({"student": told, **({"weights": weights} if weights else {})})
 
 
 def check_runs(tree: RunTree) -> None:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from kdbench.errors import (
 )
 from kdbench.formats import companions
 from kdbench.machine.environment import environment
+from kdbench.models.network import Network
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
@@ -47,7 +48,9 @@ class CompareOptions:
     """What to compare; see ``kdbench compare --help``.
 
     Attributes:
+        methods: of the usual training; of a variant, those of them that were trained.
         recipe_defaults: a recipe's fields and their defaults: what was done before a field existed.
+        variants: to compare beside each other; None among them is the usual training.
     """
 
     methods: tuple[str, ...]
@@ -58,6 +61,22 @@ class CompareOptions:
     threads: int
     rounds: int
     recipe_defaults: dict[str, Any]
+    variants: tuple[str | None, ...] = (None,)
+
+
+class _Run(NamedTuple):
+    """A method of a variant."""
+
+    tree: RunTree
+    method: str
+
+    @property
+    def name(self) -> str:
+        return self.tree.run(self.method)
+
+    @property
+    def command(self) -> str:
+        return f"kdbench train --method {self.method} --dataset {self.tree.dataset}"
 
 
 @dataclass
@@ -68,6 +87,11 @@ class _Reference:
     sidecars: list[dict[str, Any]] = field(default_factory=list)
     error: KdbenchError | None = None
 
+    @property
+    def size(self) -> Size | None:
+        """(H, W) of the input; all seeds' alike."""
+        return tuple(self.sidecars[0]["size"]) if self.sidecars else None
+
 
 def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions) -> Comparison:
     """Evaluate and time all rows.
@@ -76,30 +100,34 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         tree: where checkpoints and exports lie.
         dataset: the split to score on.
     """
-    references = {method: _evaluate_checkpoints(tree, method, dataset, options) for method in options.methods}
-    size = _common_size(references)
+    runs = _runs(tree, options)
+    references = {run.name: _evaluate_checkpoints(run, dataset, options) for run in runs}
+    for variant in options.variants:
+        _require_one_size([references[run.name] for run in runs if run.tree.variant == variant])
     rows = [
-        _row(tree, (method, backend, precision), dataset, options, references[method])
-        for method in options.methods
+        _row(run, (backend, precision), dataset, options, references[run.name])
+        for run in runs
         for backend in options.backends
         for precision in BACKENDS[backend].rows(options.precisions)
     ]
-    if size is not None:
-        _add_latency(tree, rows, dataset, size, options)
+    sizes = {name: size for name, reference in references.items() if (size := reference.size) is not None}
+    size = next(iter(sizes.values()), None)
+    _add_latency(tree, rows, dataset, sizes, options)
     baseline = references.get("baseline")
     improvements = [
         improvement
-        for method, reference in references.items()
-        if method != "baseline" and baseline is not None
-        if (improvement := improvement_over(baseline.by_seed, reference.by_seed, method)) is not None
-    ]
+        for run in runs
+        if run.method != "baseline" and (base := references.get(run.tree.run("baseline"))) is not None
+        if (improvement := improvement_over(
+            base.by_seed, references[run.name].by_seed, run.method, run.tree.variant)) is not None
+    ]  # fmt: skip
     notes = []
     try:
         teacher = _teacher(tree, baseline)
     except KdbenchError as error:  # what was measured must not be lost to it
         teacher = None
         notes.append(f"the teacher is left out: {' '.join(str(error).split())}")
-    trained = {method: found.sidecars[0] for method, found in references.items() if found.sidecars}
+    trained = {name: found.sidecars[0] for name, found in references.items() if found.sidecars}
     return Comparison(
         environment=environment(),
         dataset={
@@ -114,24 +142,23 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         rows=rows,
         improvements=improvements,
         teacher=teacher,
-        training={method: _training(reference) for method, reference in references.items() if reference.sidecars},
+        training={name: _training(reference) for name, reference in references.items() if reference.sidecars},
         notes=[*notes, *notes_on(trained, improvements, teacher, options.recipe_defaults)],
     )  # fmt: skip
 
 
-def _evaluate_checkpoints(
-    tree: RunTree, method: str, dataset: SegmentationDataset, options: CompareOptions
-) -> _Reference:
+def _runs(tree: RunTree, options: CompareOptions) -> list[_Run]:
+    every = [_Run(tree.of_variant(variant), method) for variant in options.variants for method in options.methods]
+    return [run for run in every if run.tree.variant is None or run.tree.checkpoint(run.method).exists()]
+
+
+def _evaluate_checkpoints(run: _Run, dataset: SegmentationDataset, options: CompareOptions) -> _Reference:
     reference = _Reference()
     try:
-        paths = tree.seed_checkpoints(method)
-        if not tree.checkpoint(method).exists():
-            raise Missing(
-                f"no checkpoint '{tree.checkpoint(method)}': make it with "
-                f"`kdbench train --method {method} --dataset {tree.dataset}`"
-            )
+        paths, command = run.tree.seed_checkpoints(run.method), run.command
+        if not run.tree.checkpoint(run.method).exists():
+            raise Missing(f"no checkpoint '{run.tree.checkpoint(run.method)}': make it with `{command}`")
         for path in paths:
-            command = f"kdbench train --method {method} --dataset {tree.dataset}"
             sidecar = read_training_sidecar(sidecar_path(path), command)
             if sidecar["classes"] != list(dataset.classes):
                 raise BadInput(
@@ -141,10 +168,10 @@ def _evaluate_checkpoints(
                 )
             if sidecar["seed"] in reference.by_seed:
                 raise BadInput(
-                    f"'{path}' has the seed {sidecar['seed']}, which an earlier one of {method} has, expected each "
+                    f"'{path}' has the seed {sidecar['seed']}, which an earlier one of {run.name} has, expected each "
                     "seed once: remove the copy"
                 )
-            title = f"{method} seed {sidecar['seed']}, torch"
+            title = f"{run.name} seed {sidecar['seed']}, torch"
             reference.by_seed[sidecar["seed"]] = _evaluate("torch", path, dataset, options, title)
             reference.sidecars.append(sidecar)
     except KdbenchError as error:
@@ -165,16 +192,15 @@ def _evaluate(
         backend.close()
 
 
-def _common_size(references: dict[str, _Reference]) -> Size | None:
-    sizes = {tuple(sidecar["size"]) for reference in references.values() for sidecar in reference.sidecars}
+def _require_one_size(references: list[_Reference]) -> None:
+    sizes = {tuple(sidecar["size"]) for reference in references for sidecar in reference.sidecars}
     if len(sizes) > 1:
         raise RunFailed(f"methods were trained at different sizes {sorted(sizes)}: train them with the same --size")
-    return next(iter(sizes)) if sizes else None
 
 
 def _row(
-    tree: RunTree,
-    of: tuple[str, str, str],
+    run: _Run,
+    through: tuple[str, str],
     dataset: SegmentationDataset,
     options: CompareOptions,
     reference: _Reference,
@@ -182,15 +208,22 @@ def _row(
     """Score one row.
 
     Args:
-        of: method, backend and precision.
+        through: backend and precision.
     """
-    method, backend, precision = of
-    row = Row(method=method, backend=backend, precision=precision, output=options.output, status="ok")
-    path = artifact_of(tree, method, backend, precision, options.output)
+    backend, precision = through
+    row = Row(
+        method=run.method, variant=run.tree.variant, backend=backend, precision=precision, output=options.output,
+        status="ok", reference="torch",
+    )  # fmt: skip
+    path = artifact_of(run.tree, run.method, backend, precision, options.output)
     if reference.sidecars:
         first = reference.sidecars[0]
-        row.params = first["params"]
-        row.gflops = count_gflops(first["arch"], len(first["classes"]), (first["size"][0], first["size"][1]))
+        network = Network.recorded(first)
+        row.params, row.student = first["params"], network.label
+        row.labelled = first.get("labelled_images", first["train_images"])
+        row.unlabelled = first.get("unlabelled_images", 0)
+        if reference.error is None:  # else the network may be none that can be built
+            row.gflops = count_gflops(network, len(first["classes"]), (first["size"][0], first["size"][1]))
     try:
         if (why_not := BACKENDS[backend].why_not(precision)) is not None:
             raise NoSuchPrecision(why_not)
@@ -200,7 +233,7 @@ def _row(
         if backend == "torch":
             result = expected
         else:
-            result = _evaluate(backend, path, dataset, options, f"{method}, {backend} {precision}")
+            result = _evaluate(backend, path, dataset, options, f"{run.name}, {backend} {precision}")
         row.miou = result.miou
         row.iou_per_class = [None if math.isnan(v) else float(v) for v in result.iou_per_class]
         row.agreement_with_torch = pixel_agreement(expected.predictions, result.predictions)
@@ -209,7 +242,7 @@ def _row(
         row.status, row.reason = _status(error, backend, path), " ".join(str(error).split())
     if path.is_file():
         row.artifact = Artifact(
-            path=path.relative_to(tree.root).as_posix(),
+            path=path.relative_to(run.tree.root).as_posix(),
             sha256=sha256(path),
             bytes=sum(file.stat().st_size for file in (path, *companions(path))),
         )
@@ -232,23 +265,33 @@ def pixel_agreement(expected: list[NDArray[np.uint8]], got: list[NDArray[np.uint
 
 
 def _add_latency(
-    tree: RunTree, rows: list[Row], dataset: SegmentationDataset, size: Size, options: CompareOptions
+    tree: RunTree, rows: list[Row], dataset: SegmentationDataset, sizes: dict[str, Size], options: CompareOptions
 ) -> None:
-    images = [resize_image(dataset[i].image, size) for i in range(min(TIMED_IMAGES, len(dataset)))]
+    """Time the rows that ran, in one process for each backend and size.
+
+    Args:
+        sizes: run → (H, W) of its input.
+    """
     runnable = [row for row in rows if row.status == "ok"]
-    backends = list(dict.fromkeys(row.backend for row in runnable))
+    groups = list(dict.fromkeys((row.backend, sizes[row.run]) for row in runnable))
     with progress_bar("latency", len(runnable)) as bar:
-        for backend in backends:
-            group = {f"{row.method}-{row.precision}": row for row in runnable if row.backend == backend}
+        for backend, size in groups:
+            group = {
+                f"{row.run}-{row.precision}": row
+                for row in runnable
+                if (row.backend, sizes[row.run]) == (backend, size)
+            }
+            images = [resize_image(dataset[i].image, size) for i in range(min(TIMED_IMAGES, len(dataset)))]
             cases = [
-                LatencyCase(name, backend, str(artifact_of(tree, row.method, backend, row.precision, row.output)),
-                            row.output, size if runs_checkpoints(backend) else None)
+                LatencyCase(name, backend, str(artifact_of(tree.of_variant(row.variant), row.method, backend,
+                            row.precision, row.output)), row.output, size if runs_checkpoints(backend) else None)
                 for name, row in group.items()
             ]  # fmt: skip
+            usual = size == next(iter(sizes.values()))
             try:
                 measured = measure(
                     cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-                    keep_json=tree.latency(backend),
+                    keep_json=tree.latency(backend if usual else f"{backend}-{size[0]}x{size[1]}"),
                 )  # fmt: skip
                 for name, row in group.items():
                     row.latency = measured[name]
@@ -266,7 +309,10 @@ def _teacher(tree: RunTree, baseline: _Reference | None) -> Teacher | None:
     sidecar = read_training_sidecar(path, f"kdbench train --method teacher --dataset {tree.dataset}")
     miou, scores = sidecar["miou"], [] if baseline is None else [e.miou for e in baseline.by_seed.values()]
     return Teacher(
-        arch=sidecar["arch"], params=sidecar["params"], miou=miou, lead=miou - fmean(scores) if scores else None
+        arch=Network.recorded(sidecar).label,
+        params=sidecar["params"],
+        miou=miou,
+        lead=miou - fmean(scores) if scores else None,
     )
 
 
@@ -276,6 +322,7 @@ def _training(reference: _Reference) -> dict[str, Any]:
         "seeds": [s["seed"] for s in reference.sidecars],
         "miou_by_seed": [e.miou for e in reference.by_seed.values()],
         "iou_per_class": mean_iou_per_class(list(reference.by_seed.values())),
+        "size": first["size"],
         "epochs": first["epoch"],
         "steps": first["steps"],
         "train_images": first["train_images"],

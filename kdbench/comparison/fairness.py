@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdbench.comparison.results import Improvement, Teacher
-from kdbench.methods.base import METHODS, recipe_fields
+from kdbench.methods.base import METHODS, method_in, recipe_fields
 from kdbench.runs.folder import at_its_end
 
 KD_LEAD = 0.03
@@ -21,32 +21,32 @@ def notes_on(
     """What a reader must know before believing the table.
 
     Args:
-        trained: method → sidecar of its first training.
+        trained: run (a method, or "variant/method") → sidecar of its first training.
         recipe_defaults: every field of a recipe, for sidecars of before a field came.
     """
     notes = []
-    for method, sidecar in trained.items():
+    for run, sidecar in trained.items():
         if not at_its_end(sidecar):
             notes.append(
-                f"{method}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
-                f"finish it with `kdbench train --method {method} --resume`"
+                f"{run}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
+                f"finish it with `kdbench train --method {method_in(run)} --resume`"
             )
-    base = trained.get("baseline")
-    for method, sidecar in trained.items():
-        keys = [] if base is None else unfair_differences(method, sidecar, base, recipe_defaults)
+    for run, sidecar in trained.items():
+        base = trained.get(run.removesuffix(method_in(run)) + "baseline")
+        keys = [] if base is None else unfair_differences(method_in(run), sidecar, base, recipe_defaults)
         if keys:
             notes.append(
-                f"{method}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
+                f"{run}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
             )
-    for method in (m for m in trained if METHODS[m].time_matched):
-        matched = trained[method]["time_matched"]
+    for run in (run for run in trained if METHODS[method_in(run)].time_matched):
+        matched = trained[run]["time_matched"]
         notes.append(
-            f"{method}: the baseline with {trained[method]['epochs']} epochs, which fit in the time of "
+            f"{run}: the baseline with {trained[run]['epochs']} epochs, which fit in the time of "
             f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
         )
     few = [gain for gain in improvements if gain.standard_error_over == "images"]
     if few:
-        named = ", ".join(f"{gain.method} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
+        named = ", ".join(f"{gain.run} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
         notes.append(
             f"the spread between trainings is unknown below 3 seeds, so no gain is claimed of {named}: "
             "train these and the baseline with --seeds 0,1,2"

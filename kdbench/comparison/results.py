@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdbench.errors import BadInput
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
+from kdbench.runs.tree import run_name
 
 Status = Literal["ok", "built", "unavailable", "unsupported", "failed"]
 Verdict = Literal["gain", "loss", "no gain shown"]
@@ -48,6 +49,15 @@ class Row(Strict):
     """One method through one backend; ``reason`` says why the status is not ok."""
 
     method: str
+    variant: str | None = None
+    """What differs from the dataset's usual training; None = nothing."""
+    student: str | None = None
+    """The network."""
+    labelled: int | None = None
+    unlabelled: int | None = None
+    """Images that it learnt from, with and without their labels."""
+    reference: str | None = None
+    """What ``agreement_with_torch`` is with: "torch" of the same method; of an imported file, its own fp32 run."""
     backend: str
     precision: str
     output: str
@@ -63,17 +73,28 @@ class Row(Strict):
     engine: dict[str, Any] | None = None
     """What ran: device, provider, threads, and in "operators" the share of compute operators per type."""
 
+    @property
+    def run(self) -> str:
+        """The method's name among those of all variants."""
+        return run_name(self.variant, self.method)
+
 
 class Improvement(Strict):
     """A method's mIoU minus the baseline's, paired by seed (or, with one seed, its spread over images)."""
 
     method: str
+    variant: str | None = None
+    """Its baseline is that of the same variant."""
     delta_miou: float
     standard_error: float
     standard_error_over: Literal["seeds", "images"]
     seeds: int
     baseline_miou: float
     verdict: Verdict
+
+    @property
+    def run(self) -> str:
+        return run_name(self.variant, self.method)
 
 
 class Teacher(Strict):
@@ -95,7 +116,7 @@ class Comparison(Strict):
     improvements: list[Improvement]
     teacher: Teacher | None
     training: dict[str, Any]
-    """Per method: seeds, epochs, steps, wall-clock, revision."""
+    """Per run (a method, or "variant/method"): seeds, epochs, steps, wall-clock, revision."""
     notes: list[str]
 
     def write(self, path: Path) -> None:

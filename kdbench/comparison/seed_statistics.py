@@ -27,8 +27,10 @@ def verdict_of(differences: Sequence[float]) -> Verdict:
     return "gain" if fmean(differences) > 0 else "loss"
 
 
-def improvement_over(baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str) -> Improvement | None:
-    """Paired difference of mIoU by seed; None when the two share no seed.
+def improvement_over(
+    baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str, variant: str | None = None
+) -> Improvement | None:
+    """Paired difference of mIoU by seed, of a method and the baseline of its variant; None when they share no seed.
 
     Over at least 3 seeds the standard error is that of the paired differences. With fewer, the spread over seeds is
     unknown: the standard error is then a paired bootstrap over validation images of the first seed, and nothing is
@@ -45,6 +47,7 @@ def improvement_over(baseline: dict[int, Evaluation], method: dict[int, Evaluati
         error = bootstrap_standard_error(baseline[seeds[0]].confusions, method[seeds[0]].confusions)
     return Improvement(
         method=name,
+        variant=variant,
         delta_miou=fmean(deltas),
         standard_error=error,
         standard_error_over="seeds" if over_seeds else "images",

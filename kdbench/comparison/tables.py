@@ -28,10 +28,10 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
         name = f"{backend} {precision}" if several else backend
         header += [f"{name} {column.header}" for column in of_backend() if column.belongs_to(backend)]
     cells, reasons = [], list[str]()
-    for method in dict.fromkeys(row.method for row in comparison.rows):
-        rows = {(row.backend, row.precision): row for row in comparison.rows if row.method == method}
+    for run in dict.fromkeys(row.run for row in comparison.rows):
+        rows = {(row.backend, row.precision): row for row in comparison.rows if row.run == run}
         any_row = next(iter(rows.values()))
-        line = [title_of(method), *(column.cell(any_row) for column in of_model())]
+        line = [title_of(run), *(column.cell(any_row) for column in of_model())]
         for key in keys:
             columns = [column for column in of_backend() if column.belongs_to(key[0])]
             line += _backend_cells(rows.get(key), columns, reasons)
@@ -59,7 +59,7 @@ def improvement_lines(comparison: Comparison) -> list[str]:
         relative = 100 * gain.delta_miou / gain.baseline_miou if gain.baseline_miou else 0.0
         over = f"{gain.seeds} seeds" if gain.standard_error_over == "seeds" else "images, 1 training each"
         lines.append(
-            f"{title_of(gain.method):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
+            f"{title_of(gain.run):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
             f"± {gain.standard_error:.4f} standard error over {over}: {gain.verdict}"
         )
     return lines
@@ -154,7 +154,7 @@ def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[
     headers = [column.header for column in (*of_model(), *of_backend())]
     cells = []
     for row in comparison.rows:
-        about = [title_of(row.method), row.backend, row.precision]
+        about = [title_of(row.run), row.backend, row.precision]
         about += [column.cell(row) for column in of_model()]
         cells.append([*about, *_backend_cells(row, of_backend(), reasons)])
     return ["Knowledge Distillation", "backend", "precision", *headers], cells

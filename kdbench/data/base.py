@@ -37,7 +37,13 @@ class Sample:
 
 
 class SegmentationDataset(ABC):
-    """A split of a dataset; indexable from several threads at once."""
+    """A split of a dataset; indexable from several threads at once.
+
+    Attributes:
+        photographs: whether ImageNet's weights know what its images look like.
+    """
+
+    photographs = True
 
     def __init__(self, name: str, split: str, classes: Sequence[str], palette: Sequence[Color]) -> None:
         self.name = name

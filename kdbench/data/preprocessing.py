@@ -52,5 +52,6 @@ def resize_label(label: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 def normalise(images: NDArray[np.uint8], wanted: Input = IMAGENET) -> NDArray[np.float32]:
     """N x H x W x 3 uint8 → N x 3 x H x W float32, normalised: the input of a ``logits`` model."""
     mean, std = np.array(wanted.mean, dtype=np.float32), np.array(wanted.std, dtype=np.float32)
-    scale, shift = 1.0 / (255.0 * std), mean / std
-    return np.ascontiguousarray((images * scale - shift).transpose(0, 3, 1, 2), dtype=np.float32)
+    scale, shift = 1.0 / (wanted.scale * std), mean / std
+    ordered = images[..., ::-1] if wanted.turns_channels else images
+    return np.ascontiguousarray((ordered * scale - shift).transpose(0, 3, 1, 2), dtype=np.float32)

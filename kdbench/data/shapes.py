@@ -35,6 +35,8 @@ _NOISE_SCALE = np.float32(0.03 / np.sqrt((256**2 - 1) / 12))
 class Shapes(SegmentationDataset):
     """Scenes of 128 x 128 pixels with 6 to 12 objects."""
 
+    photographs = False
+
     def __init__(self, split: str) -> None:
         super().__init__("shapes", split, CLASSES, voc_palette(len(CLASSES)))
 

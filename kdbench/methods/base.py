@@ -146,12 +146,20 @@ def all_methods() -> tuple[str, ...]:
     return tuple(method.name for method in METHODS if method.in_all)
 
 
-def title_of(method: str) -> str:
-    """A method's title, or the very name of one that is not declared here."""
-    return METHODS[method].title if method in METHODS else method
+def method_in(run: str) -> str:
+    """The method of a run, whose name may have a variant's before it: "student=x/response"."""
+    return run.rpartition("/")[2]
 
 
-def style_of(method: str) -> Style:
+def title_of(run: str) -> str:
+    """A run's title: its method's, or the very name of one that is not declared here, and its variant."""
+    variant, _, method = run.rpartition("/")
+    title = METHODS[method].title if method in METHODS else method
+    return f"{title}, {variant}" if variant else title
+
+
+def style_of(run: str) -> Style:
+    method = method_in(run)
     return METHODS[method].style if method in METHODS else UNKNOWN
 
 

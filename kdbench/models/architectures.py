@@ -9,14 +9,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput
 from kdbench.kinds import Kind
+from kdbench.models.network import Network, Tap
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from kdbench.models.segmentation import SegmentationModel
 
 Role = Literal["student", "teacher"]
@@ -27,21 +31,24 @@ class Architecture:
     """A network that kdbench can build.
 
     Attributes:
-        network: number of classes → ``SegmentationModel``: a class or function, or where it is as "module:name".
+        network: number of classes → ``SegmentationModel``, or any module that ``ForeignModel`` can wrap: a class or
+            function, or where it is as "module:name".
         roles: what it is meant for; a student may be trained as a member of a teacher in any case.
         input: how its images are normalised.
         multiple_of: height and width of its input must be; 1 = any size.
         needs: packages that it imports beside those of kdbench.
         install: the command that installs them, for errors.
+        taps: of a module that is no ``SegmentationModel``: where distillation reads it.
     """
 
     name: str
-    network: Callable[[int], SegmentationModel] | str
+    network: Callable[[int], nn.Module] | str
     roles: tuple[Role, ...]
     input: Input = IMAGENET
     multiple_of: int = 1
     needs: tuple[str, ...] = ()
     install: str = ""
+    taps: dict[str, Tap] = field(default_factory=dict)
 
     def build(self, classes: int) -> SegmentationModel:
         """A freshly initialised network.
@@ -57,14 +64,21 @@ class Architecture:
         if isinstance(network, str):
             module, _, name = network.partition(":")
             network = getattr(importlib.import_module(module), name)
+        from torch import nn
+
+        from kdbench.models.foreign import ForeignModel
         from kdbench.models.segmentation import LEVELS, SegmentationModel
 
         model = network(classes)
-        if not isinstance(model, SegmentationModel) or set(model.tap_channels) != set(LEVELS):
+        if not isinstance(model, nn.Module) or (
+            isinstance(model, SegmentationModel) and not set(model.tap_channels) <= set(LEVELS)
+        ):
             raise BadInput(
-                f"architecture '{self.name}' builds a {type(model).__name__}, expected a SegmentationModel with "
-                f"tap_channels for {', '.join(LEVELS)}: derive it from kdbench.models.segmentation.SegmentationModel"
+                f"architecture '{self.name}' builds a {type(model).__name__}, expected a torch.nn.Module, or a "
+                f"SegmentationModel with tap_channels for any of {', '.join(LEVELS)}"
             )
+        if not isinstance(model, SegmentationModel):
+            model = ForeignModel(model, classes, self.taps, self.name)
         model.input = self.input
         return model
 
@@ -82,38 +96,68 @@ def teachers() -> tuple[str, ...]:
     return tuple(arch.name for arch in ARCHITECTURES if "teacher" in arch.roles)
 
 
-def members(arch: str) -> list[Architecture]:
-    """The architectures that a name stands for: one, or several joined by "+".
+def members(network: Network | str) -> list[Architecture]:
+    """The architectures that a name stands for: one, or several built-in ones joined by "+".
 
     Raises:
         BadInput: there is none of that name, or they take differently normalised images.
+        Missing: there is no file of that name.
     """
-    for name in arch.split("+"):
+    network = Network(network) if isinstance(network, str) else network
+    if ":" in network.arch:
+        return [_foreign(network)]
+    if network.kwargs or network.taps:
+        raise BadInput(f"architecture '{network.label}': a built-in network takes no arguments and no taps")
+    names = network.arch.split("+")
+    for name in names:
         if name not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES.names())
-            raise BadInput(
-                f"architecture: got '{arch}', expected one of {known}, or several with +; one from a file "
-                "of your own needs --plugin FILE"
-            )
-    found = [ARCHITECTURES[name] for name in arch.split("+")]
+            raise BadInput(f"architecture: got '{network.arch:.80}', expected {expected()}")
+    found = [ARCHITECTURES[name] for name in names]
+    if network.input is not None:
+        found = [replace(one, input=network.input) for one in found]
     for other in found[1:]:
-        require_same_input(f"architecture '{arch}'", found[0], other)
+        if found[0].input != other.input:
+            raise BadInput(
+                f"architecture '{network.arch}': {found[0].name} takes images of mean {found[0].input.mean} and std "
+                f"{found[0].input.std}, {other.name} of {other.input.mean} and {other.input.std}, expected the same of "
+                "all members, which see the same batches: choose another pair"
+            )
     return found
 
 
-def require_same_input(what: str, first: Architecture, second: Architecture) -> None:
-    """Raise BadInput where one batch of images cannot serve both."""
-    if first.input != second.input:
-        raise BadInput(
-            f"{what}: {first.name} takes images of mean {first.input.mean} and std {first.input.std}, {second.name} of "
-            f"{second.input.mean} and {second.input.std}, expected the same of both, which see the same batches: "
-            "choose another pair"
-        )
+def expected() -> str:
+    """What a network may be called, for errors."""
+    from kdbench.models.sources import SOURCES
+
+    examples = ", ".join(f"{source.name}:{source.example}" for source in SOURCES)
+    return (
+        f"one of {', '.join(ARCHITECTURES.names())}, or several with +; a package's, as {examples}; or a function of "
+        "your own, as my_nets.py:fpn (or an architecture that --plugin FILE declares)"
+    )
 
 
-def require_size(arch: str, size: tuple[int, int], flag: str = "--size") -> None:
-    """Raise BadInput where an architecture does not take images of H x W = ``size``."""
-    for member in members(arch):
+def _foreign(network: Network) -> Architecture:
+    from kdbench.models import code
+    from kdbench.models.sources import SOURCES
+
+    prefix, _, name = network.arch.partition(":")
+    kwargs = dict(network.kwargs)
+    made: Callable[[int], nn.Module]
+    if prefix in SOURCES:
+        source = SOURCES[prefix]
+        wanted = network.input or source.input_of(name, kwargs)
+        made = partial(source.network, name, kwargs=kwargs)
+    elif code.names_code(network.arch):
+        wanted = network.input or IMAGENET
+        made = partial(code.build, network.arch, kwargs=kwargs, recorded=network.code)
+    else:
+        raise BadInput(f"network: got '{network.arch:.80}', expected {expected()}")
+    return Architecture(network.label, made, ("student", "teacher"), wanted, taps=network.taps)
+
+
+def require_size(network: Network | str, size: tuple[int, int], flag: str = "--size") -> None:
+    """Raise BadInput where an architecture says that it does not take images of H x W = ``size``."""
+    for member in members(network):
         if any(side % member.multiple_of for side in size):
             nearest = "x".join(str(max(1, round(side / member.multiple_of)) * member.multiple_of) for side in size)
             raise BadInput(

@@ -40,12 +40,16 @@ class MaskModel(nn.Module):
         self.model = model
         self.elementwise = elementwise
         self.dtype = next(model.parameters()).dtype
-        self.register_buffer("mean", 255.0 * torch.tensor(model.input.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255.0 * torch.tensor(model.input.std).view(1, 3, 1, 1))
+        self.turns_channels = model.input.turns_channels
+        self.register_buffer("mean", model.input.scale * torch.tensor(model.input.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", model.input.scale * torch.tensor(model.input.std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         # TensorRT refuses a Transpose of uint8, so the cast comes first.
-        x = (image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std
+        x = image.to(self.mean.dtype).permute(0, 3, 1, 2)
+        if self.turns_channels:
+            x = x.flip(1)
+        x = (x - self.mean) / self.std
         x = x.to(self.dtype)
         if self.elementwise:
             return upsampled_argmax(self.model.taps(x).logits, (x.shape[2], x.shape[3])).to(torch.uint8)

@@ -1,6 +1,7 @@
 """What a network is made of: parameters and GFLOPs by stage, and the shapes of what distillation reads.
 
-Nothing is computed: the pass runs on torch's meta device, where tensors have shapes and no values.
+Nothing is computed: the pass runs on torch's meta device, where tensors have shapes and no values (on the CPU where a
+network cannot be built there).
 """
 
 from __future__ import annotations
@@ -12,32 +13,31 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data.preprocessing import Size
-from kdbench.models.architectures import require_size
-from kdbench.models.registry import build_model
+from kdbench.models.network import Network
+from kdbench.models.registry import cheaply_built, tried
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.files import SCHEMA_VERSION
 
 
-def describe(arch: str, classes: int, size: Size) -> dict[str, Any]:
-    """Count one image of H x W = ``size`` through an architecture.
+def describe(network: Network, classes: int, size: Size) -> dict[str, Any]:
+    """Count one image of H x W = ``size`` through a network.
 
     FLOPs are those that torch's FlopCounterMode counts, convolutions and matrix products, a multiply-add as two; what
     it does not count (normalisation, activations, resizing) is 0 here as in the comparison.
 
     Returns:
         {"arch", "classes", "size", "params", "gflops", "stages": [{"name", "params", "gflops"}],
-        "taps": [{"name", "stride", "channels", "size"}]}; the taps are low, mid, high, and the logits before the
-        final upsampling.
+        "input", "taps": [{"name", "stride", "channels", "size"}]}; the taps are low, mid, high, as far as the network
+        has them, with the module's path where a pass has found it, and the logits before the final upsampling.
 
     Raises:
         BadInput: no such architecture, or it does not take images of that size.
     """
-    require_size(arch, size)
-    with torch.device("meta"):
-        model = build_model(arch, classes).eval()
-        image = torch.empty(1, 3, *size)
+    network = tried(network, classes, size, "network")
+    model = cheaply_built(network, classes).eval()
+    image = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
     flops: dict[str, int] = {}
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         for name, module in model.named_modules():
             if not list(module.children()):
                 count_flops_of(module, name, counter, flops)
@@ -45,7 +45,8 @@ def describe(arch: str, classes: int, size: Size) -> dict[str, Any]:
     maps = {**taps.features, "logits": taps.logits}
     return {
         "schema_version": SCHEMA_VERSION,
-        "arch": arch,
+        **network.fields(),
+        "input": model.input.as_json(),
         "classes": classes,
         "size": list(size),
         "params": sum(p.numel() for p in model.parameters()),
@@ -64,6 +65,7 @@ def describe(arch: str, classes: int, size: Size) -> dict[str, Any]:
                 "stride": round(size[0] / tensor.shape[2]),
                 "channels": tensor.shape[1],
                 "size": list(tensor.shape[2:]),
+                **({"module": tap.module} if (tap := network.taps.get(name)) else {}),
             }
             for name, tensor in maps.items()
         ],

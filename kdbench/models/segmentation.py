@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data.normalisation import IMAGENET, Input
-
-LEVELS = ("low", "mid", "high")
-"""The taps of feature distillation: stride 4, 8 and 16 in the student."""
+from kdbench.models.network import LEVELS as LEVELS
 
 
 class Taps(NamedTuple):
@@ -20,7 +18,7 @@ class Taps(NamedTuple):
 
     Attributes:
         logits: N x C x h x w float, before the final upsampling.
-        features: level → N x K x h x w float, for each of ``LEVELS``.
+        features: level → N x K x h x w float, for each of ``LEVELS`` that the model has.
     """
 
     logits: Tensor
@@ -31,7 +29,7 @@ class SegmentationModel(nn.Module, ABC):
     """A network from N x 3 x H x W normalised images to N x C x H x W logits."""
 
     tap_channels: dict[str, int]
-    """Channels of each of ``LEVELS``."""
+    """Channels of each of ``LEVELS`` that it has; all, in a network that is built in."""
     input: Input = IMAGENET
     """How its images are normalised, as its ``Architecture`` says."""
     stages: dict[str, tuple[str, ...]]
@@ -47,8 +45,14 @@ class SegmentationModel(nn.Module, ABC):
     def taps(self, images: Tensor) -> Taps:
         """One pass that keeps the taps; costs no more than ``forward`` without the upsampling."""
 
+    def logits(self, images: Tensor) -> Tensor:
+        """N x C x h x w, before the final upsampling."""
+        return self.taps(images).logits
+
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.taps(images).logits
+        logits = self.logits(images)
+        if logits.shape[-2:] == images.shape[-2:]:
+            return logits
         # Changes nothing, and is an operator that ONNX Runtime lacks in its blocked layout: it leaves that layout here,
         # on the small map. Else it upsamples in it, to 16 channels, and reorders the full-size map: 3 of 17 ms.
         return upsample(torch.maximum(logits, self.lowest), images)

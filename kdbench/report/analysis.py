@@ -35,7 +35,7 @@ def analysis(found: Evidence) -> list[str]:
 
 def gain_sentence(gain: Improvement) -> str:
     """What a method is shown to do to mIoU."""
-    name, points, error = title_of(gain.method), 100 * gain.delta_miou, 100 * gain.standard_error
+    name, points, error = title_of(gain.run), 100 * gain.delta_miou, 100 * gain.standard_error
     against = f"{name}: {points:+.2f} points of mIoU against the baseline's {fraction(gain.baseline_miou)}"
     if gain.standard_error_over == "images":
         return (
@@ -69,19 +69,19 @@ def teacher_sentence(comparison: Comparison) -> list[str]:
 def speed_sentences(comparison: Comparison) -> list[str]:
     """The fastest row against PyTorch of the same method, when their intervals are apart."""
     timed = [row for row in comparison.rows if row.status == "ok" and row.latency is not None]
-    torch = {row.method: row for row in timed if row.backend == "torch"}
-    others = [row for row in timed if row.backend != "torch" and row.method in torch]
+    torch = {row.run: row for row in timed if row.backend == "torch"}
+    others = [row for row in timed if row.backend != "torch" and row.run in torch]
     if not others:
         return []
 
     def times_faster(row: Row) -> float:
-        ours, theirs = torch[row.method].latency, row.latency
+        ours, theirs = torch[row.run].latency, row.latency
         assert ours is not None
         assert theirs is not None
         return ours.median_ms / theirs.median_ms
 
     best = max(others, key=times_faster)
-    eager = torch[best.method]
+    eager = torch[best.run]
     assert best.latency is not None
     assert eager.latency is not None
     apart = best.latency.ci95_ms[1] < eager.latency.ci95_ms[0]
@@ -91,7 +91,7 @@ def speed_sentences(comparison: Comparison) -> list[str]:
             f"No backend is shown to be faster than PyTorch eager: the intervals of {name}, the fastest, overlap its."
         ]
     return [
-        f"The fastest row is {name} ({title_of(best.method)}): {times_faster(best):.1f} times as fast "
+        f"The fastest row is {name} ({title_of(best.run)}): {times_faster(best):.1f} times as fast "
         "as PyTorch eager by the medians of two processes that ran one after the other. For a difference of a few "
         "percent use `kdbench regress`, which measures side by side."
     ]
@@ -106,8 +106,8 @@ def agreement_sentences(comparison: Comparison) -> list[str]:
         if not rows:
             continue
         worst = min(rows, key=lambda row: row.agreement_with_torch or 0.0)
-        torch = {row.method: row.miou for row in comparison.rows if row.backend == "torch" and row.miou is not None}
-        changes = [100 * (row.miou - torch[row.method]) for row in rows if row.miou is not None and row.method in torch]
+        torch = {row.run: row.miou for row in comparison.rows if row.backend == "torch" and row.miou is not None}
+        changes = [100 * (row.miou - torch[row.run]) for row in rows if row.miou is not None and row.run in torch]
         change = f"; mIoU changes by {min(changes):+.2f} to {max(changes):+.2f} points" if changes else ""
         sentences.append(
             f"In {precision}, every export that ran gives PyTorch's class to at least "

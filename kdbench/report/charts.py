@@ -31,9 +31,9 @@ def charts(found: Evidence) -> dict[str, dict[str, Any]]:
         classes = found.comparison.dataset["classes"]
         by_method = [row for row in found.ok_rows() if row.backend == "torch"]
         if by_method:
-            made["classes-by-method"] = heat_map(by_method, classes, [title_of(r.method) for r in by_method])
-        first = next((row.method for row in found.ok_rows() if row.backend != "torch"), None)
-        by_precision = [row for row in found.ok_rows() if row.method == first]
+            made["classes-by-method"] = heat_map(by_method, classes, [title_of(r.run) for r in by_method])
+        first = next((row.run for row in found.ok_rows() if row.backend != "torch"), None)
+        by_precision = [row for row in found.ok_rows() if row.run == first]
         if len(by_precision) > 1:
             made["classes-by-precision"] = heat_map(
                 by_precision, classes, [f"{row.backend} {row.precision}" for row in by_precision]
@@ -66,7 +66,7 @@ def scatter(rows: list[Row]) -> go.Figure:
                 "size": 12, "color": color_of(backend),
                 "symbol": PRECISION_SYMBOLS.get(precision, "x"), "line": {"width": 1, "color": "#FFFFFF"},
             },
-            text=[title_of(row.method) for row in chosen],
+            text=[title_of(row.run) for row in chosen],
             meta={"backend": backend, "precision": precision},
             hovertemplate=(
                 f"<b>%{{text}}</b><br>{backend} {precision}<br>mIoU %{{y:.4f}}<br>%{{x:.2f}} ms<extra></extra>"

@@ -78,7 +78,7 @@ def comparison_table(found: Evidence) -> Table:
 
 
 def comparison_cells(row: Row) -> list[str]:
-    about = [title_of(row.method), row.backend, row.precision]
+    about = [title_of(row.run), row.backend, row.precision]
     return [*about, *(column.cell(row) for column in columns.COLUMNS), row.status]
 
 
@@ -86,7 +86,7 @@ def gains_table(found: Evidence) -> Table:
     gains = found.comparison.improvements if found.comparison else []
     rows = [
         [
-            title_of(gain.method), difference(gain.delta_miou), fraction(gain.standard_error),
+            title_of(gain.run), difference(gain.delta_miou), fraction(gain.standard_error),
             gain.standard_error_over, str(gain.seeds), gain.verdict,
         ]
         for gain in gains
@@ -99,7 +99,7 @@ def classes_table(found: Evidence) -> Table:
     classes: list[str] = found.comparison.dataset["classes"] if found.comparison else []
     rows = [
         [
-            f"{title_of(row.method)}, {row.backend} {row.precision}",
+            f"{title_of(row.run)}, {row.backend} {row.precision}",
             *map(fraction, row.iou_per_class or []),
         ]
         for row in found.ok_rows()
@@ -136,7 +136,7 @@ def not_run(found: Evidence) -> list[str]:
     for text, rows in together.items():
         if len(rows) == 1:
             text = f"{rows[0].backend} {rows[0].precision}: {rows[0].status}: {rows[0].reason}"
-        lines.append(f"{', '.join(title_of(row.method) for row in rows)}, {text}")
+        lines.append(f"{', '.join(title_of(row.run) for row in rows)}, {text}")
     return lines
 
 

@@ -18,7 +18,7 @@ from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 
 RowKey = tuple[str, str, str]
-"""method, backend, precision."""
+"""run, backend, precision."""
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Evidence:
 
     Attributes:
         comparison: None where nothing was compared yet.
-        trainings: method → sidecars of its seeds; the teacher among them.
-        histories: methods with a history.
+        trainings: run (a method, or "variant/method") → sidecars of its seeds; the teacher among them.
+        histories: runs with a history.
         rounds: raw latency rounds in milliseconds, of rows whose figures they are.
         exports: sidecars of exports, with their parity.
         gaps: section → sentence that says what is missing and which command makes it.
@@ -64,17 +64,19 @@ def collect(tree: RunTree, results: Path) -> Evidence:
         found.gaps["comparison"] = (
             f"Nothing was compared yet ('{results}' does not exist): make it with `kdbench compare {dataset}`."
         )
-    for method in (*trained_methods(tree), "teacher"):
-        sidecars = [sidecar_path(path) for path in tree.seed_checkpoints(method)]
+    every = [tree.of_variant(variant) for variant in tree.variants()]
+    trained = [(one, method) for one in every for method in trained_methods(one)]
+    for one, method in (*trained, (tree, "teacher")):
+        sidecars = [sidecar_path(path) for path in one.seed_checkpoints(method)]
         command = f"kdbench train --method {method} {dataset}"
         known = [read_training_sidecar(path, command) for path in sidecars if path.exists()]
         if known:
-            found.trainings[method] = known
+            found.trainings[one.run(method)] = known
     if not found.trainings:
         found.gaps["training"] = (
             f"Nothing was trained under '{tree.root}': train with `kdbench train --method all {dataset}`."
         )
-    found.histories = [read_history(tree, method) for method in trained_methods(tree)]
+    found.histories = [read_history(one, method) for one, method in trained]
     if not found.histories:
         found.gaps["curves"] = f"No training left a history: `kdbench train --method all {dataset}` writes one."
     found.rounds = _rounds(tree, found.ok_rows())
@@ -92,25 +94,26 @@ def collect(tree: RunTree, results: Path) -> Evidence:
 def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]:
     """Rounds whose median is the row's: a file of another comparison must not be shown beside it."""
     found = {}
-    for backend in dict.fromkeys(row.backend for row in rows):
-        file = tree.latency(backend)
+    # Rows of variants with another input size lie in files of their own: <backend>-<size>.json.
+    files = {file: row.backend for row in rows for file in tree.latency("x").parent.glob(f"{row.backend}*.json")}
+    for file, backend in files.items():
         try:
             benchmarks = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
             by_case = {b["extra_info"]["case"]: np.array(b["stats"]["data"]) * 1e3 for b in benchmarks}
         except (OSError, ValueError, KeyError, TypeError):
             continue
         for row in rows:
-            rounds = by_case.get(f"{row.method}-{row.precision}")
+            rounds = by_case.get(f"{row.run}-{row.precision}")
             if row.backend != backend or row.latency is None or rounds is None:
                 continue
             if len(rounds) == row.latency.rounds and np.isclose(np.median(rounds), row.latency.median_ms):
-                found[row.method, row.backend, row.precision] = rounds
+                found[row.run, row.backend, row.precision] = rounds
     return found
 
 
 def _exports(tree: RunTree) -> list[dict[str, Any]]:
     found = []
-    for path in sorted(tree.root.glob("*/exports/*/*.json")):
+    for path in sorted([*tree.root.glob("*/exports/*/*.json"), *tree.root.glob("*=*/*/exports/*/*.json")]):
         try:
             sidecar = read_json(path, "kdbench export")
         except KdbenchError:

@@ -17,6 +17,7 @@ from kdbench.data import SegmentationDataset
 from kdbench.data.base import Color
 from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import resize_image, resize_label
+from kdbench.methods.base import method_in
 from kdbench.predict.overlay import palette_image
 from kdbench.progress import progress_bar
 from kdbench.runs.tree import RunTree
@@ -49,13 +50,17 @@ class Picture:
 def make_gallery(tree: RunTree, methods: tuple[str, ...], dataset: SegmentationDataset, count: int) -> list[Picture]:
     """Run every method's checkpoint over the split and keep the ``count`` images of most disagreement.
 
+    Args:
+        methods: runs: methods, those of variants as "variant/method".
+
     Raises:
         KdbenchError: a checkpoint or an image is broken.
     """
     class_maps: dict[str, list[NDArray[np.uint8]]] = {}
     with progress_bar("gallery", len(methods) * len(dataset)) as bar:
         for method in methods:
-            backend = load_backend("torch", tree.checkpoint(method), output="mask")
+            own = tree.of_variant(method.rpartition("/")[0] or None)
+            backend = load_backend("torch", own.checkpoint(method_in(method)), output="mask")
             class_maps[method] = []
             for index in range(len(dataset)):
                 image = resize_image(dataset[index].image, backend.size)

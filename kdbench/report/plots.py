@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.errors import BadInput
-from kdbench.methods.base import HISTORY_KEYS, METHODS, PER_PIXEL, UNKNOWN, Style, known_terms, style_of
+from kdbench.methods.base import HISTORY_KEYS, METHODS, PER_PIXEL, UNKNOWN, Style, known_terms, method_in, style_of
 from kdbench.runs.files import atomic_path
 from kdbench.runs.history import Curve, MethodHistory, read_history, trained_methods
 from kdbench.runs.sidecar import read_training_sidecar
@@ -51,9 +51,9 @@ def make_figures(tree: RunTree, methods: Sequence[str]) -> tuple[dict[str, Figur
     """
     # Those asked for come first, so that what is missing is said of them.
     shown = [read_history(tree, method) for method in methods]
-    by_method = {history.method: history for history in shown}
+    by_method = dict(zip(methods, shown, strict=True))
     everything = [by_method.get(method) or read_history(tree, method) for method in trained_methods(tree)]
-    baseline = [history for history in everything if history.method == "baseline"]
+    baseline = [history for history in everything if method_in(history.method) == "baseline"]
     notes = [
         f"'{seed.path}' ends at epoch {len(seed.rows)} of {len(history.complete[0].rows)}: "
         "drawn as a thin line, not in the mean"
@@ -135,13 +135,19 @@ def loss_label(histories: Sequence[MethodHistory]) -> str:
     return "training loss" if "" in scales else f"training loss ({PER_PIXEL})"
 
 
+def has_cross_entropy(history: MethodHistory) -> bool:
+    """Whether cross-entropy is part of the method's loss, and not only shown."""
+    method = method_in(history.method)
+    return method not in METHODS or METHODS[method].cross_entropy
+
+
 def weights(history: MethodHistory) -> str:
     """ "\ntotal = 1 · CE + 0.7 · response", or nothing while no sidecar says the weights."""
     if not history.recipe:
         return ""
     terms, parts = known_terms(), []
     for key, (name, _) in losses_in(history).items():
-        if key == "loss" or (key == "ce" and history.method in METHODS and not METHODS[history.method].cross_entropy):
+        if key == "loss" or (key == "ce" and not has_cross_entropy(history)):
             continue
         weight = history.recipe.get("alpha" if key == "ce" else terms[key].weight.name if key in terms else "")
         if not isinstance(weight, int | float):

@@ -38,6 +38,7 @@ class MethodHistory:
     """All seeds of one method, the recipe's own seed first.
 
     Attributes:
+        method: its name among those of all variants.
         recipe: fields of the recipe as the sidecar has them; empty before the first validation.
     """
 
@@ -76,7 +77,7 @@ def read_history(tree: RunTree, method: str) -> MethodHistory:
         raise Missing(f"no finished epoch in '{tree.folder(method).history}': make it with `{command}`")
     sidecars = [path for path in map(sidecar_path, tree.seed_checkpoints(method)) if path.exists()]
     recipe = read_training_sidecar(sidecars[0], command)["recipe"] if sidecars else {}
-    return MethodHistory(method, tuple(seeds), recipe)
+    return MethodHistory(tree.run(method), tuple(seeds), recipe)
 
 
 def _history_files(tree: RunTree, method: str) -> list[Path]:

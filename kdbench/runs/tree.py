@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.data.open import DATASETS
-from kdbench.errors import Missing
+from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS
 from kdbench.methods.base import METHODS
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked of this module
 
+USUAL = "usual"
+"""The name of the training that is no variant, where one is asked for."""
+LONGEST = 48
+"""Characters of a variant's part: some file systems take 255 bytes for a name."""
+
 
 @dataclass(frozen=True)
 class RunTree:
-    """Paths below ``runs/<dataset>/``, the tree that train, export and compare share."""
+    """Paths below ``runs/<dataset>/``, the tree that train, export and compare share.
+
+    Attributes:
+        variant: of what differs from the dataset's usual training, as "student=student_lite0": its runs lie in a folder
+            of that name; None = the usual training.
+    """
 
     runs: Path
     dataset: str
+    variant: str | None = None
 
     @property
     def root(self) -> Path:
         return self.runs / self.dataset
 
     def method_dir(self, method: str) -> Path:
-        return self.root / method
+        own = self.variant is not None and method != "teacher"  # which every student of the dataset learns from
+        return self.root / str(self.variant) / method if own else self.root / method
+
+    def run(self, method: str) -> str:
+        """A method's name among those of all variants."""
+        return run_name(self.variant, method)
+
+    def of_variant(self, variant: str | None) -> RunTree:
+        return RunTree(self.runs, self.dataset, variant)
+
+    def variants(self) -> list[str | None]:
+        """The usual training (None), then every variant that has a folder, by name."""
+        return [None, *sorted(path.name for path in self.root.glob("*=*") if path.is_dir())]
+
+    def trained_variants(self) -> list[str | None]:
+        """Those in which any method has a checkpoint."""
+        methods = [method for method in METHODS.names() if method != "teacher"]
+        return [v for v in self.variants() if any(self.of_variant(v).checkpoint(m).exists() for m in methods)]
 
     def folder(self, method: str, seed: int | None = None) -> RunFolder:
         """Where a method is trained: ``<method>/`` with the recipe's own seed (None), else ``<method>/seed-<n>/``."""
@@ -63,20 +93,59 @@ class RunTree:
         return folder / f"{output}.{FORMATS[export_format].suffix}"
 
     @staticmethod
-    def find(runs: Path, dataset: str | None) -> RunTree:
+    def find(runs: Path, dataset: str | None, variant: str | None = None) -> RunTree:
         """The tree of ``dataset``, or of the one trained last when none is named.
 
+        Args:
+            variant: its name, ``USUAL``, or None for the one trained last there, which is said where it is not the
+                usual one.
+
         Raises:
-            Missing: nothing was trained there yet. BadInput: there is no such dataset, and nothing of that name.
+            Missing: nothing was trained there yet.
+            BadInput: there is no such dataset and nothing of that name, or no such variant.
         """
         if dataset is not None:
             tree = RunTree(runs, dataset)
             if not tree.root.is_dir():
                 DATASETS[dataset]  # a slip of the keyboard is not a training to make up for
+        else:
+            sidecars = [path for at in ("*", "*/*=*") for path in _sidecars(runs, at)]
+            if not sidecars:
+                raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
+            newest = max(sidecars, key=lambda p: p.stat().st_mtime)
+            tree = RunTree(runs, newest.relative_to(runs).parts[0])
+        if variant == USUAL:
             return tree
-        names = METHODS.names()
-        sidecars = [p for m in names for name in ("student", "teacher") for p in runs.glob(f"*/{m}/{name}.json")]
-        if not sidecars:
-            raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
-        newest = max(sidecars, key=lambda p: p.stat().st_mtime)
-        return RunTree(runs, newest.parent.parent.name)
+        if variant is not None:
+            if variant not in tree.variants():
+                known = ", ".join([USUAL, *(name for name in tree.variants() if name)])
+                raise BadInput(f"--variant: got '{variant:.80}', expected one of {known}")
+            return tree.of_variant(variant)
+        students = [path for at in (".", "*=*") for path in _sidecars(tree.root, at) if path.stem == "student"]
+        folder = max(students, key=lambda p: p.stat().st_mtime).parent.parent if students else tree.root
+        if folder == tree.root:
+            return tree
+        print(f"kdbench: taking the variant trained last, '{folder.name}': --variant names another", file=sys.stderr)
+        return tree.of_variant(folder.name)
+
+
+def _sidecars(root: Path, at: str) -> list[Path]:
+    """Sidecars of trained models in the method folders below ``root``/``at``."""
+    names = ("student", "teacher")
+    return [path for m in METHODS.names() for name in names for path in root.glob(f"{at}/{m}/{name}.json")]
+
+
+def run_name(variant: str | None, method: str) -> str:
+    """ "response", or "student=student_lite0/response"."""
+    return method if variant is None else f"{variant}/{method}"
+
+
+def variant_of(differs: dict[str, str]) -> str | None:
+    """The name of a variant, which says what differs: {"student": "smp:Unet"} → "student=smp-Unet"; None of nothing."""
+    parts = []
+    for key, value in differs.items():
+        short = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
+        if len(short) > LONGEST:
+            short = f"{short[:LONGEST]}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        parts.append(f"{key}={short}")
+    return "+".join(parts) or None

@@ -1,0 +1,32 @@
+"""The packages that networks come from."""
+
+from __future__ import annotations
+
+from kdbench.models.sources import SOURCES, Source
+
+HERE = "kdbench.models.sources"
+EXTRA = "pip install 'kdbench[networks]'"
+
+SOURCES.add(
+    Source("timm", f"{HERE}.from_timm:build", "mobilenetv3_small_100", "timm", EXTRA, f"{HERE}.from_timm:wanted_input")
+)
+SOURCES.add(
+    Source(
+        "smp",
+        f"{HERE}.from_smp:build",
+        'Unet(encoder_name="resnet18")',
+        "segmentation_models_pytorch",
+        EXTRA,
+        f"{HERE}.from_smp:wanted_input",
+    )
+)
+SOURCES.add(
+    Source(
+        "torchvision",
+        f"{HERE}.from_torchvision:build",
+        "deeplabv3_mobilenet_v3_large",
+        "torchvision",
+        "pip install torchvision",
+    )
+)
+SOURCES.add(Source("transformers", f"{HERE}.from_transformers:build", "segformer_b0", "transformers", EXTRA))
