@@ -24,8 +24,6 @@ from kdbench.models.architectures import ARCHITECTURES, require_size, students, 
 RECIPES = Path(__file__).parent / "recipes"
 OTHER_DATA = "folder"
 """The recipe of a dataset that has none of its own."""
-IMAGENET = "imagenet"
-"""What stands in place of a weights file for an encoder's ImageNet weights that a package holds."""
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 

@@ -174,7 +174,7 @@ def train_students(
                 torch.manual_seed(seed)  # every arm starts from the same student
                 student = build_model(recipe.student, len(data.train.classes))
                 if recipe.student_weights is not None:
-                    load_weights(student, recipe.student, recipe.student_weights)
+                    load_weights(student, recipe.student, recipe.student_weights, "student_weights")
                 arms.append(make_arm(method, student, folder.checkpoint, student_about, batches, teacher))
             run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{more}")
             made += [arm.checkpoint for arm in arms]
@@ -215,7 +215,7 @@ def train_the_teacher(job: TrainingJob, about: dict[str, Any], data: Data) -> No
     if isinstance(model, Ensemble):
         sources = [file for weights in sources for file in weights.split(",")]
         require_members(arch, sources, checkpoint)
-    complete = job.weights is not None and load_weights(model, arch, job.weights)
+    complete = job.weights is not None and load_weights(model, arch, job.weights, "--weights").complete
     arm_state = job.tree.folder("teacher").state
     if complete:
         # Nothing is left to learn: weights for just these classes are the teacher.

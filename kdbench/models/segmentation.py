@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,22 @@ class Taps(NamedTuple):
     features: dict[str, Tensor]
 
 
+class Published(NamedTuple):
+    """Weights that somebody published, to start from.
+
+    Attributes:
+        state: name → tensor, with the names that they were published with.
+        origin: what they are called, for a sidecar.
+        sha256: of the file that they were in.
+        into: the module that they fill, as "encoder"; None = the network, as far as names and shapes agree.
+    """
+
+    state: dict[str, Tensor]
+    origin: str
+    sha256: str | None
+    into: str | None
+
+
 class SegmentationModel(nn.Module, ABC):
     """A network from N x 3 x H x W normalised images to N x C x H x W logits."""
 
@@ -46,6 +63,20 @@ class SegmentationModel(nn.Module, ABC):
     @abstractmethod
     def taps(self, images: Tensor) -> Taps:
         """One pass that keeps the taps; costs no more than ``forward`` without the upsampling."""
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        """Weights that it can start from: name on the command line → a function that gets them.
+
+        The function may download, and raises OSError where it cannot.
+        """
+        return {}
+
+    def upstream_names(self) -> dict[str, str]:
+        """Own name of a parameter or buffer → its name in the library whose weights fill it, where they differ.
+
+        Prefixes need no word: ``trainers.weights`` finds them.
+        """
+        return {}
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.taps(images).logits
