@@ -53,7 +53,7 @@ def test_weights_one_file_of_each_member(tmp_path):
     save_file(build_model("fpn_resnet18", 4).state_dict(), tmp_path / "other.safetensors")
     a, b, other = (str(tmp_path / f"{name}.safetensors") for name in (*members, "other"))
     ensemble = build_model(ARCH, 5)
-    assert load_weights(ensemble, ARCH, f"{a},{b}")
+    assert load_weights(ensemble, ARCH, f"{a},{b}").complete
     for loaded, member in zip(ensemble.members, members.values(), strict=True):
         assert all(torch.equal(loaded.state_dict()[key], value) for key, value in member.state_dict().items())
     with pytest.raises(

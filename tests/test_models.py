@@ -110,7 +110,7 @@ def voc_weights(tmp_path_factory):
 def test_published_weights_fill_the_whole_teacher(voc_weights):
     path, state = voc_weights
     model = build_model("fcn_resnet50", 21)
-    assert load_weights(model, "fcn_resnet50", str(path))
+    assert load_weights(model, "fcn_resnet50", str(path)).complete
     assert torch.equal(model.classifier[4].weight, state["classifier.4.weight"])
 
 
@@ -118,7 +118,7 @@ def test_another_number_of_classes_keeps_the_backbone(voc_weights):
     path, state = voc_weights
     model = build_model("fcn_resnet50", 11)
     fresh = model.classifier[4].weight.clone()
-    assert not load_weights(model, "fcn_resnet50", str(path))
+    assert not load_weights(model, "fcn_resnet50", str(path)).complete
     assert torch.equal(model.backbone["conv1"].weight, state["backbone.conv1.weight"])
     assert torch.equal(model.classifier[4].weight, fresh)
 
@@ -127,7 +127,7 @@ def test_safetensors_weights(tmp_path):
     state = build_model("fpn_resnet18", 5).state_dict()
     save_file(state, tmp_path / "w.safetensors")
     model = build_model("fpn_resnet18", 5)
-    assert load_weights(model, "fpn_resnet18", str(tmp_path / "w.safetensors"))
+    assert load_weights(model, "fpn_resnet18", str(tmp_path / "w.safetensors")).complete
     assert torch.equal(model.classifier.weight, state["classifier.weight"])
 
 

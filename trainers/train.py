@@ -111,12 +111,12 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     teacher_folder = [job.tree.folder("teacher")] if job.train_teacher else []
     with locked([*teacher_folder, *students.values()] if is_main() else []):
         mark(job, together, job.recipe)
-        if job.train_teacher:
+        if networks.teacher is not None:
             train_the_teacher(job, networks.teacher, about, data)
             made.append(job.tree.checkpoint("teacher"))
         if distils and teaching is None:
             teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
-        if together:
+        if networks.student is not None and together:
             made += train_students(job, networks.student, together, job.recipe, about, data, teaching)
         for method in (m for m in job.methods if m not in together):
             recipe, matched = job.recipe, job.time_matched
@@ -124,6 +124,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
                 recipe, matched = time_matched(job.tree, job.recipe, job.match, method)
             mark(job, (method,), recipe)
             about = {**about, "time_matched": matched}
+            assert networks.student is not None
             made += train_students(job, networks.student, (method,), recipe, about, data)
     return made
 

@@ -1,101 +1,230 @@
-"""Fill a teacher from weights that exist: a local file, or torchvision's published ones by name."""
+"""Start a network from weights that exist: a file as people have it, or published ones by name."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from kdbench.errors import BadInput
-from kdbench.models.efficientnet_lite import EfficientNetLite
 from kdbench.models.ensemble import Ensemble
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.torchvision_compat import torchvision
-from trainers.recipe import IMAGENET
+from kdbench.runs.files import sha256
+from trainers.weights_file import SUFFIXES, read_weights, shown
+from trainers.weights_match import AUXILIARY, COUNTER, Match, by_part, match
+
+PARTS_SHOWN = 6
+"""Parts of a network that a line about it names."""
 
 
-def load_weights(model: SegmentationModel, arch: str, source: str) -> bool:
-    """Load ``source`` into ``model``.
+@dataclass(frozen=True)
+class Filled:
+    """What a network started from.
+
+    Attributes:
+        source: as it was given.
+        origin: the file's name, or the published weights'; of an ensemble those of its members, with commas.
+        sha256: of the file that was read, likewise.
+        filled: parameters and buffers of the network that have the file's values.
+        fresh: those that keep their initialisation.
+        unused: tensors of the file that the network has no place for.
+        complete: nothing is fresh, so that the network is the one that was saved; BatchNorm's count of steps may lack.
+        taken: which of several networks in the file it was, and which other there is; "" where there is one.
+        strip: prefix of the file's names.
+    """
+
+    source: str
+    origin: str
+    sha256: str | None
+    filled: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+    complete: bool
+    taken: str = ""
+    strip: str = ""
+
+    def line(self, who: str) -> str:
+        """What to print about ``who``, the student or the teacher."""
+        hashed = f" (sha256 {self.sha256[:8]}…)" if self.sha256 else ""
+        counts = f"{len(self.filled)} of {len(self.filled) + len(self.fresh)} tensors"
+        said = [f"{who}: {counts} from '{self.origin}'{self.taken}{hashed}"]
+        if self.fresh:
+            parts = by_part([*self.filled, *self.fresh])
+            fresh = set(self.fresh)
+            said.append("left fresh: " + _listed({part: sum(n in fresh for n in parts[part]) for part in parts}))
+        if self.unused:
+            unused = [name.removeprefix(self.strip).split(".")[0] for name in self.unused]
+            said.append("not used: " + _listed({part: unused.count(part) for part in dict.fromkeys(unused)}))
+        return "; ".join(said)
+
+    def fields(self) -> dict[str, Any]:
+        """For the sidecar."""
+        return {
+            "name": self.origin,
+            "sha256": self.sha256,
+            "filled": len(self.filled),
+            "fresh": len(self.fresh),
+            "unused": len(self.unused),
+        }
+
+
+def _listed(counts: dict[str, int]) -> str:
+    some = [f"{shown(part, 40)} ({count})" for part, count in counts.items() if count]
+    more = len(some) - PARTS_SHOWN
+    return ", ".join(some[:PARTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def load_weights(
+    model: SegmentationModel, arch: str, source: str, flag: str = "--teacher-weights", into: str | None = None
+) -> Filled:
+    """Load ``source`` into ``model``: every tensor that has the name and shape of one there, up to prefixes.
 
     Args:
-        model: a teacher; a final classifier for another number of classes keeps its fresh initialisation.
+        model: a student or teacher; last layers for another number of classes keep their fresh initialisation.
         arch: its name, for errors.
-        source: a .pth (state dict) or .safetensors file, or a weight name of torchvision's fcn_resnet50,
-            for example COCO_WITH_VOC_LABELS_V1, which is downloaded; "imagenet" for the encoder of an
-            EfficientNet-Lite, from the package that holds it; for an ensemble one of each member, with commas.
-
-    Returns:
-        True when every parameter was filled, so that the teacher can be used without training.
+        source: a file of torch.save or safetensors, with a state dict or a checkpoint that holds one; or a name of
+            ``model.published()``, as IMAGENET1K_V1 or imagenet; for an ensemble a file of each member, with commas.
+        flag: for errors.
+        into: the module that the file fills, as "encoder"; None = found by names and shapes.
 
     Raises:
-        BadInput: no such file or name, an unreadable file, or one made for another architecture, or, in an ensemble,
-            for another number of classes.
+        BadInput: no such file, name or module; an unreadable file, or one made for another architecture; weights that
+            cannot be downloaded; in an ensemble, a file that does not fill its member.
     """
-    if source == IMAGENET and isinstance(model, EfficientNetLite):
-        model.load_imagenet()
-        return False
     if isinstance(model, Ensemble):
-        _load_members(model, arch.split("+"), source.split(","))
-        return True
-    given = {k: v for k, v in _read(arch, source).items() if not k.startswith("aux_classifier.")}
-    own = model.state_dict()
-    wrong_shape = {k for k, v in given.items() if k in own and own[k].shape != v.shape}
-    # The classifier's last layer, or last layers, have a row for each class.
-    classifier = {k for k in wrong_shape if k.startswith("classifier.") and own[k].shape[1:] == given[k].shape[1:]}
-    missing, unknown = own.keys() - given.keys(), given.keys() - own.keys()
-    if missing or unknown or wrong_shape - classifier:
-        odd = sorted(missing | unknown | (wrong_shape - classifier))
+        return _load_members(model, arch.split("+"), source.split(","), flag)
+    what = f"{flag} '{shown(source, 400)}'"
+    given = _given(model, arch, source, flag)
+    into = into or given.into
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    places = {name: value for name, value in own.items() if into is None or name.startswith(f"{into}.")}
+    if not places:
+        modules = ", ".join(by_part(own))
         raise BadInput(
-            f"--weights '{source}' do not fit {arch}: {len(missing)} parameters missing, {len(unknown)} unknown, "
-            f"{len(wrong_shape - classifier)} of another shape (first: '{odd[0]}'): give weights of a {arch}"
+            f"{flag}: {arch} has no module '{shown(into)}' to fill, expected one of {modules}, or a path in it"
         )
-    model.load_state_dict({**own, **{k: v for k, v in given.items() if k not in classifier}})
-    return not classifier
+    upstream = model.upstream_names()
+    matches = {key: match(tensors, places, upstream) for key, tensors in given.candidates.items()}
+    key = max(matches, key=lambda key: len(matches[key].pairs))  # the first of the best
+    found, tensors = matches[key], given.candidates[key]
+    _require_fit(found, tensors, places, what, arch, "" if into is None else f", module {into}")
+    values = {name: _value(what, theirs, tensors[theirs], own[name]) for name, theirs in found.pairs.items()}
+    model.load_state_dict({**model.state_dict(), **values})
+    fresh = tuple(name for name in own if name not in values and not name.endswith(COUNTER))
+    unused = tuple(_unused(found, tensors))
+    filled = tuple(name for name in own if name in values)
+    others = [other for other in (*given.candidates, *found.instead) if other not in (key, found.strip)]
+    taken = f", its '{shown(key or found.strip)}' and not '{shown(others[0])}'" if others else ""
+    return Filled(source, given.origin, given.sha256, filled, fresh, unused, not fresh, taken, found.strip)
 
 
-def _load_members(model: Ensemble, archs: list[str], sources: list[str]) -> None:
+def _load_members(model: Ensemble, archs: list[str], sources: list[str], flag: str) -> Filled:
     if len(sources) != len(archs):
         raise BadInput(
-            f"--weights: got {len(sources)} file{'s' * (len(sources) > 1)} for {' + '.join(archs)}, expected "
+            f"{flag}: got {len(sources)} file{'s' * (len(sources) > 1)} for {' + '.join(archs)}, expected "
             f"{len(archs)}, one of each in that order, with commas"
         )
+    made = []
     for member, arch, source in zip(model.members, archs, sources, strict=True):
         assert isinstance(member, SegmentationModel)
-        if not load_weights(member, arch, source):
+        made.append(load_weights(member, arch, source, flag))
+        if not made[-1].complete:
             raise BadInput(
-                f"--weights '{source}' are for another number of classes than the dataset's, and a member of an "
-                f"ensemble is not trained further: give a {arch} that was trained on this dataset"
+                f"{flag} '{source}' are for another number of classes than the dataset's, or a part of the network "
+                f"(without '{made[-1].fresh[0]}'), and a member of an ensemble is not trained further: give a {arch} "
+                "that was trained on this dataset"
             )
+    filled = tuple(f"members.{i}.{name}" for i, one in enumerate(made) for name in one.filled)
+    unused = tuple(name for one in made for name in one.unused)
+    hashes = ",".join(str(one.sha256) for one in made)
+    return Filled(",".join(sources), ",".join(one.origin for one in made), hashes, filled, (), unused, True)
 
 
-def _read(arch: str, source: str) -> dict[str, Any]:
-    path = Path(source)
-    if "," in source and not path.exists():
+class _Given(NamedTuple):
+    """State dicts to choose from, by their key in a file; the rest as in ``Filled`` and ``load_weights``."""
+
+    candidates: dict[str, dict[str, Tensor]]
+    origin: str
+    sha256: str | None
+    into: str | None
+
+
+def _given(model: SegmentationModel, arch: str, source: str, flag: str) -> _Given:
+    published = model.published()
+    exists = os.path.lexists(source)
+    if source in published:
+        try:
+            state, origin, digest, into = published[source]()
+        except OSError as error:
+            scratch = "or train from scratch with" if "student" in flag else "or"
+            raise BadInput(
+                f"{flag} {source} cannot be downloaded ({shown(error, 200)}): download that file elsewhere and give "
+                f"its path, {scratch} {flag} none"
+            ) from error
+        return _Given({"": state}, origin, digest, into)
+    if "," in source and not exists:
         raise BadInput(
-            f"--weights: got {len(source.split(','))} files for {arch}, expected one: for an ensemble of them join "
+            f"{flag}: got {len(source.split(','))} files for {arch}, expected one: for an ensemble of them join "
             "their architectures in --teacher by +"
         )
-    if path.suffix in (".pth", ".pt", ".safetensors"):
-        if not path.is_file():
-            raise BadInput(f"--weights: '{source}' does not exist")
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
+    path = Path(source)
+    if not exists and path.suffix not in SUFFIXES and "/" not in source:
+        names = f", or one of {', '.join(published)}" if published else f" for {arch}"
+        raise BadInput(f"{flag}: got '{shown(source)}', expected a file of weights ({', '.join(SUFFIXES)}){names}")
+    return _Given(read_weights(source, flag), path.name, sha256(path), None)
 
-                return load_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # both readers raise whatever they meet in a broken file
-            raise BadInput(f"--weights '{source}' cannot be read as a state dict ({error})") from error
-    names = torchvision.models.segmentation.FCN_ResNet50_Weights
-    if arch != "fcn_resnet50" or source not in names.__members__:
+
+def _unused(found: Match, given: dict[str, Tensor]) -> list[str]:
+    """Tensors of a file that fill nothing, without those whose absence needs no word."""
+    used = set(found.pairs.values())
+    return [n for n in given if n not in used and not n.endswith(COUNTER) and AUXILIARY not in n.split(".")]
+
+
+def _require_fit(
+    found: Match, given: dict[str, Tensor], places: dict[str, Tensor], what: str, arch: str, where: str
+) -> None:
+    """Raise BadInput where a file is another network's; ``where`` names a module that a person chose."""
+    if not found.pairs and not found.odd:
+        theirs, mine = next(iter(given)), next(iter(places))
         raise BadInput(
-            f"--weights: got '{source}', expected a .pth or .safetensors file"
-            + (f", or one of {', '.join(names.__members__)}" if arch == "fcn_resnet50" else f" for {arch}")
+            f"{what}: none of its {len(given)} tensors fits {arch}{where} by name and shape (it has "
+            f"'{shown(theirs)}' {_shape(given[theirs])}, there is '{mine}' {_shape(places[mine])}): give weights of a "
+            f"{arch}"
         )
-    try:
-        return dict(names[source].get_state_dict(progress=True))
-    except OSError as error:
+    placed = {*found.pairs, *found.heads, *found.odd}
+    missing = [name for name in places if name not in placed and not name.endswith(COUNTER)]
+    unknown = _unused(found, given)
+    fits = [name for name in found.pairs if not name.endswith(COUNTER)]
+    stray = not where and len(fits) < len(unknown) and 2 * len(fits) < len(fits) + len(missing) + len(found.heads)
+    if found.odd or stray:
+        first = sorted([*missing, *unknown, *found.odd] if stray else found.odd)[0]
         raise BadInput(
-            f"--weights {source} cannot be downloaded ({error}): download it elsewhere and give the file's path"
-        ) from error
+            f"{what} do not fit {arch}{where}: {len(missing)} parameters missing, {len(unknown)} unknown, "
+            f"{len(found.odd)} of another shape (first: '{shown(first)}'): give weights of a {arch}"
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _value(what: str, name: str, value: Tensor, own: Tensor) -> Tensor:
+    """A tensor as a network takes it: in its type, with numbers in it."""
+    problem = None
+    if value.is_meta:
+        problem = "is on the meta device, with a shape and without values"
+    elif value.layout != torch.strided or value.is_quantized or value.is_nested:
+        problem = "is quantised or sparse, expected plain numbers"
+    elif own.is_floating_point() and not value.is_floating_point():
+        problem = f"is {str(value.dtype).removeprefix('torch.')}, expected floating-point numbers"
+    else:
+        value = value.to(own.dtype)
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            problem = "has values that are not finite (NaN or infinite)"
+    if problem is not None:
+        raise BadInput(f"{what}: '{shown(name)}' {problem}: give weights of a training that went well")
+    return value

@@ -131,9 +131,8 @@ def run_compare(
     destination = results_file(json_file, tree.comparison)
     check_writable(destination, ".txt", ".md", ".csv")
     with json_result("-" if json_file == "-" else None) as document:
-        comparison = run(
-            tree, open_trained_dataset(tree.of_variant(variants[0]), data_root, options.methods[0]), options
-        )
+        dataset = open_trained_dataset(tree.of_variant(variants[0]), data_root, options.methods[0])
+        comparison = run(tree, dataset, options)
         write_all(comparison, destination)
         document.update(read_json(destination, "kdbench compare"))
         print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))

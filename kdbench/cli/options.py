@@ -22,7 +22,7 @@ Runs = Annotated[Path, typer.Option(help="The tree that train, export and compar
 Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
 Variant = Annotated[
     str | None,
-    typer.Option(help="Of the trainings, as student=student_lite0, or usual. Default: the one trained last."),
+    typer.Option(help="What differs, as student=student_lite0, or usual. Default: what was trained last."),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's folder. Default: where it was at training.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

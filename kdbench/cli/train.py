@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from trainers.train import TrainingJob
 
 
+BESIDE_FROM = {
+    "--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json", "--trust-code"
+}  # fmt: skip
+"""Flags that say something of a repetition."""
 GO_ON = "go on with the same command and --resume"
 """What to do after an interruption."""
 
@@ -97,10 +101,7 @@ def train(
     """
     if past is not None:
         given = {p.opts[0] for p in context.command.params if is_given(context, str(p.name))}
-        if extra := sorted(
-            given
-            - {"--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json", "--trust-code"}
-        ):
+        if extra := sorted(given - BESIDE_FROM):
             raise BadInput(f"--from takes everything from '{past}', got {extra[0]} as well: leave it out")
         with json_result(json_file) as document:
             document.update(models=rerun(past, runs, data_root, device, resume, deterministic))

@@ -8,6 +8,7 @@ The encoder is timm's. Its ImageNet weights need no download at run time: the pa
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import kdbench.torchvision_compat  # noqa: F401  before timm, which imports torc
 from kdbench.errors import BadInput
 from kdbench.models.architectures import EXTRA
 from kdbench.models.feature_pyramid import PYRAMID_STAGES, FeaturePyramid
-from kdbench.models.segmentation import Taps
+from kdbench.models.published import IMAGENET
+from kdbench.models.segmentation import Published, Taps
+from kdbench.runs.files import sha256
 
 
 class EfficientNetLite(FeaturePyramid):
@@ -47,21 +50,34 @@ class EfficientNetLite(FeaturePyramid):
     def taps(self, images: Tensor) -> Taps:
         return self.pyramid(*self.encoder(images))
 
-    def load_imagenet(self) -> Path:
-        """Fill the encoder with ImageNet weights, and return the file that they came from.
+    def published(self) -> dict[str, Callable[[], Published]]:
+        def read() -> Published:
+            path = imagenet_file(self.number)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return Published(state, path.name, sha256(path), into="encoder")
 
-        Raises:
-            BadInput: the package that holds them is not installed, or holds another network.
-        """
-        path = imagenet_file(self.number)
-        given = [(name, value) for name, value in torch.load(path, map_location="cpu", weights_only=True).items()]
-        own = self.encoder.state_dict()
-        # Same tensors in the same order under other names; the head, which the encoder lacks, is at the end.
-        pairs = list(zip(own, given, strict=False))
-        if any(own[name].shape != value.shape for name, (_, value) in pairs) or len(given) < len(own):
-            raise BadInput(f"'{path.name}' does not hold an EfficientNet-Lite{self.number} of timm's shape: {EXTRA}")
-        self.encoder.load_state_dict({name: value for name, (_, value) in pairs})
-        return path
+        return {IMAGENET: read}
+
+    def upstream_names(self) -> dict[str, str]:
+        """In the packages blocks are counted through, and parts are named by what they do."""
+        found = {"conv_stem": "_conv_stem", "bn1": "_bn0"}
+        blocks = [(f"blocks.{i}.{j}", b) for i, stage in enumerate(self.encoder.blocks) for j, b in enumerate(stage)]
+        for number, (name, block) in enumerate(blocks):
+            parts = EXPANDED if hasattr(block, "conv_pwl") else SEPARABLE
+            found |= {f"{name}.{own}": f"_blocks.{number}.{theirs}" for own, theirs in parts.items()}
+        names = {}
+        for name in self.encoder.state_dict():
+            module, _, tensor = name.rpartition(".")
+            names[f"encoder.{name}"] = f"{found[module]}.{tensor}"
+        return names
+
+
+SEPARABLE = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+EXPANDED = {
+    "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1", "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}  # fmt: skip
+"""Parts of timm's blocks, without and with an expansion → their names in the packages."""
 
 
 def imagenet_file(number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,22 @@ class Taps(NamedTuple):
 
     logits: Tensor
     features: dict[str, Tensor]
+
+
+class Published(NamedTuple):
+    """Weights that somebody published, to start from.
+
+    Attributes:
+        state: name → tensor, with the names that they were published with.
+        origin: what they are called, for a sidecar.
+        sha256: of the file that they were in.
+        into: the module that they fill, as "encoder"; None = the network, as far as names and shapes agree.
+    """
+
+    state: dict[str, Tensor]
+    origin: str
+    sha256: str | None
+    into: str | None
 
 
 class SegmentationModel(nn.Module, ABC):
@@ -48,6 +65,20 @@ class SegmentationModel(nn.Module, ABC):
     def logits(self, images: Tensor) -> Tensor:
         """N x C x h x w, before the final upsampling."""
         return self.taps(images).logits
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        """Weights that it can start from: name on the command line → a function that gets them.
+
+        The function may download, and raises OSError where it cannot.
+        """
+        return {}
+
+    def upstream_names(self) -> dict[str, str]:
+        """Own name of a parameter or buffer → its name in the library whose weights fill it, where they differ.
+
+        Prefixes need no word: ``trainers.weights`` finds them.
+        """
+        return {}
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.logits(images)

@@ -8,9 +8,12 @@ thin classes (pole, sign symbol) need it, and C channels are cheaper to upsample
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum, upsample
+from kdbench.models.published import from_torchvision
+from kdbench.models.segmentation import Published, SegmentationModel, Taps, raise_batchnorm_momentum, upsample
 from kdbench.torchvision_compat import torchvision
 
 CONTEXT, FUSE16, FUSE8, DETAIL4 = 280, 128, 48, 32
@@ -69,3 +72,6 @@ class Student(SegmentationModel):
         fused8 = self.fuse8(self.lateral8(stride8) + upsample(self.reduce8(fused16), stride8))
         logits = upsample(self.classifier(fused8), stride4) + self.detail4(stride4)
         return Taps(logits, {"low": stride4, "mid": stride8, "high": stride16})
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        return from_torchvision(torchvision.models.MobileNet_V3_Small_Weights, into="encoder")

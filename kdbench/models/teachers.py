@@ -6,10 +6,13 @@ from a file or from a torchvision weight name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from kdbench.models.feature_pyramid import PYRAMID_STAGES, FeaturePyramid
-from kdbench.models.segmentation import SegmentationModel, Taps, raise_batchnorm_momentum
+from kdbench.models.published import from_torchvision
+from kdbench.models.segmentation import Published, SegmentationModel, Taps, raise_batchnorm_momentum
 from kdbench.torchvision_compat import torchvision
 
 
@@ -37,6 +40,10 @@ class FcnResNet50(SegmentationModel):
         high = net.layer3(mid)
         return Taps(self.classifier(net.layer4(high)), {"low": low, "mid": mid, "high": high})
 
+    def published(self) -> dict[str, Callable[[], Published]]:
+        whole = from_torchvision(torchvision.models.segmentation.FCN_ResNet50_Weights, into=None)
+        return {**from_torchvision(torchvision.models.ResNet50_Weights, into="backbone"), **whole}
+
 
 class FpnResNet18(FeaturePyramid):
     """ResNet-18 with a feature pyramid, trainable on two cores."""
@@ -61,6 +68,13 @@ class FpnResNet18(FeaturePyramid):
         mid = self.layer2(low)
         high = self.layer3(mid)
         return self.pyramid(low, mid, high, self.layer4(high))
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        return from_torchvision(torchvision.models.ResNet18_Weights, into=None)
+
+    def upstream_names(self) -> dict[str, str]:
+        stem = {"stem.0.": "conv1.", "stem.1.": "bn1."}
+        return {name: stem[name[:7]] + name[7:] for name in self.state_dict() if name[:7] in stem}
 
 
 class LrasppMobileNetV3Large(SegmentationModel):
@@ -93,3 +107,7 @@ class LrasppMobileNetV3Large(SegmentationModel):
         # Stride 4 ends at layer 3, stride 8 at 6 (its first layer, 4, feeds the head), stride 16 undilated at 12.
         logits = self.classifier({"low": outputs[4], "high": outputs[-1]})
         return Taps(logits, {"low": outputs[3], "mid": outputs[6], "high": outputs[12]})
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        whole = from_torchvision(torchvision.models.segmentation.LRASPP_MobileNet_V3_Large_Weights, into=None)
+        return {**from_torchvision(torchvision.models.MobileNet_V3_Large_Weights, into="backbone"), **whole}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from kdbench.data.normalisation import IMAGENET, Input
+from kdbench.data.normalisation import IMAGENET, Input, triple
 
 
 def build(name: str, classes: int, kwargs: dict[str, Any]) -> nn.Module:
@@ -23,4 +23,4 @@ def wanted_input(name: str, kwargs: dict[str, Any]) -> Input:
 
     encoder = kwargs.get("encoder_name", "")
     known = timm.models.get_pretrained_cfg(encoder[3:]) if str(encoder).startswith("tu-") else None
-    return IMAGENET if known is None else Input(tuple(known.mean), tuple(known.std))
+    return IMAGENET if known is None else Input(triple(known.mean, "mean"), triple(known.std, "std"))

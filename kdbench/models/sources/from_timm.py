@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.normalisation import Input
+from kdbench.data.normalisation import Input, triple
 from kdbench.errors import BadInput
 from kdbench.models.feature_pyramid import PYRAMID_STAGES, FeaturePyramid
 from kdbench.models.segmentation import Taps
@@ -26,7 +26,7 @@ def wanted_input(name: str, kwargs: dict[str, Any]) -> Input:
     import timm
 
     known = timm.models.get_pretrained_cfg(name)
-    return Input() if known is None else Input(tuple(known.mean), tuple(known.std))
+    return Input() if known is None else Input(triple(known.mean, "mean"), triple(known.std, "std"))
 
 
 class TimmPyramid(FeaturePyramid):
