@@ -65,7 +65,7 @@ SETTINGS = (
     Setting("quarter", {"labelled": 0.25, "epochs": 104}),
     Setting("all", {"epochs": 104}),
     Setting("sixteenth", {"labelled": 1 / 16, "epochs": 104}),
-    Setting("all-lite0", {"student": "student_lite0", "student_weights": "imagenet", "lr": 1e-3, "epochs": 48}),
+    Setting("all-lite0", {"student": {"arch": "student_lite0", "weights": "imagenet"}, "lr": 1e-3, "epochs": 48}),
     Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had."""
@@ -166,7 +166,7 @@ def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
         if finished is None:
             continue
         changed = {text.split()[0] for text in recipe.for_teacher().changes_since(finished["recipe"])}
-        if not changed - {"student", "student_weights", "seed"}:
+        if not changed - {"student", "seed"}:
             shutil.copytree(there.path, own)
             return
 

@@ -23,7 +23,7 @@ class NetworkRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     arch: str = Field(
-        description="a built-in network, SOURCE:NAME of a package, or FILE.py:FUNCTION; arguments may follow in brackets",
+        description="a built-in network, SOURCE:NAME of a package, or FILE.py:FUNCTION; arguments may follow it",
     )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="what its function takes beside the classes")
     weights: str | None = Field(

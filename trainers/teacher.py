@@ -37,8 +37,8 @@ def require_teacher_arch(tree: RunTree, network: Network) -> None:
     sidecar = read_training_sidecar(sidecar_path(path), "kdbench train --method teacher")
     if not is_network(sidecar, network):
         raise BadInput(
-            f"--teacher: got '{network.label}', but the teacher '{path}' is a {Network.recorded(sidecar).label}: leave --teacher out to learn from it, "
-            "or add teacher to --method to train the other in its place"
+            f"--teacher: got '{network.label}', but the teacher '{path}' is a {Network.recorded(sidecar).label}: "
+            "leave --teacher out to learn from it, or add teacher to --method to train the other in its place"
         )
 
 

@@ -21,9 +21,10 @@ from kdbench.models.network import Network, Tap
 if TYPE_CHECKING:
     from torch import nn
 
-    from kdbench.models.segmentation import SegmentationModel
+    from kdbench.models.segmentation import Published, SegmentationModel
 
 Role = Literal["student", "teacher"]
+BOTH: tuple[Role, ...] = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Architecture:
         needs: packages that it imports beside those of kdbench.
         install: the command that installs them, for errors.
         taps: of a module that is no ``SegmentationModel``: where distillation reads it.
+        weights: of such a module: those that exist for it by name.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Architecture:
     needs: tuple[str, ...] = ()
     install: str = ""
     taps: dict[str, Tap] = field(default_factory=dict)
+    weights: Callable[[], dict[str, Callable[[], Published]]] = dict
 
     def build(self, classes: int) -> SegmentationModel:
         """A freshly initialised network.
@@ -79,6 +82,7 @@ class Architecture:
             )
         if not isinstance(model, SegmentationModel):
             model = ForeignModel(model, classes, self.taps, self.name)
+            model.weights = self.weights
         model.input = self.input
         return model
 
@@ -147,12 +151,12 @@ def _foreign(network: Network) -> Architecture:
         source = SOURCES[prefix]
         wanted = network.input or source.input_of(name, kwargs)
         made = partial(source.network, name, kwargs=kwargs)
-    elif code.names_code(network.arch):
-        wanted = network.input or IMAGENET
+        weights = partial(source.published_for, name, kwargs)
+        return Architecture(network.label, made, BOTH, wanted, taps=network.taps, weights=weights)
+    if code.names_code(network.arch):
         made = partial(code.build, network.arch, kwargs=kwargs, recorded=network.code)
-    else:
-        raise BadInput(f"network: got '{network.arch:.80}', expected {expected()}")
-    return Architecture(network.label, made, ("student", "teacher"), wanted, taps=network.taps)
+        return Architecture(network.label, made, BOTH, network.input or IMAGENET, taps=network.taps)
+    raise BadInput(f"network: got '{network.arch:.80}', expected {expected()}")
 
 
 def require_size(network: Network | str, size: tuple[int, int], flag: str = "--size") -> None:

@@ -74,8 +74,8 @@ def build(arch: str, classes: int, kwargs: dict[str, Any], recorded: Code | None
         )
     if not {"all", code.sha256} & set(os.environ.get(TRUSTED, "").split(",")):
         raise BadInput(
-            f"the network is built by the function {code.function} of '{code.file}' (sha256 {code.sha256[:16]}…), which "
-            "this command did not name: read that file first, then add --trust-code to run it"
+            f"the network is built by the function {code.function} of '{code.file}' (sha256 {code.sha256[:16]}…), "
+            "which this command did not name: read that file first, then add --trust-code to run it"
         )
     import torch
 

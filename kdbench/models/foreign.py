@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import BadInput
 from kdbench.models.network import Tap
-from kdbench.models.segmentation import SegmentationModel, Taps
+from kdbench.models.segmentation import Published, SegmentationModel, Taps
 
 PREFIX = "net."
 
@@ -27,6 +27,9 @@ class ForeignModel(SegmentationModel):
         name: of the network, for errors.
     """
 
+    weights: Callable[[], dict[str, Callable[[], Published]]] = staticmethod(dict)
+    """What ``published`` returns, as the network's source knows it."""
+
     def __init__(self, net: nn.Module, classes: int, taps: dict[str, Tap], name: str) -> None:
         super().__init__()
         self.net, self.classes, self.name = net, classes, name
@@ -35,6 +38,9 @@ class ForeignModel(SegmentationModel):
         self.stages = {part: (f"{PREFIX}{part}",) for part, _ in net.named_children()}
         self.register_state_dict_post_hook(_without_prefix)
         self.register_load_state_dict_pre_hook(_with_prefix)
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        return self.weights()
 
     def logits(self, images: Tensor) -> Tensor:
         return logits_of(self.net(images), self.classes, self.name)
@@ -79,7 +85,8 @@ def logits_of(output: Any, classes: int, name: str) -> Tensor:
     if not isinstance(found, Tensor):
         told = f"a dict with {', '.join(map(str, output))}" if isinstance(output, Mapping) else type(output).__name__
         raise BadInput(
-            f"network '{name}' returned {told:.120}, expected logits: a tensor, .logits, ['out'] or the first of a tuple"
+            f"network '{name}' returned {told:.120}, expected logits: a tensor, .logits, ['out'] or the first of a "
+            "tuple"
         )
     if found.ndim != 4 or found.shape[1] != classes:
         shape = " x ".join(map(str, found.shape))

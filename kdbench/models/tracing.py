@@ -2,8 +2,8 @@
 
 Finding taps: modules are looked at in the order in which they first ran. One that keeps its input's grid or halves it
 once is a step of the encoder and is not looked into; any other is. A tap of stride s is the last step at s before the
-grid is halved again; at the coarsest grid, the last of the steps beside the first one, because what follows elsewhere is
-a decoder.
+grid is halved again; at the coarsest grid, the last of the steps beside the first one, because what follows elsewhere
+is a decoder.
 """
 
 from __future__ import annotations

