@@ -68,7 +68,7 @@ def _match(given: dict[str, Tensor], own: dict[str, Tensor], called: dict[str, s
     parts = by_part(own)
     for names in reversed(parts.values()):
         misfits, fits = [name for name in names if name in odd], [name for name in names if name in pairs]
-        if len(fits) >= max(1, len(misfits)):
+        if len(fits) > len(misfits):
             break
         if misfits:
             heads.update(misfits, fits)
