@@ -198,6 +198,41 @@ def test_another_networks_weights_are_refused_though_some_fit(load, make):
         load(make().state_dict())
 
 
+def test_another_width_of_the_same_network_says_how_much_does_not_fit(load):
+    net = torchvision.models.mobilenet_v3_large(weights=None)
+    with pytest.raises(BadInput, match=r"do not fit student: \d+ parameters missing, \d+ unknown, [1-9]\d* of another"):
+        load(net.state_dict(), arch="student")
+
+
+def test_a_deeper_network_fills_all_and_is_not_the_same(load, state):
+    """A teacher of its weights is trained: the second half of each stage is missing."""
+    deeper = {**state, **{name.replace("layer1.1", "layer1.2"): v for name, v in state.items() if "layer1.1" in name}}
+    _, filled = load(prefixed("module.", deeper))
+    assert (filled.fresh, filled.complete) == ((), False)
+    assert filled.line("teacher").endswith("; not used: layer1 (10)")
+    assert load({**state, "adapter.0.weight": torch.ones(3)})[1].complete
+
+
+@pytest.mark.needs("segmentation_models_pytorch", "timm")
+def test_an_encoder_of_one_library_in_a_decoder_of_another(tmp_path):
+    import segmentation_models_pytorch as smp
+    import timm
+
+    net = smp.FPN("resnet18", encoder_weights=None, classes=5)
+    net.published = net.upstream_names = dict
+    theirs = timm.create_model("resnet18", pretrained=False).state_dict()
+    torch.save(theirs, tmp_path / "timm.pth")
+    filled = load_weights(net, "net", str(tmp_path / "timm.pth"))
+    assert {name.split(".")[0] for name in filled.filled} == {"encoder"}
+    assert {name.split(".")[0] for name in filled.fresh} == {"decoder", "segmentation_head"}
+    assert all(torch.equal(value, theirs[name]) for name, value in net.encoder.state_dict().items())
+    # A whole network with another decoder: the encoder's part is taken, and of the head's bias nothing.
+    unet = smp.Unet("resnet18", encoder_weights=None, classes=5).state_dict()
+    torch.save(unet, tmp_path / "unet.pth")
+    filled = load_weights(net, "net", str(tmp_path / "unet.pth"))
+    assert {name.split(".")[0] for name in filled.filled} == {"encoder"}
+
+
 def test_the_command_takes_what_a_distributed_training_saved(kdbench, tiny_arguments, trained_runs, tmp_path):
     trained = load_file(trained_runs / "folder" / "teacher" / "teacher.safetensors")
     torch.save({"epoch": 9, "model": prefixed("module.", trained)}, tmp_path / "ddp.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ class Filled:
         filled: parameters and buffers of the network that have the file's values.
         fresh: those that keep their initialisation.
         unused: tensors of the file that the network has no place for.
-        complete: nothing is fresh, so that the network is the one that was saved.
+        complete: nothing is fresh, and the file's network has no more layers, so that this one is what was saved.
         taken: which of several networks in the file it was, and which other there is; "" where there is one.
         strip: prefix of the file's names.
     """
@@ -120,7 +121,8 @@ def load_weights(
     # Other networks in the file: under another key, or in the same dict with another prefix.
     choices = [(key, [k for k in given.candidates if k != key]), (found.strip, found.instead)]
     taken = "".join(f", its '{shown(it)}' and not '{shown(others[0])}'" for it, others in choices if others)
-    return Filled(source, given.origin, given.sha256, filled, fresh, unused, not fresh, taken, found.strip)
+    complete = not fresh and not _has_more_layers(found, unused)
+    return Filled(source, given.origin, given.sha256, filled, fresh, unused, complete, taken, found.strip)
 
 
 def _load_members(model: Ensemble, archs: list[str], sources: list[str], flag: str) -> Filled:
@@ -135,9 +137,9 @@ def _load_members(model: Ensemble, archs: list[str], sources: list[str], flag: s
         made.append(load_weights(member, arch, source, flag))
         if not made[-1].complete:
             raise BadInput(
-                f"{flag} '{source}' are for another number of classes than the dataset's, or a part of the network "
-                f"(without '{made[-1].fresh[0]}'), and a member of an ensemble is not trained further: give a {arch} "
-                "that was trained on this dataset"
+                f"{flag} '{source}' are for another number of classes than the dataset's, or for a part of the "
+                f"network or a deeper one, and a member of an ensemble is not trained further: give a {arch} that was "
+                "trained on this dataset"
             )
     filled = tuple(f"members.{i}.{name}" for i, one in enumerate(made) for name in one.filled)
     unused = tuple(name for one in made for name in one.unused)
@@ -183,6 +185,12 @@ def _unused(found: Match, given: dict[str, Tensor]) -> list[str]:
     """Tensors of a file that fill nothing, without those whose absence needs no word."""
     used = set(found.pairs.values())
     return [n for n in given if n not in used and not n.endswith(COUNTER) and AUXILIARY not in n.split(".")]
+
+
+def _has_more_layers(found: Match, unused: tuple[str, ...]) -> bool:
+    """Whether a file repeats a part more often than the network, as a ResNet-34 does for a ResNet-18."""
+    filled = {re.sub(r"\d+", "#", name) for name in found.pairs.values()}
+    return any(re.sub(r"\d+", "#", name) in filled for name in unused if name.startswith(found.strip))
 
 
 def _require_fit(
