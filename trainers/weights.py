@@ -234,7 +234,8 @@ def _value(what: str, name: str, value: Tensor, own: Tensor) -> Tensor:
         problem = f"is {str(value.dtype).removeprefix('torch.')}, expected floating-point numbers"
     else:
         value = value.to(own.dtype)
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        # The extremes are NaN where any value is, and one pass finds both.
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
             problem, fix = "has values that are NaN or infinite", "give weights of a training that went well"
     if problem is not None:
         raise BadInput(f"{what}: '{shown(name)}' {problem}: {fix}")
