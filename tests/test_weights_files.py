@@ -87,6 +87,14 @@ def test_a_bare_pickle_does_not_run(refused, tmp_path, protocol):
     assert not (tmp_path / "harm").exists()
 
 
+def test_an_archive_that_begins_as_a_pickle_is_not_opened(refused, tmp_path, monkeypatch):
+    """torch would take it for a tar of its first years, whose reader was once a way around its care."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was opened"))
+    head = b"\x80\x02"
+    (tmp_path / "x.pth").write_bytes(head.ljust(257, b"\0") + b"ustar" + bytes(300))
+    assert "(neither a file of torch.save nor safetensors)" in refused()
+
+
 def test_the_command_refuses_a_payload_in_one_line(kdbench, tiny_arguments, state, tmp_path):
     torch.save({"model": state, "args": Payload(tmp_path / "harm")}, tmp_path / "x.pth")
     runs = tmp_path / "runs"
