@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ PARTS_SHOWN = 6
 
 @dataclass(frozen=True)
 class Filled:
-    """What a network started from.
+    """What a network started from. BatchNorm's counts of steps, which files may lack, are in none of its lists.
 
     Attributes:
         source: as it was given.
@@ -32,7 +33,7 @@ class Filled:
         filled: parameters and buffers of the network that have the file's values.
         fresh: those that keep their initialisation.
         unused: tensors of the file that the network has no place for.
-        complete: nothing is fresh, so that the network is the one that was saved; BatchNorm's count of steps may lack.
+        complete: nothing is fresh, and the file's network has no more layers, so that this one is what was saved.
         taken: which of several networks in the file it was, and which other there is; "" where there is one.
         strip: prefix of the file's names.
     """
@@ -116,10 +117,12 @@ def load_weights(
     model.load_state_dict({**model.state_dict(), **values})
     fresh = tuple(name for name in own if name not in values and not name.endswith(COUNTER))
     unused = tuple(_unused(found, tensors))
-    filled = tuple(name for name in own if name in values)
-    others = [other for other in (*given.candidates, *found.instead) if other not in (key, found.strip)]
-    taken = f", its '{shown(key or found.strip)}' and not '{shown(others[0])}'" if others else ""
-    return Filled(source, given.origin, given.sha256, filled, fresh, unused, not fresh, taken, found.strip)
+    filled = tuple(name for name in own if name in values and not name.endswith(COUNTER))
+    # Other networks in the file: under another key, or in the same dict with another prefix.
+    choices = [(key, [k for k in given.candidates if k != key]), (found.strip, found.instead)]
+    taken = "".join(f", its '{shown(it)}' and not '{shown(others[0])}'" for it, others in choices if others)
+    complete = not fresh and not _has_more_layers(found, unused)
+    return Filled(source, given.origin, given.sha256, filled, fresh, unused, complete, taken, found.strip)
 
 
 def _load_members(model: Ensemble, archs: list[str], sources: list[str], flag: str) -> Filled:
@@ -134,9 +137,9 @@ def _load_members(model: Ensemble, archs: list[str], sources: list[str], flag: s
         made.append(load_weights(member, arch, source, flag))
         if not made[-1].complete:
             raise BadInput(
-                f"{flag} '{source}' are for another number of classes than the dataset's, or a part of the network "
-                f"(without '{made[-1].fresh[0]}'), and a member of an ensemble is not trained further: give a {arch} "
-                "that was trained on this dataset"
+                f"{flag} '{source}' are for another number of classes than the dataset's, or for a part of the "
+                f"network or a deeper one, and a member of an ensemble is not trained further: give a {arch} that was "
+                "trained on this dataset"
             )
     filled = tuple(f"members.{i}.{name}" for i, one in enumerate(made) for name in one.filled)
     unused = tuple(name for one in made for name in one.unused)
@@ -184,6 +187,12 @@ def _unused(found: Match, given: dict[str, Tensor]) -> list[str]:
     return [n for n in given if n not in used and not n.endswith(COUNTER) and AUXILIARY not in n.split(".")]
 
 
+def _has_more_layers(found: Match, unused: tuple[str, ...]) -> bool:
+    """Whether a file repeats a part more often than the network, as a ResNet-34 does for a ResNet-18."""
+    filled = {re.sub(r"\d+", "#", name) for name in found.pairs.values()}
+    return any(re.sub(r"\d+", "#", name) in filled for name in unused if name.startswith(found.strip))
+
+
 def _require_fit(
     found: Match, given: dict[str, Tensor], places: dict[str, Tensor], what: str, arch: str, where: str
 ) -> None:
@@ -191,7 +200,7 @@ def _require_fit(
     if not found.pairs and not found.odd:
         theirs, mine = next(iter(given)), next(iter(places))
         raise BadInput(
-            f"{what}: none of its {len(given)} tensors fits {arch}{where} by name and shape (it has "
+            f"{what}: none of its tensors ({len(given)}) fits {arch}{where} by name and shape (it has "
             f"'{shown(theirs)}' {_shape(given[theirs])}, there is '{mine}' {_shape(places[mine])}): give weights of a "
             f"{arch}"
         )
@@ -202,9 +211,11 @@ def _require_fit(
     stray = not where and len(fits) < len(unknown) and 2 * len(fits) < len(fits) + len(missing) + len(found.heads)
     if found.odd or stray:
         first = sorted([*missing, *unknown, *found.odd] if stray else found.odd)[0]
+        can_say = "student" in what.partition(" ")[0] and not where  # in a recipe, for a student
+        part = ", or name the module that they fill (weights_into)" if can_say else ""
         raise BadInput(
             f"{what} do not fit {arch}{where}: {len(missing)} parameters missing, {len(unknown)} unknown, "
-            f"{len(found.odd)} of another shape (first: '{shown(first)}'): give weights of a {arch}"
+            f"{len(found.odd)} of another shape (first: '{shown(first)}'): give weights of a {arch}{part}"
         )
 
 
@@ -214,17 +225,18 @@ def _shape(tensor: Tensor) -> str:
 
 def _value(what: str, name: str, value: Tensor, own: Tensor) -> Tensor:
     """A tensor as a network takes it: in its type, with numbers in it."""
-    problem = None
+    problem, fix = None, "save plain numbers"
     if value.is_meta:
         problem = "is on the meta device, with a shape and without values"
-    elif value.layout != torch.strided or value.is_quantized or value.is_nested:
-        problem = "is quantised or sparse, expected plain numbers"
+    elif value.layout != torch.strided or value.is_quantized:
+        problem = "is quantised or sparse"
     elif own.is_floating_point() and not value.is_floating_point():
         problem = f"is {str(value.dtype).removeprefix('torch.')}, expected floating-point numbers"
     else:
         value = value.to(own.dtype)
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            problem = "has values that are not finite (NaN or infinite)"
+        # The extremes are NaN where any value is, and one pass finds both.
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
+            problem, fix = "has values that are NaN or infinite", "give weights of a training that went well"
     if problem is not None:
-        raise BadInput(f"{what}: '{shown(name)}' {problem}: give weights of a training that went well")
+        raise BadInput(f"{what}: '{shown(name)}' {problem}: {fix}")
     return value

@@ -65,16 +65,18 @@ def _match(given: dict[str, Tensor], own: dict[str, Tensor], called: dict[str, s
         classifier = set()
     odd, heads = [name for name in wrong if name not in classifier], set(classifier)
     # Another decoder, or a head of another width: parts at the network's end that fit for the most part not.
-    parts = by_part(own)
-    for names in reversed(parts.values()):
+    ours, kept = odd, dict(pairs)
+    for names in reversed(by_part(own).values()):
         misfits, fits = [name for name in names if name in odd], [name for name in names if name in pairs]
-        if len(fits) >= max(1, len(misfits)):
+        if len(fits) > len(misfits):
             break
         if misfits:
             heads.update(misfits, fits)
             odd = [name for name in odd if name not in misfits]
-            pairs = {name: pairs[name] for name in pairs if name not in fits}
-    return Match(pairs, frozenset(heads), tuple(odd), strip, instead)
+            kept = {name: kept[name] for name in kept if name not in fits}
+    if not kept:  # that was no head, but another network
+        odd, heads, kept = ours, classifier, pairs
+    return Match(kept, frozenset(heads), tuple(odd), strip, instead)
 
 
 def _prefixes(given: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[str, str, tuple[str, ...]]:
@@ -96,9 +98,10 @@ def _prefixes(given: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[str, st
     )
     if not counts:
         return "", "", ()
-    best = min(counts, key=lambda pair: (-counts[pair], is_average(pair[0]), len("".join(pair)), pair))
-    instead = [strip for strip, add in counts if add == best[1] and counts[strip, add] == counts[best]]
-    return *best, tuple(strip for strip in instead if strip != best[0])
+    most = max(counts.values())
+    best = [pair for pair, count in counts.items() if count == most]
+    strip, add = min(best, key=lambda pair: (is_average(pair[0]), len("".join(pair)), pair))
+    return strip, add, tuple(other for other, added in best if added == add and other != strip)
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
