@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from kdbench.backends.base import Backend
 from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.backends.onnx_runtime import open_session
-from kdbench.data.normalisation import MEAN, STD
-from kdbench.data.preprocessing import MAX_SIDE, Size, resize_image
+from kdbench.data.normalisation import MEAN, STD, Input
+from kdbench.data.preprocessing import MAX_SIDE, Size, normalise, resize_image
 from kdbench.errors import BadInput, RunFailed
 
 INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -44,8 +44,6 @@ class OnnxFile(Backend):
     _input: str
     _dtype: Any
     _channels_last: bool
-    _mean: NDArray[np.float32]
-    _std: NDArray[np.float32]
 
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxFile:
@@ -81,8 +79,9 @@ class OnnxFile(Backend):
         backend.assumption = None
         if backend._dtype != np.uint8:
             own = backend.about.get("normalisation", {})
-            backend._mean = np.array(mean or own.get("mean") or MEAN, np.float32)
-            backend._std = np.array(std or own.get("std") or STD, np.float32)
+            told = {"mean": mean, "std": std}
+            given = {**own, **{key: list(values) for key, values in told.items() if values}}
+            backend.input = Input.read(given, f"the metadata of '{path.name}': normalisation")
             if not mean and not own:
                 backend.assumption = (
                     f"'{path.name}' takes floats and does not say how images are normalised: ImageNet's mean "
@@ -145,7 +144,7 @@ class OnnxFile(Backend):
         if self._dtype == np.uint8:
             batch: NDArray[Any] = image
         else:
-            batch = ((image.astype(np.float32) / 255 - self._mean) / self._std).astype(self._dtype)
+            batch = normalise(image[None], self.input)[0].transpose(1, 2, 0).astype(self._dtype)
         return np.ascontiguousarray(batch[None] if self._channels_last else batch.transpose(2, 0, 1)[None])
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:

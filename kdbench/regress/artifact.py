@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.backends import BACKENDS
+from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS, PRECISIONS, companions, format_of
 from kdbench.methods.base import METHODS
@@ -29,6 +30,7 @@ class Artifact:
         backend: a backend of kdbench, or "onnx-file" for an ONNX file on its own.
         output: for a checkpoint, which can give both.
         shape, dtype: of its input, batch first.
+        input: how a float input is normalised.
         checkout: the source tree whose kdbench runs it.
         shown: the path as a person gave it, for messages and the report.
     """
@@ -41,6 +43,7 @@ class Artifact:
     dtype: str
     shown: str
     checkout: Path = CHECKOUT
+    input: Input = IMAGENET
 
     def spec(self) -> dict[str, Any]:
         """What ``worker.py`` needs to run it."""
@@ -141,20 +144,20 @@ def _export(path: Path, name: str, export_format: str, backend: str) -> Artifact
     from kdbench.backends.exported import read_export
 
     sidecar = read_export(path, export_format, None)
-    return _ours(path, name, backend, sidecar["output"], sidecar["size"])
+    return _ours(path, name, backend, sidecar["output"], sidecar)
 
 
 def _checkpoint(path: Path, name: str, backend: str) -> Artifact:
     sidecar = read_json(sidecar_path(path), "kdbench train")
     if "size" not in sidecar or "arch" not in sidecar:
         raise BadInput(f"'{sidecar_path(path)}' is not the sidecar of a training: make it again with `kdbench train`")
-    return _ours(path, name, backend, "mask", sidecar["size"])
+    return _ours(path, name, backend, "mask", sidecar)
 
 
-def _ours(path: Path, name: str, backend: str, output: str, size: list[int]) -> Artifact:
-    height, width = size
+def _ours(path: Path, name: str, backend: str, output: str, sidecar: dict[str, Any]) -> Artifact:
+    height, width = sidecar["size"]
     shape, dtype = ((1, height, width, 3), "uint8") if output == "mask" else ((1, 3, height, width), "float32")
-    return Artifact(name, path, backend, output, shape, dtype, path.as_posix())
+    return Artifact(name, path, backend, output, shape, dtype, path.as_posix(), input=Input.recorded(sidecar))
 
 
 def _onnx_file(path: Path) -> Artifact:

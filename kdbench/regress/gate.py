@@ -51,7 +51,7 @@ def run_gate(
         files = []
         for index, (baseline, candidate) in enumerate(pairs):
             file = Path(folder) / f"inputs-{index}.npy"
-            inputs, what = make_inputs(baseline.shape, baseline.dtype, images, settings.seed)
+            inputs, what = make_inputs(baseline.shape, baseline.dtype, images, settings.seed, baseline.input)
             np.save(file, inputs)
             files.append(file)
             outputs = [outputs_of(side, settings, file) for side in (baseline, candidate)]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.base import read_image
+from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.data.preprocessing import normalise, resize_image
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput
@@ -15,12 +16,15 @@ from kdbench.errors import BadInput
 COUNT = 8
 
 
-def make_inputs(shape: tuple[int, ...], dtype: str, images: list[Path], seed: int) -> tuple[NDArray[np.generic], str]:
+def make_inputs(
+    shape: tuple[int, ...], dtype: str, images: list[Path], seed: int, wanted: Input = IMAGENET
+) -> tuple[NDArray[np.generic], str]:
     """Inputs of one shape and dtype, one per entry, and what they are.
 
     Args:
         shape: of one input, batch first.
         images: files to take; empty = generated scenes.
+        wanted: how floats are normalised.
 
     Raises:
         BadInput: a dtype that is no number.
@@ -40,7 +44,7 @@ def make_inputs(shape: tuple[int, ...], dtype: str, images: list[Path], seed: in
     what = f"{count} x {'of the images given' if chosen else 'generated scenes'}"
     if dtype == "uint8":
         return (stacked if layout == "NHWC" else np.moveaxis(stacked, -1, 2)), what
-    normalised = np.stack([normalise(images_) for images_ in stacked]).astype(dtype)
+    normalised = np.stack([normalise(images_, wanted) for images_ in stacked]).astype(dtype)
     return (np.moveaxis(normalised, 2, -1) if layout == "NHWC" else normalised), what
 
 
