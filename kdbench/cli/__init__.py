@@ -3,11 +3,27 @@
 The only part of the core that imports trainers and exporters.
 """
 
-from kdbench.cli import train, sweep, export, compare, regress, parity, plot, report, predict, model, doctor, demo, data  # noqa: I001  in the order of --help
+from kdbench.cli import (
+    train,
+    sweep,
+    export,
+    compare,
+    choose,
+    regress,
+    parity,
+    plot,
+    report,
+    predict,
+    model,
+    doctor,
+    demo,
+    data,
+)  # noqa: I001  in the order of --help
 from kdbench.cli.app import app, main
 
 __all__ = [
     "app",
+    "choose",
     "compare",
     "data",
     "demo",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdbench.backends import BACKENDS, artifact_of, load_backend, runs_checkpoints
 from kdbench.comparison.evaluate import Evaluation, evaluate
 from kdbench.comparison.fairness import notes_on
+from kdbench.comparison.image_bootstrap import miou_interval, miou_loss
 from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
@@ -235,6 +236,8 @@ def _row(
         else:
             result = _evaluate(backend, path, dataset, options, f"{run.name}, {backend} {precision}")
         row.miou = result.miou
+        row.miou_ci95 = miou_interval(result.confusions)
+        row.miou_loss = miou_loss(expected.confusions, result.confusions, row.reference_row)
         row.iou_per_class = [None if math.isnan(v) else float(v) for v in result.iou_per_class]
         row.agreement_with_torch = pixel_agreement(expected.predictions, result.predictions)
         row.engine = result.engine

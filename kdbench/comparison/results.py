@@ -45,6 +45,16 @@ class Artifact(Strict):
     bytes: int
 
 
+class MiouLoss(Strict):
+    """mIoU of a method's float32 row minus this row's, a fraction: below zero where this one is better."""
+
+    of: str
+    """That row: "torch fp32", or the ``reference`` of an imported file."""
+    loss: float
+    ci95: tuple[float, float] | None
+    """Paired bootstrap over the same images; None of a single image."""
+
+
 class Row(Strict):
     """One method through one backend; ``reason`` says why the status is not ok."""
 
@@ -64,6 +74,9 @@ class Row(Strict):
     status: Status
     reason: str | None = None
     miou: float | None = None
+    miou_ci95: tuple[float, float] | None = None
+    """Bootstrap interval of ``miou`` over the split's images."""
+    miou_loss: MiouLoss | None = None
     iou_per_class: list[float | None] | None = None
     agreement_with_torch: float | None = None
     params: int | None = None
@@ -77,6 +90,11 @@ class Row(Strict):
     def run(self) -> str:
         """The method's name among those of all variants."""
         return run_name(self.variant, self.method)
+
+    @property
+    def reference_row(self) -> str:
+        """Backend and precision of the row that agreement and loss are against."""
+        return "torch fp32" if self.reference in (None, "torch") else self.reference
 
 
 class Improvement(Strict):

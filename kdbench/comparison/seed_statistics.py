@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.comparison.evaluate import Evaluation
-from kdbench.comparison.metrics import mean_iou
+from kdbench.comparison.image_bootstrap import resampled_mious
 from kdbench.comparison.results import Improvement, Verdict
 
 
@@ -63,13 +63,4 @@ def bootstrap_standard_error(baseline: NDArray[np.int64], method: NDArray[np.int
     Args:
         baseline, method: images x C x C confusion matrices of the same images.
     """
-    rng = np.random.default_rng(0)
-    images = len(baseline)
-    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    classes = baseline.shape[-1]
-
-    def resampled(confusions: NDArray[np.int64]) -> NDArray[np.int64]:
-        return (draws @ confusions.reshape(images, -1)).reshape(resamples, classes, classes)
-
-    pairs = zip(resampled(method), resampled(baseline), strict=True)
-    return float(np.std([mean_iou(m) - mean_iou(b) for m, b in pairs], ddof=1))
+    return float(np.std(resampled_mious(method, resamples) - resampled_mious(baseline, resamples), ddof=1))

@@ -184,6 +184,10 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", *(f"{line}\n" for line in footnotes(comparison, reasons))]).rstrip() + "\n"
 
 
+IN_JSON_ALONE = ("miou_ci95", "miou_loss", "iou_per_class", "engine")
+"""Fields of a row that are no plain number or word."""
+
+
 def as_csv(comparison: Comparison) -> str:
     """One line per row of the JSON, with a column for each of its fields; latency and artifact are spread over theirs.
 
@@ -191,7 +195,7 @@ def as_csv(comparison: Comparison) -> str:
     """
     spread = {"latency": Latency.model_fields, "artifact": Artifact.model_fields}
     interval = {"ci95_ms": ("ci95_low_ms", "ci95_high_ms")}
-    kept = [field for field in Row.model_fields if field not in ("iou_per_class", "engine")]
+    kept = [field for field in Row.model_fields if field not in IN_JSON_ALONE]
     names = [name for field in kept for name in spread.get(field, (field,))]
     columns = [column for name in names for column in interval.get(name, (name,))]
     out = io.StringIO()

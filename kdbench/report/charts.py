@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kdbench.backends import BACKENDS
+from kdbench.comparison.choice import pareto_front
 from kdbench.comparison.results import Row
 from kdbench.methods.base import style_of, title_of
 from kdbench.report.evidence import Evidence
@@ -86,15 +87,6 @@ def scatter(rows: list[Row]) -> go.Figure:
 def color_of(backend: str) -> str:
     """Its own; black where nobody declares a name of an old results file."""
     return BACKENDS[backend].color if backend in BACKENDS else "#000000"
-
-
-def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(latency, mIoU) pairs that no other pair beats in one without losing in the other, fastest first."""
-    front: list[tuple[float, float]] = []
-    for ms, miou in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or miou > front[-1][1]:
-            front.append((ms, miou))
-    return front
 
 
 def heat_map(rows: list[Row], classes: list[str], names: list[str]) -> go.Figure:
