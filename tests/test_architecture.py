@@ -53,7 +53,7 @@ FLOORS = (
     {"errors", "kinds"},
     {"formats", "methods", "runs", "data", "machine", "progress", "torchvision_compat"},
     {"models", "backends"},
-    {"comparison", "predict", "regress", "report"},
+    {"comparison", "predict", "regress", "report", "package"},
     {"cli", "api"},
 )
 """Rooms and files of ``kdbench``, from the ground up; each may use its own floor and those below."""

@@ -3,12 +3,13 @@
 The only part of the core that imports trainers and exporters.
 """
 
-from kdbench.cli import (
+from kdbench.cli import (  # noqa: I001  in the order of --help
     train,
     sweep,
     export,
     compare,
     choose,
+    package,
     regress,
     parity,
     plot,
@@ -18,7 +19,7 @@ from kdbench.cli import (
     doctor,
     demo,
     data,
-)  # noqa: I001  in the order of --help
+)
 from kdbench.cli.app import app, main
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "export",
     "main",
     "model",
+    "package",
     "parity",
     "plot",
     "predict",

@@ -24,10 +24,12 @@ WIDTH = 80
 """Columns of the paragraph where the output is no terminal."""
 
 Results = Annotated[Path | None, typer.Option(help="A comparison's JSON. Default: compare.json of the runs.")]
-MaxLoss = Annotated[float, typer.Option(help="mIoU lost against the fp32 row of the same method; 0.01 = a point.")]
-MaxMs = Annotated[float | None, typer.Option(help="Median milliseconds of one call.")]
-MinMiou = Annotated[float | None, typer.Option(help="mIoU, a fraction.")]
-MaxMb = Annotated[float | None, typer.Option(help="Megabytes (10^6 bytes) of the artifact's files.")]
+MaxLoss = Annotated[
+    float, typer.Option(help="At most this much mIoU lost against the fp32 row of the same method; 0.01 = a point.")
+]
+MaxMs = Annotated[float | None, typer.Option(help="At most this many milliseconds by the median of one call.")]
+MinMiou = Annotated[float | None, typer.Option(help="At least this mIoU, a fraction.")]
+MaxMb = Annotated[float | None, typer.Option(help="At most this many megabytes (10^6 bytes) of the artifact's files.")]
 Backends = Annotated[str, typer.Option(help="Several with commas; all = every one that runs exports.")]
 Methods = Annotated[str, typer.Option(help="Several with commas, or all.")]
 Variants = Annotated[str, typer.Option(help="As student=student_lite0 or usual: several with commas, or all.")]

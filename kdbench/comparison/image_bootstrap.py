@@ -16,7 +16,7 @@ RESAMPLES = 1000
 
 
 def resampled_mious(confusions: NDArray[np.int64], resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """mIoU of the split with its images drawn again, with replacement; the same draws for every model of as many images.
+    """mIoU of the split with its images drawn again, with replacement; the same draws for every model.
 
     Args:
         confusions: images x C x C counts, row = label.

@@ -64,6 +64,33 @@ def atomic_group(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``; on success it takes the place of ``path`` and all that was in it.
+
+    Raises:
+        RunFailed: the disk is full, or the place cannot be written; what ``path`` held before is kept.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            made, before = Path(folder) / "made", Path(folder) / "before"
+            made.mkdir()
+            yield made
+            for file in made.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as written:
+                        os.fsync(written.fileno())
+            if path.exists():  # no file system replaces one folder by another in one step
+                os.replace(path, before)
+            try:
+                os.replace(made, path)
+            except OSError:
+                if before.exists():
+                    os.replace(before, path)
+                raise
+
+
+@contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield

@@ -83,6 +83,11 @@ class RunTree:
         """What ``kdbench compare`` writes unless it is told where; .txt, .md and .csv lie beside it."""
         return self.root / "compare.json"
 
+    @property
+    def package(self) -> Path:
+        """The folder that ``kdbench package`` writes unless it is told where."""
+        return self.root / "package"
+
     def latency(self, name: str) -> Path:
         """Every timed round of a backend, or of a suite."""
         return self.root / "latency" / f"{name}.json"

@@ -1,0 +1,1 @@
+"""What ``kdbench package`` ships: a chosen artifact with all that running it elsewhere needs, and without kdbench."""
