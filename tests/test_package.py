@@ -113,7 +113,10 @@ def test_its_program_gives_kdbenchs_own_mask_without_kdbench(package, compared, 
 def test_the_blocked_import_is_blocked(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCKED, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-P", "-c", "import kdbench"], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
+        [sys.executable, "-P", "-c", "import kdbench"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(tmp_path)},
     )
     assert "kdbench is not there" in done.stderr
 

@@ -62,6 +62,8 @@ def loss_sentence(candidate: Candidate) -> str:
         interval = f" (95% interval of the loss {between(loss.ci95, '.4f')}, paired over images)"
     else:
         interval = OLD if candidate.row.miou_loss is None else ""
+    if loss.ci95 is not None and {fraction(abs(end)) for end in loss.ci95} == {fraction(0)}:
+        interval = ", whichever of the images are drawn"
     if fraction(abs(loss.loss)) == fraction(0):
         return f"It has the mIoU of {against}{interval}."
     if loss.loss > 0:
@@ -72,16 +74,16 @@ def loss_sentence(candidate: Candidate) -> str:
 def why(choice: Choice) -> list[str]:
     """Why this one of those that meet the limits."""
     assert choice.chosen is not None
-    fitting = sum(not candidate.misses for candidate in choice.candidates)
-    measured = "1 measured artifact" if len(choice.candidates) == 1 else f"{len(choice.candidates)} measured artifacts"
-    among = f"{fitting} of {measured} {'meets' if fitting == 1 else 'meet'} {asked(choice.limits)}"
+    fitting, total = sum(not candidate.misses for candidate in choice.candidates), len(choice.candidates)
+    if total == 1:
+        return [f"It is the only measured artifact, and meets {asked(choice.limits)}."]
+    among = f"{fitting} of {total} measured artifacts {'meets' if fitting == 1 else 'meet'} {asked(choice.limits)}"
     others = [candidate for candidate in choice.equal if candidate is not choice.chosen]
     if not others:
         return [f"{among}{'' if fitting == 1 else ', and it is the fastest of them'}."]
-    same = "It is equal in speed to" if choice.equal[0] is choice.chosen else "Equal in speed are it and"
     return [
-        f"{among}. {same} {listed([name_of(one.row) for one in others])}, as latency intervals overlap that of the "
-        f"fastest: of these {len(choice.equal)} it is {merit(choice.chosen, others)}."
+        f"{among}. It is equal in speed to {listed([name_of(one.row) for one in others])}, as latency intervals "
+        f"overlap that of the fastest: of these {len(choice.equal)} it is {merit(choice.chosen, others)}."
     ]
 
 
@@ -90,14 +92,13 @@ def merit(chosen: Candidate, others: Sequence[Candidate]) -> str:
     rivals = [one for one in others if fraction(one.miou) == fraction(chosen.miou)]
     if rivals:
         smaller = all(one.artifact.bytes > chosen.artifact.bytes for one in rivals)
-        alike = "the most accurate" if len(rivals) < len(others) else "as accurate as any"
-        return f"{alike}, and the {'smallest' if smaller else 'first'} of those with its mIoU"
-    best = max(others, key=lambda one: one.miou)
-    intervals = (chosen.row.miou_ci95, best.row.miou_ci95)
-    doubt = ""
-    if intervals[0] and intervals[1] and intervals[0][0] <= intervals[1][1]:
-        doubt = f" (the next has {fraction(best.miou)}; their intervals over images overlap)"
-    return f"the most accurate{doubt}"
+        best = "smallest" if smaller else "fastest by its median"
+        return f"the {best}, with the same mIoU" if len(rivals) == len(others) else f"the {best} of the most accurate"
+    second = max(others, key=lambda one: one.miou)
+    here, there = chosen.row.miou_ci95, second.row.miou_ci95
+    overlap = here is not None and there is not None and here[0] <= there[1]
+    doubt = "; their intervals over images overlap" if overlap else ""
+    return f"the most accurate (the next has {fraction(second.miou)}{doubt})"
 
 
 def asked(limits: Limits) -> str:

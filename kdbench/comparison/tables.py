@@ -11,6 +11,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
+from kdbench.comparison import markdown
 from kdbench.comparison.columns import Column, of_backend, of_model
 from kdbench.comparison.numbers import NOTHING
 from kdbench.comparison.results import Artifact, Comparison, Latency, Row
@@ -176,8 +177,7 @@ def as_text(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     header, cells, reasons = header_and_cells(comparison)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = ["| " + " | ".join(line) + " |" for line in [header, rule, *cells]]
+    lines = [markdown.table(header, cells)]
     if comparison.improvements:
         lines += ["", "Improvements over the baseline (mIoU, torch):", ""]
         lines += [f"- {' '.join(line.split())}" for line in improvement_lines(comparison)]

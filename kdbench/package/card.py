@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 from kdbench.comparison.choice_text import between, listed, loss_sentence
@@ -13,6 +14,7 @@ from kdbench.comparison.seed_statistics import standard_error
 from kdbench.methods.base import METHODS, recipe_fields, title_of
 from kdbench.package import triton
 from kdbench.package.shipped import Shipped
+from kdbench.report.content import duration
 
 SETTINGS = (
     "size", "labelled", "images", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup_steps",
@@ -110,26 +112,34 @@ def training(shipped: Shipped) -> list[str]:
     if about is None:
         return ["The comparison says nothing of a training: the model came from elsewhere."]
     method, recipe = row.method, about["recipe"]
-    means = f"{len(about['miou_by_seed'])} seeds" if len(about["seeds"]) > 1 else "one seed"
     lines = [
         f"Method: {title_of(row.run)} (`{method}`)",
-        f"This file is seed {about['seeds'][0]} of the seeds {', '.join(map(str, about['seeds']))}; mIoU in PyTorch "
-        f"over {means}: {', '.join(fraction(miou) for miou in about['miou_by_seed'])}"
-        f"{plus_minus(standard_error(about['miou_by_seed']))}"
-        + (" standard error of their mean" if len(about["seeds"]) > 1 else ", which says nothing of the spread"),
+        seeds_line(about),
         f"{about['epochs']} epochs, {about['steps']} steps on {about['train_images']} images, "
-        f"{about['train_seconds'][0]:.0f} s for this seed",
-        f"Student: {network(recipe.get('student', row.student), recipe.get('student_weights'))}",
+        f"{duration(about['train_seconds'][0])} for this seed",
+        f"Student: {student_of(shipped, recipe)}",
     ]
     teacher = shipped.comparison.teacher
     if method in METHODS and METHODS[method].distils:
         known = "" if teacher is None else f", mIoU {fraction(teacher.miou)}, {teacher.params / 1e6:.1f}M parameters"
-        lines.append(f"Teacher: {network(recipe.get('teacher', {}), None)}{known}")
+        lines.append(f"Teacher: {network(recipe.get('teacher', {}))}{known}")
     lines += [
         f"Recipe: {', '.join(f'{key} {recipe[key]}' for key in settings_of(method) if recipe.get(key) is not None)}",
         f"Code: revision {about['revision'] or 'unknown'}, `{about['command']}`",
     ]
     return [bullets(lines)]
+
+
+def seeds_line(about: dict[str, Any]) -> str:
+    """Which seed the file is, and what the method's seeds have in PyTorch."""
+    seeds, scores = about["seeds"], about["miou_by_seed"]
+    if len(seeds) == 1:
+        return f"One training, seed {seeds[0]}: how much another seed would differ is not known"
+    return (
+        f"This file is seed {seeds[0]} of the seeds {', '.join(map(str, seeds))}, whose mIoU in PyTorch is "
+        f"{', '.join(map(fraction, scores))}: {fraction(fmean(scores))}{plus_minus(standard_error(scores))} "
+        "standard error"
+    )
 
 
 def settings_of(method: str) -> list[str]:
@@ -140,12 +150,16 @@ def settings_of(method: str) -> list[str]:
     return list(dict.fromkeys([*SETTINGS, *own]))
 
 
-def network(table: Any, weights: str | None) -> str:
+def student_of(shipped: Shipped, recipe: dict[str, Any]) -> str:
+    return network(recipe.get("student", shipped.candidate.row.student), recipe.get("student_weights"))
+
+
+def network(named: Any, weights: str | None = None) -> str:
     """A network of a recipe and what it started from; a path is told by its last part."""
-    about = table if isinstance(table, dict) else {"arch": table}
+    about = named if isinstance(named, dict) else {"arch": named}
     weights = weights or about.get("weights")
-    began = "its own start" if weights is None else "no weights" if weights == "none" else f"`{last(weights)}`"
-    return f"{cell(last(str(about.get('arch'))))}, from {began}"
+    began = "no starting weights recorded" if weights is None else f"started from `{last(weights)}`"
+    return f"{cell(last(str(about.get('arch'))))}, {began}"
 
 
 def last(path: str) -> str:
@@ -191,7 +205,7 @@ def latency(shipped: Shipped) -> list[str]:
     lines = [
         f"Median {ms.median_ms:.2f} ms (95% interval {between(ms.ci95_ms, '.2f')}), mean {ms.mean_ms:.2f} ± "
         f"{ms.std_ms:.2f} ms" + "".join(f", {tail}" for tail in tails),
-        f"One call: {timing['call']}, batch {timing['batch']}, {timing['threads']} threads, {ms.rounds} rounds; "
+        f"One call: {timing['call']}, batch {timing['batch']}, threads {timing['threads']}, {ms.rounds} rounds; "
         "decoding and resizing are not in it",
         f"Machine: {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, GPU "
         f"{', '.join(hardware['gpu']) or 'none'}, {hardware['os']}; ran on {engine.get('device', timing['device'])}",
@@ -226,12 +240,12 @@ def chosen_of(shipped: Shipped) -> str:
 
 
 def weights_of(shipped: Shipped) -> str:
-    about = shipped.comparison.training.get(shipped.candidate.row.run)
+    about, method = shipped.comparison.training.get(shipped.candidate.row.run), shipped.candidate.row.method
     if about is None:
         return "the whole model is such"
-    recipe = about["recipe"]
-    own = f"student {network(recipe.get('student', shipped.candidate.row.student), recipe.get('student_weights'))}"
-    return f"{own}; teacher {network(recipe.get('teacher', {}), None)}"
+    taught = method not in METHODS or METHODS[method].distils
+    teacher = f"; teacher {network(about['recipe'].get('teacher', {}))}" if taught else ""
+    return f"student {student_of(shipped, about['recipe'])}{teacher}"
 
 
 def files(shipped: Shipped) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def tensors_of(tree: RunTree, path: Path, sidecar: dict[str, Any]) -> tuple[Tens
         inputs, outputs = onnx_tensors(path if sidecar["format"] == "onnx" else network_of(tree, path, sidecar))
     if len(inputs) != 1 or len(outputs) != 1:
         raise BadInput(f"'{path}' has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+    for tensor in (*inputs, *outputs):  # their names go into a program and into Triton's configuration
+        if not re.fullmatch(r"[\w./:-]+", tensor.name, re.ASCII):
+            raise BadInput(
+                f"'{path}': got a tensor named {tensor.name!r:.80}, expected letters, digits and . / : _ - alone: "
+                "rename it"
+            )
     return inputs[0], outputs[0]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdbench.comparison import columns
+from kdbench.comparison import choice_text, columns
+from kdbench.comparison.choice import Limits, choose_artifact
 from kdbench.comparison.numbers import NOTHING, difference, fraction
 from kdbench.comparison.results import Row
 from kdbench.methods.base import title_of
@@ -80,6 +81,21 @@ def comparison_table(found: Evidence) -> Table:
 def comparison_cells(row: Row) -> list[str]:
     about = [title_of(row.run), row.backend, row.precision]
     return [*about, *(column.cell(row) for column in columns.COLUMNS), row.status]
+
+
+def deploy_paragraph(found: Evidence) -> str:
+    """What `kdbench choose` says without limits of a person's own; "" where nothing was compared."""
+    if found.comparison is None:
+        return ""
+    return choice_text.paragraph(choose_artifact(found.comparison, Limits()), found.comparison)
+
+
+def front_table(found: Evidence) -> Table:
+    """The Pareto front beside it."""
+    rows = []
+    if found.comparison is not None:
+        rows = choice_text.front_cells(choose_artifact(found.comparison, Limits()), choice_text.name_of)
+    return Table(choice_text.FRONT_HEADER, rows)
 
 
 def gains_table(found: Evidence) -> Table:

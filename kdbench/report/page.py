@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from kdbench.comparison import markdown
 from kdbench.data.base import Color
 from kdbench.methods.base import METHODS, title_of
 from kdbench.report import content
@@ -23,6 +24,7 @@ from kdbench.report.gallery import Picture
 
 SECTIONS = (
     ("analysis", "Analysis"), ("hardware", "Hardware"), ("training", "Training"), ("comparison", "Comparison"),
+    ("deploy", "What to deploy"),
     ("trade-off", "Accuracy and latency"), ("classes", "Per class"), ("latency", "Latency"), ("parity", "Agreement"),
     ("gallery", "Gallery"), ("not-run", "What did not run"), ("checklist", "Checklist"), ("reproduce", "Reproduce"),
 )  # fmt: skip
@@ -59,6 +61,7 @@ def as_html(found: Evidence, gallery: list[Picture], legend: list[tuple[str, Col
         ],
         timing=_timing(found), gains=bool(comparison and comparison.improvements),
         gains_table=_table(content.gains_table(found)), notes=comparison.notes if comparison else [],
+        deploy=content.deploy_paragraph(found), front_table=_table(content.front_table(found)),
         classes_table=_table(content.classes_table(found)), precision_method=title_of(exported),
         parity_table=_table(content.parity_table(found)) if found.exports else "", gallery=gallery,
         layers=_layers(gallery), legend=[(name, f"rgb{tuple(color)}") for name, color in legend],
@@ -122,9 +125,7 @@ def as_markdown(found: Evidence) -> str:
     gaps = found.gaps
 
     def table(rows: content.Table) -> str:
-        rule = ["---" if index < rows.words else "---:" for index in range(len(rows.header))]
-        lines = [rows.header, rule, *rows.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return markdown.table(rows.header, rows.rows, rows.words)
 
     def bullets(lines: list[str]) -> str:
         return "\n".join(f"- {line}" for line in lines)
@@ -138,7 +139,9 @@ def as_markdown(found: Evidence) -> str:
         parts += [table(content.comparison_table(found)), _timing(found)]
         if found.comparison.improvements:
             parts += ["### Against the baseline", table(content.gains_table(found))]
-        parts += [bullets(list(found.comparison.notes)), "## Per class", table(content.classes_table(found))]
+        parts.append(bullets(list(found.comparison.notes)))
+        parts += ["## What to deploy", content.deploy_paragraph(found), table(content.front_table(found))]
+        parts += ["## Per class", table(content.classes_table(found))]
     else:
         parts.append(gaps["comparison"])
     parts += ["## Agreement of exports", table(content.parity_table(found)) if found.exports else gaps["exports"]]
