@@ -7,6 +7,7 @@ import pytest
 
 from kdbench.comparison.compare import pixel_agreement
 from kdbench.comparison.evaluate import Evaluation
+from kdbench.comparison.image_bootstrap import interval, miou_interval, miou_loss, resampled_mious
 from kdbench.comparison.latency import summarise
 from kdbench.comparison.metrics import mean_iou
 from kdbench.comparison.seed_statistics import bootstrap_standard_error, improvement_over
@@ -79,6 +80,56 @@ def test_bootstrap_over_images_has_the_spread_of_new_images():
         base, other = evaluation(rng, 0.7), evaluation(rng, 0.75)
         estimates.append(bootstrap_standard_error(base.confusions, other.confusions, resamples=300))
     assert np.mean(estimates) == pytest.approx(np.std(fresh), rel=0.25)
+
+
+TWO_IMAGES = np.array([[[6, 2], [0, 0]], [[3, 0], [1, 4]]])
+"""Labels by predictions. Alone: 6/8, for class 1 has no label; (3/4 + 4/5) / 2. Together: (9/12 + 4/7) / 2."""
+
+
+def test_resampled_miou_by_hand():
+    """Of two images a draw is the first twice, the second twice, or both: in 1/4, 1/4 and 1/2 of the cases."""
+    expected = {0.75: 0.25, (3 / 4 + 4 / 5) / 2: 0.25, (9 / 12 + 4 / 7) / 2: 0.5}
+    values = resampled_mious(TWO_IMAGES)
+    for value, share in expected.items():
+        assert np.isclose(values, value, rtol=0, atol=1e-12).mean() == pytest.approx(share, abs=0.05)
+    assert miou_interval(TWO_IMAGES) == pytest.approx(((9 / 12 + 4 / 7) / 2, (3 / 4 + 4 / 5) / 2))
+
+
+def test_the_loss_is_paired_by_hand():
+    """The second model is perfect on the first image, and the same on the second."""
+    better = TWO_IMAGES.copy()
+    better[0] = [[8, 0], [0, 0]]
+    both = (9 / 12 + 4 / 7) / 2 - (11 / 12 + 4 / 5) / 2
+    loss = miou_loss(TWO_IMAGES, better, "torch fp32")
+    assert loss.loss == pytest.approx(both)
+    # The first image twice: 6/8 against 8/8; the second twice: no difference, whatever its own mIoU is.
+    assert loss.ci95 == pytest.approx((-0.25, 0.0))
+    assert loss.of == "torch fp32"
+
+
+def test_the_bootstraps_draws_are_of_whole_images():
+    """Each resample is the mIoU of a sum of the images' matrices, as ``mean_iou`` has it."""
+    one = evaluation(np.random.default_rng(7), 0.7, images=5)
+    draws = np.random.default_rng(0).multinomial(5, np.full(5, 0.2), size=20)
+    expected = [mean_iou(np.tensordot(draw, one.confusions, 1)) for draw in draws]
+    assert resampled_mious(one.confusions, 20) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_of_miou_covers_that_of_many_images():
+    rng = np.random.default_rng(8)
+    truth = evaluation(rng, 0.7, images=4000).miou
+    intervals = [miou_interval(evaluation(rng, 0.7).confusions) for _ in range(100)]
+    assert 0.85 <= np.mean([low <= truth <= high for low, high in intervals]) <= 1
+
+
+def test_images_that_say_nothing_have_no_interval():
+    assert miou_interval(TWO_IMAGES[:1]) is None
+    assert miou_loss(TWO_IMAGES[:1], TWO_IMAGES[:1], "torch fp32").ci95 is None
+    void = np.zeros((2, 2, 2), np.int64)
+    assert miou_interval(void) is None
+    half = np.concatenate([void[:1], TWO_IMAGES[:1]])  # a draw of the void one alone has no mIoU, and is left out
+    assert miou_interval(half) == (0.75, 0.75)
+    assert interval(np.array([1.0, np.nan, 3.0])) == pytest.approx((1.05, 2.95))
 
 
 def test_bootstrap_is_zero_for_equal_models():

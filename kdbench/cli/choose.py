@@ -18,7 +18,7 @@ from kdbench.runs.tree import USUAL, RunTree
 
 if TYPE_CHECKING:
     from kdbench.comparison.choice import Choice
-    from kdbench.comparison.results import Comparison, Row
+    from kdbench.comparison.results import Comparison
 
 WIDTH = 80
 """Columns of the paragraph where the output is no terminal."""
@@ -129,7 +129,7 @@ def print_choice(choice: Choice, comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from kdbench.comparison.choice_text import FRONT_HEADER, front_cells, paragraph
+    from kdbench.comparison.choice_text import FRONT_HEADER, front_cells, paragraph, short_name
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     text = textwrap.fill(paragraph(choice, comparison), console.width, break_long_words=False, break_on_hyphens=False)
@@ -145,11 +145,6 @@ def print_choice(choice: Choice, comparison: Comparison) -> None:
     for row in cells:
         table.add_row(*(cell.replace("[", r"\[") for cell in row))
     console.print(table)
-
-
-def short_name(row: Row) -> str:
-    """In the command line's own names, which leave room for numbers."""
-    return f"{row.run} {row.backend} {row.precision}"
 
 
 def state_of_file(path: Path, sha256_of_row: str) -> str:

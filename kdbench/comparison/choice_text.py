@@ -47,6 +47,11 @@ def name_of(row: Row) -> str:
     return f"{title_of(row.run)} through {row.backend} {row.precision}"
 
 
+def short_name(row: Row) -> str:
+    """In the command line's own names, which leave room for numbers."""
+    return f"{row.run} {row.backend} {row.precision}"
+
+
 def between(interval: Interval, form: str) -> str:
     low, high = (f"{end:{form}}" for end in interval)
     return f"{low} to {high}"
