@@ -61,6 +61,9 @@ def test_torch_and_onnx_rows_are_ok_with_every_column(comparison):
             assert 0 < row.latency.ci95_ms[0] <= row.latency.median_ms <= row.latency.ci95_ms[1]
             assert row.params == pytest.approx(2.81e6, rel=0.01)
             assert row.gflops > 0
+            assert row.miou_ci95[0] <= row.miou_ci95[1]
+            assert row.miou_loss.of == "torch fp32"
+            assert row.miou_loss.ci95[0] <= row.miou_loss.loss <= row.miou_loss.ci95[1]
             assert row.artifact.path.startswith(row.method)
 
 

@@ -22,6 +22,7 @@ PAGES = (
     "train-on-your-data",
     "read-the-table",
     "gate-in-ci",
+    "deploy",
     "add-a-backend",
     "add-a-method",
     "add-a-dataset",
@@ -152,6 +153,15 @@ def test_read_the_table(workspace, run, trained_runs):
     run("kdbench export --method baseline --format onnx,openvino --precision fp32,int8 --allow-drift")
     follow("read-the-table", workspace, run)
     assert (workspace / "runs" / "folder" / "compare.csv").exists()
+
+
+@pytest.mark.slow
+def test_deploy(workspace, run, trained_runs):
+    shutil.copytree(trained_runs, workspace / "runs")
+    run("kdbench export --method baseline --format onnx,openvino --precision fp32,int8 --allow-drift")
+    follow("deploy", workspace, run)
+    assert json.loads((workspace / "choice.json").read_text(encoding="utf-8"))["chosen"]["method"] == "baseline"
+    assert Image.open(workspace / "mask.png").size == Image.open(workspace / "photos" / "0.jpg").size
 
 
 @pytest.mark.slow

@@ -300,6 +300,18 @@ def test_a_file_that_is_not_the_measured_one_is_refused(copied, kdbench):
     assert not copied.package.exists()
 
 
+def test_its_document_is_one_line_of_json(compared, kdbench, tmp_path):
+    done = kdbench("package", "--runs", compared.runs, "--backend", "onnx", "--max-miou-loss", "1", "--output",
+                   tmp_path / "p", "--json", "-")  # fmt: skip
+    assert (done.code, done.out.count("\n")) == (0, 1)
+    document = json.loads(done.out)
+    assert document["package"]["name"] == "folder-baseline-onnx-fp32"
+    assert sorted(document["package"]["files"]) == sorted(
+        path.relative_to(tmp_path / "p").as_posix() for path in (tmp_path / "p").rglob("*") if path.is_file()
+    )
+    assert document["chosen"]["artifact"]["path"] == "baseline/exports/onnx-fp32/mask.onnx"
+
+
 def test_a_checkpoint_is_no_package(compared, kdbench, tmp_path):
     done = kdbench("package", "--runs", compared.runs, "--backend", "torch", "--output", tmp_path / "p")
     assert (done.code, "which only kdbench runs" in done.err) == (2, True)

@@ -68,6 +68,8 @@ def test_every_flag_named_exists(kdbench):
         "sweep",
         "export",
         "compare",
+        "choose",
+        "package",
         "regress",
         "parity",
         "plot",

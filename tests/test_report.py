@@ -44,7 +44,7 @@ def page(compared, kdbench, tmp_path):
 
 def test_every_section_is_there_and_nothing_is_fetched(page):
     html, markdown, _ = page
-    for name in ("analysis", "hardware", "training", "comparison", "trade-off", "classes", "latency", "parity",
+    for name in ("analysis", "hardware", "training", "comparison", "deploy", "trade-off", "classes", "latency", "parity",
                  "gallery", "not-run", "checklist", "reproduce"):  # fmt: skip
         assert f'<section id="{name}"' in html
     own = html[: html.index('<script id="data"')] + html.rsplit("<script>", 1)[1]
@@ -52,6 +52,7 @@ def test_every_section_is_there_and_nothing_is_fetched(page):
     assert "http" not in own
     assert len(html) < 15e6
     assert "## Comparison" in markdown
+    assert "## What to deploy" in markdown
 
 
 def test_numbers_are_the_comparisons(page, compared):

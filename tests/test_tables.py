@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from kdbench.comparison import columns
+from kdbench.comparison import columns, markdown
 from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison, Row
 from kdbench.comparison.tables import as_csv, as_markdown, as_text, header_and_cells, operators_line, print_table
@@ -83,6 +83,16 @@ def test_accuracy_is_printed_as_fractions_with_four_decimals():
     assert (fraction(0.55494), fraction(None), fraction(1)) == ("0.5549", "–", "1.0000")
     assert (difference(0.01234), difference(-0.5), difference(None)) == ("+0.0123", "-0.5000", "–")
     assert (plus_minus(0.00444), plus_minus(None)) == (" ± 0.0044", "")
+
+
+def test_a_name_neither_opens_an_element_nor_ends_a_cell():
+    lines = markdown.table(["Name", "<b>"], [["a|b <script>", "1 & 2"], ["two\nlines", "3"]], words=1).splitlines()
+    assert lines == [
+        "| Name | &lt;b&gt; |",
+        "| --- | ---: |",
+        "| a\\|b &lt;script&gt; | 1 &amp; 2 |",
+        "| two lines | 3 |",
+    ]
 
 
 def test_a_column_is_declared_in_one_place(monkeypatch):
