@@ -44,7 +44,8 @@ JSON_COMMANDS = {
     "report": (["report", "--pictures", "1", "--runs", "{runs}"], "missing"),
     "predict": (["predict", "--method", "baseline", "--runs", "{runs}", "{data}/images/val"], "written"),
 }  # fmt: skip
-"""The commands of seconds; choose, package, parity, regress and sweep have theirs in their own tests, and demo is these together."""
+"""The commands of seconds; choose, package, parity, regress and sweep have theirs in their own tests, and demo is these
+together."""
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from kdbench.comparison.choice import Limits, choose_artifact
 from kdbench.comparison.results import Comparison
 from kdbench.data.normalisation import Input
 from kdbench.data.shapes import Shapes
-from kdbench.package.runner import program
+from kdbench.package.runner import program, requirements
 from kdbench.package.shipped import Shipped, open_shipped
 from kdbench.package.tensors import Tensor
 from kdbench.package.triton import config, why_not
@@ -245,11 +245,23 @@ def test_float_inputs_are_normalised_as_kdbench_does(shipped):
         assert "result.argmax(0)" in text
 
 
-def test_an_engines_program_is_python(shipped):
-    sidecar = {**shipped.sidecar, "format": "trt", "provider": "tensorrt_rtx"}
-    text = program(changed(shipped, sidecar=sidecar, path=shipped.path.with_suffix(".engine")))
-    compile(text, "run.py", "exec")
-    assert "import tensorrt_rtx as trt" in text
+def test_an_engines_program_moves_images_to_the_gpu_and_masks_back(shipped, tmp_path):
+    """On stand-ins for TensorRT and CUDA: this machine has neither."""
+    sidecar = {**shipped.sidecar, "format": "trt", "provider": "tensorrt"}
+    engine = changed(shipped, sidecar=sidecar, path=shipped.path.with_suffix(".engine"))
+    (tmp_path / "run.py").write_text(program(engine), encoding="utf-8")
+    (tmp_path / "mask.engine").write_bytes(b"an engine")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    done = subprocess.run(
+        [sys.executable, "run.py", "image.png", "mask.png"],
+        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(Path(__file__).parent / "stand_ins")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert np.array_equal(np.asarray(mask), pixels[..., 0] > 127)
+    assert "tensorrt_rtx as trt" in program(changed(engine, sidecar={**sidecar, "provider": "tensorrt_rtx"}))
+    assert requirements(engine).splitlines()[2:] == ["tensorrt", "cuda-python"]
 
 
 def test_a_package_that_is_there_needs_overwrite_and_other_folders_stay(copied, kdbench, tmp_path):
