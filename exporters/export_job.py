@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.graph import write_graph
+from exporters.half import half_copy
 from exporters.sensitivity import LayerError, layer_errors
 from kdbench.backends.precision_proof import LEAST_SHARE
 from kdbench.backends.torch_eager import TorchBackend
@@ -101,7 +101,7 @@ class ExportJob:
         key = (half, elementwise)
         if key not in self._graphs:
             path = Path(self._folder.name) / f"{'fp16' if half else 'fp32'}{'-elementwise' * elementwise}.onnx"
-            model = copy.deepcopy(self.model).half() if half else self.model
+            model = half_copy(self.model) if half else self.model
             module = deployable(model, self.output, elementwise=elementwise)
             assert self.size is not None
             write_graph(module, self.output, self.size, path, dynamic_batch=self.dynamic_batch)

@@ -48,7 +48,7 @@ class MaskModel(nn.Module):
         x = (image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std
         x = x.to(self.dtype)
         if self.elementwise:
-            return upsampled_argmax(self.model.taps(x).logits, (x.shape[2], x.shape[3])).to(torch.uint8)
+            return upsampled_argmax(self.model.logits(x), (x.shape[2], x.shape[3])).to(torch.uint8)
         return self.model(x).argmax(1).to(torch.uint8)
 
 

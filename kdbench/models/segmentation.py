@@ -47,8 +47,14 @@ class SegmentationModel(nn.Module, ABC):
     def taps(self, images: Tensor) -> Taps:
         """One pass that keeps the taps; costs no more than ``forward`` without the upsampling."""
 
+    def logits(self, images: Tensor) -> Tensor:
+        """N x C x h x w logits before the final upsampling; a network that taps cost something overrides it."""
+        return self.taps(images).logits
+
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.taps(images).logits
+        logits = self.logits(images)
+        if logits.shape[-2:] == images.shape[-2:]:
+            return logits
         # Changes nothing, and is an operator that ONNX Runtime lacks in its blocked layout: it leaves that layout here,
         # on the small map. Else it upsamples in it, to 16 channels, and reorders the full-size map: 3 of 17 ms.
         return upsample(torch.maximum(logits, self.lowest), images)
