@@ -26,6 +26,7 @@ from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment
 from kdbench.models.architectures import require_size
 from kdbench.models.deployed import deployable
+from kdbench.models.layers import layer_kinds, layer_weights
 from kdbench.models.registry import load_model
 from kdbench.runs.files import SCHEMA_VERSION
 from kdbench.runs.tree import RunTree
@@ -48,7 +49,7 @@ class ExportJob:
         capabilities: GPUs that engines are built for ahead of time, by compute capability; () = common ones.
 
     Raises:
-        Missing: the method was not trained. BadInput: a name in ``keep_float`` is no convolution.
+        Missing: the method was not trained. BadInput: a name in ``keep_float`` is no layer.
     """
 
     tree: RunTree
@@ -69,18 +70,18 @@ class ExportJob:
         height, width = self.size or self.trained["size"]
         self.size = (height, width)
         require_size(self.trained["arch"], self.size)
-        known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
+        known, kinds = list(layer_weights(self.model)), layer_kinds(self.model)
         kept = self.keep_float if isinstance(self.keep_float, int) else len(set(self.keep_float))
         if kept > (1 - LEAST_SHARE) * len(known):
             raise BadInput(
-                f"--keep-float: got {kept} of {len(known)} convolutions, expected at most half of them: "
+                f"--keep-float: got {kept} of {len(known)} {kinds}, expected at most half of them: "
                 "what is left would be no int8 model; export --precision fp16 or fp32 instead"
             )
         if not isinstance(self.keep_float, int):
             wrong = [name for name in self.keep_float if name not in known]
             if wrong:
                 raise BadInput(
-                    f"--keep-float: got '{wrong[0]}', expected a number, or names of convolutions such as "
+                    f"--keep-float: got '{wrong[0]}', expected a number, or names of {kinds} such as "
                     f"{known[0]}, {known[-1]}: `kdbench export --precision int8` names those that hurt most"
                 )
         self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SCOPES = "pkg.torch.onnx.name_scopes"
 """torch.onnx's entry in a node's metadata: the modules around the call, outermost first, then the call itself."""
+BEHIND_NAME = re.compile("[#/]")
+CALL_NUMBER = re.compile(r"_\d+$")
 PREFIX = "model."
 """Of names in a graph, where the network is inside a ``MaskModel`` or ``LogitsModel``."""
 
@@ -33,9 +36,13 @@ def name_layers(graph: Any, layers: Collection[str]) -> None:
 
 
 def nodes_named(layers: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Those of the node names that belong to one of the layers: a layer that is called twice has two nodes."""
+    """Those of the node names that belong to one of the layers.
+
+    A layer that is called twice has two nodes; optimisers and OpenVINO's frontend put a "/" and a word of their own
+    behind the name where they join or split a node, as in "head/MatMulAddFusion" and "stem/WithoutBiases".
+    """
     wanted = set(layers)
-    return [name for name in names if name.partition("#")[0] in wanted]
+    return [name for name in names if BEHIND_NAME.split(name)[0] in wanted]
 
 
 def _layer_name(node: Any, constants: Collection[str], layers: Collection[str]) -> str:
@@ -52,7 +59,7 @@ def _layer_name(node: Any, constants: Collection[str], layers: Collection[str]) 
         for known in (module, f"{module}.in_proj"):
             if known in layers:
                 return known
-    return f"{module}.{call}".lstrip(".")
+    return f"{module}.{CALL_NUMBER.sub('', call)}".lstrip(".")
 
 
 def _scopes(node: Any) -> list[str]:

@@ -23,3 +23,9 @@ def layer_weights(model: nn.Module) -> dict[str, Tensor]:
                 if isinstance(weight := getattr(module, key), Tensor):
                     found[f"{name}.{key.removesuffix('_weight')}"] = weight
     return found
+
+
+def layer_kinds(model: nn.Module) -> str:
+    """What a person calls the layers of a network."""
+    linear = any(isinstance(module, nn.Linear | nn.MultiheadAttention) for module in model.modules())
+    return "convolutions and linear layers" if linear else "convolutions"
