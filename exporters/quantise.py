@@ -84,8 +84,9 @@ def quantise_for_tensorrt(
 def quantise_for_openvino(model: Any, batches: Sequence[NDArray[Any]], keep_float: Sequence[str]) -> Any:
     """An int8 ``openvino.Model`` from a float32 one; arguments as ``quantise_for_onnxruntime``."""
     nncf = import_nncf()
-    kept = nodes_named(keep_float, (op.get_friendly_name() for op in model.get_ordered_ops()))
-    ignored = nncf.IgnoredScope(names=[*kept, *_after_last_openvino_layer(model)], validate=False)
+    ignored = nncf.IgnoredScope(
+        names=[*_openvino_nodes(model, keep_float), *_after_last_openvino_layer(model)], validate=False
+    )
     with _silence():
         return nncf.quantize(
             model, nncf.Dataset(batches), ignored_scope=ignored, subset_size=len(batches),
@@ -176,6 +177,19 @@ def _after_last_openvino_layer(model: Any) -> list[str]:
                     names.add(node.get_friendly_name())
                     waiting.append(node)
     return sorted(names)
+
+
+def _openvino_nodes(model: Any, layers: Sequence[str]) -> list[str]:
+    """Friendly names of the operators of the layers.
+
+    The frontend splits a layer with a bias into two operators. The one that multiplies is called
+    "<name>/WithoutBiases", or in a transposed convolution by a number; the Add has the layer's name.
+    """
+    operators = model.get_ordered_ops()
+    names = nodes_named(layers, (operator.get_friendly_name() for operator in operators))
+    sums = [op for op in operators if op.get_type_name() == "Add" and op.get_friendly_name() in names]
+    multiplied = [op.input_value(0).get_node() for op in sums]
+    return names + [op.get_friendly_name() for op in multiplied if op.get_type_name() in OPENVINO_LAYERS]
 
 
 @contextlib.contextmanager

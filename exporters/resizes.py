@@ -34,8 +34,7 @@ def resize_calls(program: Any) -> dict[str, str]:
     calls = {}
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
-        match = CALL.match(schema.name) if schema is not None else None
-        if match is None:
+        if schema is None or (match := CALL.match(schema.name)) is None:
             continue
         given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
         calls[node.name] = "".join(
