@@ -19,22 +19,22 @@ SIZE = (96, 128)
 OUTPUTS = ("mask", "logits")
 
 
-def make_student(tree, method, seed):
+def make_student(tree, method, seed, arch="student"):
     """A student with BatchNorm statistics of real images, so that its masks have many classes."""
     scenes = Shapes("train")
     torch.manual_seed(seed)
-    model = build_model("student", 10).train()
+    model = build_model(arch, 10).train()
     images = torch.from_numpy(np.stack([scenes[i].image for i in range(8)])).permute(0, 3, 1, 2) / 255.0 - 0.5
     with torch.no_grad():
         for _ in range(20):
             model(4 * images)
-    save_student(tree, method, model)
+    save_student(tree, method, model, arch)
 
 
-def save_student(tree, method, model):
+def save_student(tree, method, model, arch="student"):
     scenes = Shapes("train")
     about = {
-        "kind": "checkpoint", "method": method, "arch": "student", "dataset": "shapes", "data_root": None,
+        "kind": "checkpoint", "method": method, "arch": arch, "dataset": "shapes", "data_root": None,
         "classes": list(scenes.classes), "palette": [list(c) for c in scenes.palette], "size": list(SIZE),
         "seed": 0, "epoch": 1, "epochs": 1,
     }  # fmt: skip
