@@ -59,7 +59,11 @@ def write_graph(module: Any, output: str, size: Size, path: Path, *, dynamic_bat
     if dynamic_batch:
         resize_by_scales(model)
     name_layers(model.graph, layer_weights(network))
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        problem = export_problem(error, module, example)
+        raise RunFailed(f"torch.onnx made a graph of the network that is no valid ONNX: {problem}") from error
     onnx.save(model, path)
 
 

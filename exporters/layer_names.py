@@ -53,7 +53,7 @@ def _layer_name(node: Any, constants: Collection[str], layers: Collection[str]) 
     if not scopes:
         return node.name
     *_, module, call = ("", *scopes)
-    module = module.removeprefix(PREFIX)
+    module = f"{module}.".removeprefix(PREFIX).removesuffix(".")
     # The exporter keeps a transposed weight as a constant without a name; the module that holds it is in the scopes.
     if weight in constants:
         for known in (module, f"{module}.in_proj"):

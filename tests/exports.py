@@ -10,7 +10,9 @@ import torch
 from exporters.export_job import ExportJob
 from exporters.to_tensorrt import AHEAD_OF_TIME
 from kdbench.data.shapes import Shapes
+from kdbench.machine.environment import environment
 from kdbench.models.registry import build_model
+from kdbench.models.segmentation import parameter_count
 from kdbench.runs.checkpoints import save_checkpoint
 from kdbench.runs.files import sha256, write_json
 from kdbench.runs.tree import sidecar_path
@@ -36,7 +38,9 @@ def save_student(tree, method, model, arch="student"):
     about = {
         "kind": "checkpoint", "method": method, "arch": arch, "dataset": "shapes", "data_root": None,
         "classes": list(scenes.classes), "palette": [list(c) for c in scenes.palette], "size": list(SIZE),
-        "seed": 0, "epoch": 1, "epochs": 1,
+        "seed": 0, "epoch": 1, "epochs": 1, "params": parameter_count(model),
+        "recipe": {}, "steps": 1, "miou": 0.0, "train_images": 8, "train_seconds": 1.0,
+        "environment": environment(),
     }  # fmt: skip
     save_checkpoint(tree.checkpoint(method), model.state_dict(), about)
 
