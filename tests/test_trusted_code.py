@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -47,6 +48,8 @@ def trained(own, folder_dataset, kdbench, monkeypatch):
     shutil.rmtree(own / "copy", ignore_errors=True)
     shutil.copytree(own / "runs", own / "copy")
     (own / "ran").unlink(missing_ok=True)
+    for name in [name for name in sys.modules if name.startswith("kdbench_network_")]:
+        monkeypatch.delitem(sys.modules, name)  # as in a process of its own
     return own
 
 
