@@ -53,8 +53,7 @@ def kdbench(*arguments: str) -> tuple[int, str, float]:
     """A command in a process of its own: exit code, the last line of stderr, seconds."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "kdbench", *arguments, "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "kdbench", *arguments, "--quiet"], capture_output=True, text=True,
     )  # fmt: skip
     lines = done.stderr.strip().splitlines() or [""]
     return done.returncode, lines[-1][:300], round(time.monotonic() - started, 1)
