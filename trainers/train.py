@@ -175,7 +175,7 @@ def train_students(
             for method in group:
                 student, filled = new_student(network, len(data.train.classes), seeded)
                 if not said:
-                    say_start(network, filled, data.train)
+                    say_start(student, filled, data.train)
                     said = True
                 student_about = {**about, **student_fields(network, student, filled)}
                 if needs_teacher(method):
