@@ -59,15 +59,24 @@ def test_after_an_export_that_failed_the_other_rows_stand_in_compare(kdbench, no
     assert "no onnx export" in rows["onnx", "fp16"]["reason"]
 
 
+@pytest.fixture
+def small(declared, tmp_path):
+    """Two methods, whose students are exported in no time."""
+    tree = RunTree(tmp_path, "shapes")
+    for seed, method in enumerate(("baseline", "feature")):
+        make_student(tree, method, seed, "positions")
+    return tree
+
+
 @pytest.mark.needs("openvino")
-def test_a_bug_in_an_exporter_is_a_row_with_its_traceback_on_stderr(tree, kdbench, monkeypatch):
+def test_a_bug_in_an_exporter_is_a_row_with_its_traceback_on_stderr(small, kdbench, monkeypatch):
     from exporters import to_onnx
 
     def broken(*_):
         raise KeyError("a bug\nof two lines")
 
     monkeypatch.setattr(to_onnx, "finish_graph", broken)
-    done = kdbench("export", "--method", "baseline", "--format", "onnx,openvino", "--runs", tree.runs)
+    done = kdbench("export", "--method", "baseline", "--format", "onnx,openvino", "--runs", small.runs)
     assert done.code == 1
     assert "baseline onnx fp32: failed: KeyError: 'a bug\\nof two lines'" in done.out
     assert "Traceback (most recent call last)" in done.err
@@ -76,14 +85,14 @@ def test_a_bug_in_an_exporter_is_a_row_with_its_traceback_on_stderr(tree, kdbenc
     assert done.err.splitlines()[-1].startswith("kdbench: 1 of 2 exports failed")
 
 
-def test_a_method_that_cannot_be_read_leaves_the_next(tree, kdbench):
-    path = tree.checkpoint("baseline")
-    path.write_bytes(path.read_bytes()[:5000])
-    done = kdbench("export", "--method", "baseline,feature", "--format", "onnx", "--runs", tree.runs, "--allow-drift")
+def test_a_method_that_cannot_be_read_leaves_the_next(small, kdbench):
+    path = small.checkpoint("baseline")
+    path.write_bytes(path.read_bytes()[:500])
+    done = kdbench("export", "--method", "baseline,feature", "--format", "onnx", "--runs", small.runs, "--allow-drift")
     assert done.code == 2
     assert "baseline onnx fp32: failed: " in done.out
     assert "student.safetensors' is corrupt" in done.err
-    assert tree.export("feature", "onnx", "fp32", "mask").exists()
+    assert small.export("feature", "onnx", "fp32", "mask").exists()
 
 
 # One class everywhere
