@@ -13,6 +13,7 @@ from exporters.export import export_all
 from exporters.layer_names import nodes_named
 from exporters.proven_export import export_as
 from exporters.sensitivity import layer_errors, round_activation, round_weight
+from kdbench.comparison.parity import LOGIT_SHARE
 from kdbench.data.preprocessing import normalise
 from kdbench.runs.tree import RunTree, sidecar_path
 from tests.conditions import ENGINE_BUILDER
@@ -144,5 +145,4 @@ def test_every_format_and_precision_of_a_librarys_network(declared, tmp_path, na
             # Classes of an untrained network lie close to each other; its logits tell more.
             assert parity["pixel_agreement"] >= {"fp32": 0.9999, "fp16": 0.98, "int8": 0.7}[attempt.precision]
             if attempt.format != "openvino":
-                share = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.15}[attempt.precision]
-                assert parity["max_logit_difference"] <= share * parity["logit_range"]
+                assert parity["max_logit_difference"] <= LOGIT_SHARE[attempt.precision] * parity["logit_range"]
