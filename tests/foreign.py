@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
+from kdbench.data.preprocessing import resize_image
+from kdbench.data.shapes import Shapes
 from kdbench.models.architectures import ARCHITECTURES, Architecture
 from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps
+from tests.exports import SIZE
 
 
 class Foreign(SegmentationModel):
@@ -97,12 +104,14 @@ class Wrapped(Foreign):
 
 
 def unet(classes: int) -> Wrapped:
+    importlib.import_module("kdbench.torchvision_compat")  # before timm imports torchvision
     import segmentation_models_pytorch
 
     return Wrapped(segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, classes=classes))
 
 
 def segformer(classes: int) -> Wrapped:
+    importlib.import_module("kdbench.torchvision_compat")
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))
@@ -116,3 +125,20 @@ def declare() -> None:
     """Make them architectures of kdbench, as a plugin does."""
     for name, network in NETWORKS.items():
         ARCHITECTURES.add(Architecture(name, network, ("student",)))
+
+
+LIBRARIES = (
+    pytest.param("unet", marks=pytest.mark.needs("segmentation_models_pytorch")),
+    pytest.param("segformer", marks=pytest.mark.needs("transformers")),
+)
+
+
+def network(name, classes=10):
+    """One of ``NETWORKS``, untrained."""
+    torch.manual_seed(0)
+    return NETWORKS[name](classes).eval()
+
+
+def images(count=4):
+    """N x H x W x 3 uint8 validation images."""
+    return np.stack([resize_image(Shapes("val")[i].image, SIZE) for i in range(count)])
