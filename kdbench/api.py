@@ -61,6 +61,7 @@ def load(
     size: tuple[int, int] | None = None,
     device: str = "cpu",
     threads: int = 0,
+    trust_code: bool = False,
 ) -> Backend:
     """Load a model: ``prepare(image)`` makes its input, ``infer(batch)`` runs it, ``close()`` frees it.
 
@@ -73,6 +74,7 @@ def load(
         size: (H, W), for a checkpoint or an .onnx file that leaves them open; None = its own.
         device: "cpu" or "cuda".
         threads: CPU threads; 0 = one per core.
+        trust_code: import the Python file that built a checkpoint's network, which you have read.
 
     Raises:
         Missing, BadInput: no such file, or a broken one.
@@ -80,9 +82,12 @@ def load(
     """
     from kdbench.backends import load_backend
     from kdbench.backends.onnx_file import OnnxFile
+    from kdbench.models.code import trust_all
     from kdbench.regress.artifact import Filter, find_artifacts
 
     path = Path(artifact)
+    if trust_code:
+        trust_all()
     if not path.is_file():
         raise Missing(f"'{path}' is no file, expected an .onnx file, a checkpoint or an engine: check the path")
     if backend is None:
@@ -248,6 +253,7 @@ def compare(
     backends: Sequence[str] = ("torch", "onnx"),
     precisions: Sequence[str] = ("fp32",),
     rounds: int = 100,
+    trust_code: bool = False,
 ) -> Comparison:
     """Score and time what ``kdbench train`` and ``kdbench export`` made: every method through every backend.
 
@@ -256,6 +262,7 @@ def compare(
         dataset: whose runs; None = the one trained last.
         methods: None = those that were trained.
         rounds: timed calls per row.
+        trust_code: import the Python files that built networks of one's own, which you have read.
 
     Returns:
         ``rows``, each with ``status``, ``miou`` (a fraction), ``latency`` (milliseconds) and ``artifact``; and
@@ -270,18 +277,24 @@ def compare(
     from kdbench.comparison.compare import compare as run
     from kdbench.formats import PRECISIONS
     from kdbench.methods.base import student_methods
-    from kdbench.runs.tree import RunTree
+    from kdbench.models.code import trust_all
+    from kdbench.runs.tree import USUAL, RunTree
 
-    tree = RunTree.find(Path(runs), dataset)
+    if trust_code:
+        trust_all()
+    tree = RunTree.find(Path(runs), dataset, USUAL)
+    variants = tuple(tree.trained_variants()) or (None,)
+    trees = [tree.of_variant(variant) for variant in variants]
     if methods is None:
-        methods = [method for method in student_methods() if tree.checkpoint(method).exists()]
+        methods = [m for m in student_methods() if any(one.checkpoint(m).exists() for one in trees)]
     options = CompareOptions(
+        variants=variants,
         methods=choose("methods", ",".join(methods), student_methods()),
         backends=choose("backends", ",".join(backends), BACKENDS.names()),
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
         output="mask", device="cpu", threads=os.cpu_count() or 1, rounds=rounds, recipe_defaults=recipe_defaults(),
     )  # fmt: skip
-    return run(tree, open_trained_dataset(tree, None, options.methods[0]), options)
+    return run(tree, open_trained_dataset(trees[0], None, options.methods[0]), options)
 
 
 def _paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:

@@ -253,6 +253,16 @@ def bundle(made_once, folder_dataset):
 
 
 @pytest.fixture
+def declared(monkeypatch):
+    """The networks of ``tests.foreign`` are architectures until the test ends."""
+    from kdbench.models.architectures import ARCHITECTURES
+    from tests.foreign import declare
+
+    monkeypatch.setattr(ARCHITECTURES, "_items", {name: ARCHITECTURES[name] for name in ARCHITECTURES.names()})
+    declare()
+
+
+@pytest.fixture
 def tree(exported, tmp_path):
     """A copy of ``exported`` that a test may break."""
     from kdbench.runs.tree import RunTree

@@ -24,6 +24,7 @@ PAGES = (
     "read-the-table",
     "gate-in-ci",
     "deploy",
+    "bring-your-model",
     "add-a-backend",
     "add-a-method",
     "add-a-dataset",
@@ -182,6 +183,16 @@ def test_gate_in_ci(workspace, run, trained_runs):
     (summary,) = re.findall(r"run: (cat .*)", workflow)
     run(f"GITHUB_STEP_SUMMARY=summary.md; {summary}")
     assert "baseline.onnx" in (workspace / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.needs("segmentation_models_pytorch", "timm", "transformers")
+def test_bring_your_model(workspace, run):
+    assert any("--trust-code" in line for line in follow("bring-your-model", workspace, run))
+    run("kdbench train --method baseline --dataset folder --data-root my-data --recipe my-recipe.toml --trust-code")
+    table = (workspace / "runs/folder/compare.txt").read_text(encoding="utf-8")
+    assert "student=my_nets.py-small-width-8" in table
+    assert "failed" not in table
 
 
 @pytest.mark.slow

@@ -63,14 +63,14 @@ def student_fields(network: Network, model: SegmentationModel, filled: Filled | 
     return {**network.fields(), **model.input.fields(), **weights}
 
 
-def say_start(network: Network, filled: Filled | None, dataset: SegmentationDataset) -> None:
+def say_start(model: SegmentationModel, filled: Filled | None, dataset: SegmentationDataset) -> None:
     """One line: which weights the student starts from, or that it starts from none."""
     if not is_main():
         return
     if filled is not None:
         print(f"kdbench: {filled.line('student')}", file=sys.stderr)
     elif dataset.photographs:
-        names = build_model(network, len(dataset.classes)).published()
+        names = model.published()
         flag = f"--student-weights {next(iter(names))}" if names else "--student-weights FILE"
         print(
             "kdbench: the student starts from scratch: ImageNet weights usually add more than distillation does (on "

@@ -38,13 +38,18 @@ class PastTraining:
 
     @property
     def root(self) -> Path:
-        """The folder that holds its methods, <runs>/<dataset>."""
+        """The folder that holds its methods or variants, <runs>/<dataset>."""
         folder = self.path.resolve().parent
-        return folder.parent.parent if folder.name.startswith("seed-") else folder.parent
+        methods = folder.parent.parent if folder.name.startswith("seed-") else folder.parent
+        return methods if self.variant is None else methods.parent
+
+    @property
+    def variant(self) -> str | None:
+        return self.sidecar.get("variant")
 
     @property
     def tree(self) -> RunTree:
-        return RunTree(self.root.parent, self.root.name)
+        return RunTree(self.root.parent, self.root.name, self.variant)
 
 
 def read_past_training(path: Path) -> PastTraining:

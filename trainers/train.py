@@ -117,7 +117,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         if distils and teaching is None:
             teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
         if networks.student is not None and together:
-            made += train_students(job, networks.student, together, job.recipe, about, data, teaching)
+            made += train_students(job, Students(networks.student, together, job.recipe), about, data, teaching)
         for method in (m for m in job.methods if m not in together):
             recipe, matched = job.recipe, job.time_matched
             if matched is None:
@@ -125,7 +125,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
             mark(job, (method,), recipe)
             about = {**about, "time_matched": matched}
             assert networks.student is not None
-            made += train_students(job, networks.student, (method,), recipe, about, data)
+            made += train_students(job, Students(networks.student, (method,), recipe), about, data)
     return made
 
 
@@ -143,16 +143,23 @@ def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
     wait_for_all()
 
 
+class Students(NamedTuple):
+    """What is trained by one recipe: a network, by each of the methods."""
+
+    network: Network
+    methods: tuple[str, ...]
+    recipe: Recipe
+
+
 def train_students(
     job: TrainingJob,
-    network: Network,
-    methods: tuple[str, ...],
-    recipe: Recipe,
+    students: Students,
     about: dict[str, Any],
     data: Data,
     teaching: Teaching | None = None,
 ) -> list[Path]:
     """Train the methods side by side, seed by seed, and return their checkpoints."""
+    network, methods, recipe = students
     made = []
     matched = about.get("time_matched")
     more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
@@ -168,7 +175,7 @@ def train_students(
             for method in group:
                 student, filled = new_student(network, len(data.train.classes), seeded)
                 if not said:
-                    say_start(network, filled, data.train)
+                    say_start(student, filled, data.train)
                     said = True
                 student_about = {**about, **student_fields(network, student, filled)}
                 if needs_teacher(method):

@@ -84,7 +84,9 @@ def trace(net: nn.Module, classes: int, size: Size, name: str) -> dict[str, Tap]
         for handle in handles:
             handle.remove()
     segments = _segments(net, "", steps, order)
-    return _taps([path for path in segments if last[path] is not logits], steps)
+    # A map with a channel for each class is a prediction, wherever in the network it is made.
+    features = [path for path in segments if last[path] is not logits and steps[path].channels != classes]
+    return _taps(features or segments, steps)
 
 
 def _alone(output: Any) -> Tensor | None:

@@ -63,8 +63,10 @@ def make_gallery(tree: RunTree, methods: tuple[str, ...], dataset: SegmentationD
             backend = load_backend("torch", own.checkpoint(method_in(method)), output="mask")
             class_maps[method] = []
             for index in range(len(dataset)):
-                image = resize_image(dataset[index].image, backend.size)
-                class_maps[method].append(backend.infer(backend.prepare(image))[0])
+                sample = dataset[index]
+                prediction = backend.infer(backend.prepare(resize_image(sample.image, backend.size)))[0]
+                height, width = sample.label.shape  # methods of several variants may have inputs of several sizes
+                class_maps[method].append(resize_label(prediction, (height, width)))
                 bar.advance(1, method)
             backend.close()
     disagreement = [
@@ -82,17 +84,19 @@ def _picture(
     dataset: SegmentationDataset, index: int, predicted: dict[str, NDArray[np.uint8]], disagreement: float
 ) -> Picture:
     sample = dataset[index]
-    height, width = sample.label.shape
-    maps = {method: resize_label(prediction, (height, width)) for method, prediction in predicted.items()}
     classes = len(dataset.classes)
     return Picture(
         name=Path(sample.name).name,
         disagreement=disagreement,
         image=_uri(Image.fromarray(sample.image), "JPEG"),
         label=_uri(_label_image(sample.label, dataset.palette), "PNG"),
-        predictions={method: _uri(palette_image(values, dataset.palette), "PNG") for method, values in maps.items()},
-        errors={method: _uri(error_map(sample.label, values), "PNG") for method, values in maps.items()},
-        miou={method: mean_iou(confusion_matrix(sample.label, values, classes)) for method, values in maps.items()},
+        predictions={
+            method: _uri(palette_image(values, dataset.palette), "PNG") for method, values in predicted.items()
+        },
+        errors={method: _uri(error_map(sample.label, values), "PNG") for method, values in predicted.items()},
+        miou={
+            method: mean_iou(confusion_matrix(sample.label, values, classes)) for method, values in predicted.items()
+        },
     )
 
 

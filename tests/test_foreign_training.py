@@ -1,0 +1,169 @@
+"""Training networks from elsewhere: side by side, again, resumed; variants, and gains that pair within them."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+import pytest
+
+import trainers.loop
+from kdbench.comparison.results import Comparison
+from kdbench.comparison.tables import as_text
+from kdbench.methods.base import title_of
+from kdbench.models.code import TRUSTED
+from kdbench.runs.tree import USUAL, RunTree, variant_of
+from tests.conftest import REPOSITORY
+
+OWN = f"{REPOSITORY / 'tests' / 'networks' / 'pyramid.py'}:pyramid"
+RECIPE = """
+size = [64, 96]
+epochs = 2
+batch_size = 4
+validate_every = 1
+[student]
+arch = "{own}"
+kwargs = {{ width = 8 }}
+input = {{ mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25], space = "BGR" }}
+[teacher]
+arch = "{own}"
+{teacher}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_agreed(monkeypatch):
+    monkeypatch.setenv(TRUSTED, "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("foreign")
+
+
+@pytest.fixture
+def flags(folder, folder_dataset):
+    recipe = folder / "own.toml"
+    recipe.write_text(RECIPE.format(own=OWN, teacher=""), encoding="utf-8")
+    return ("--dataset", "folder", "--data-root", folder_dataset, "--recipe", recipe, "--trust-code")
+
+
+@pytest.fixture
+def trained(folder, flags, kdbench):
+    """Teacher, and three students side by side, of a network of one's own with an input of its own."""
+    runs = folder / "runs"
+    if not runs.exists():
+        done = kdbench("train", "--method", "teacher,baseline,response,feature", *flags, "--runs", runs)
+        assert done.code == 0, done.err
+    tree = RunTree(runs, "folder")
+    (variant,) = tree.trained_variants()
+    return tree.of_variant(variant)
+
+
+def sidecar(tree, method):
+    return json.loads(tree.folder(method).sidecar.read_text())
+
+
+def test_what_a_sidecar_says(trained):
+    about = sidecar(trained, "feature")
+    assert about["input"] == {"mean": [0.5] * 3, "std": [0.25] * 3, "range": 1, "space": "BGR"}
+    assert about["network"]["kwargs"] == {"width": 8}
+    assert {level: tap["module"] for level, tap in about["network"]["taps"].items()} == {
+        "low": "stage4", "mid": "stage8", "high": "stage16",
+    }  # fmt: skip
+    assert about["variant"] == trained.variant
+    assert "input" not in sidecar(trained, "teacher")  # the teacher sees the same images as ImageNet's statistics say
+    assert trained.folder("teacher").path.parent == trained.root
+
+
+def test_interrupted_and_resumed_bit_for_bit(trained, flags, kdbench, folder, monkeypatch):
+    runs = folder / "resumed"
+    finish = trainers.loop.finish_epoch
+
+    def stop(arm, validation):
+        finish(arm, validation)
+        if arm.method == "feature" and arm.epochs_done == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainers.loop, "finish_epoch", stop)
+    command = ("train", "--method", "teacher,baseline,response,feature", *flags, "--runs", runs)
+    assert kdbench(*command).code == 130
+    monkeypatch.setattr(trainers.loop, "finish_epoch", finish)
+    assert kdbench(*command, "--resume").code == 0
+    again = RunTree(runs, "folder", trained.variant)
+    for method in ("teacher", "baseline", "response", "feature"):
+        assert sidecar(again, method)["sha256"] == sidecar(trained, method)["sha256"], method
+
+
+def test_the_same_again_from_a_sidecar(trained, kdbench, folder):
+    done = kdbench("train", "--from", trained.folder("feature").sidecar, "--runs", folder / "again", "--trust-code")
+    assert done.code == 0, done.err
+    assert "the same weights as" in done.out
+
+
+def test_exports_know_how_images_are_wanted(trained, kdbench):
+    done = kdbench(
+        "export", "--method", "feature", "--format", "onnx", "--precision", "fp32", "--runs", trained.runs,
+        "--trust-code",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    path = trained.export("feature", "onnx", "fp32", "mask")
+    about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    (told,) = [json.loads(value)["normalisation"] for value in about.values() if "normalisation" in value]
+    assert told == {"mean": [0.5] * 3, "std": [0.25] * 3, "range": 1, "space": "BGR"}
+    parity = json.loads(path.with_suffix(".json").read_text())["parity"]
+    assert parity["pixel_agreement"] >= 0.999
+
+
+def test_levels_that_one_side_lacks_are_left_out_and_said(folder, folder_dataset, kdbench):
+    recipe = folder / "levels.toml"
+    recipe.write_text(RECIPE.format(own=OWN, teacher='epochs = 1\n[teacher.taps]\nlow = "stage4"\nmid = "stage8"'))
+    data = ("--dataset", "folder", "--data-root", folder_dataset, "--recipe", recipe, "--epochs", 1)
+    done = kdbench("train", "--method", "teacher,feature", *data, "--trust-code", "--runs", folder / "levels")
+    assert done.code == 0, done.err
+    assert "the teacher at low, mid: distilling at low, mid alone" in done.err
+
+
+def test_variants_in_one_table(trained, kdbench, flags, folder_dataset, tiny_recipe):
+    """The usual student beside one's own: each gain pairs with the baseline of its own variant."""
+    done = kdbench(
+        "train", "--method", "baseline", "--dataset", "folder", "--data-root", folder_dataset, "--recipe",
+        tiny_recipe, "--runs", trained.runs, "--epochs", 1,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "taking the variant" not in done.err
+    done = kdbench(
+        "compare", "--runs", trained.runs, "--method", "baseline,response", "--backend", "torch", "--rounds", 10,
+        "--trust-code",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    comparison = Comparison.read(trained.comparison)
+    assert [(row.variant, row.method, row.status) for row in comparison.rows] == [
+        (None, "baseline", "ok"), (None, "response", "unavailable"), (trained.variant, "baseline", "ok"),
+        (trained.variant, "response", "ok"),
+    ]  # fmt: skip
+    assert [(gain.variant, gain.method) for gain in comparison.improvements] == [(trained.variant, "response")]
+    own = comparison.rows[3]
+    assert own.student == f"{OWN}(width=8)"
+    (gain,) = comparison.improvements
+    assert gain.baseline_miou == pytest.approx(comparison.rows[2].miou)
+    assert set(comparison.training) == {"baseline", f"{trained.variant}/baseline", f"{trained.variant}/response"}
+    assert f"{title_of('response')}, {trained.variant}" in as_text(comparison)
+    report = kdbench("report", "--runs", trained.runs, "--trust-code")
+    assert report.code == 0, report.err
+    chosen = kdbench(
+        "compare", "--runs", trained.runs, "--variant", USUAL, "--method", "baseline", "--backend", "torch",
+        "--rounds", 10, "--json", trained.root / "usual.json",
+    )  # fmt: skip
+    assert chosen.code == 0, chosen.err
+    assert [row.variant for row in Comparison.read(trained.root / "usual.json").rows] == [None]
+    wrong = kdbench("export", "--method", "baseline", "--runs", trained.runs, "--variant", "student=nobody")
+    assert (wrong.code, "expected one of usual, student=" in wrong.err) == (2, True)
+
+
+def test_names_of_variants():
+    assert variant_of({}) is None
+    assert variant_of({"student": "smp:Unet(encoder_name='resnet18')"}) == "student=smp-Unet-encoder_name-resnet18"
+    long = variant_of({"student": "x" * 300})
+    assert len(long) < 80
+    assert long != variant_of({"student": "x" * 301})
