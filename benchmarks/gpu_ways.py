@@ -161,9 +161,9 @@ class Opener:
         model, _ = load_model(self.bundle.checkpoint, "kdbench train")
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         model = FORMS[way.form](model).to(TYPES[way.precision]).to(memory_format=layout)
-        taps = model.taps
+        logits = model.logits
         # Normalising an H x W x 3 image leaves channels-last strides, which the network would follow.
-        model.taps = lambda images: taps(images.contiguous(memory_format=layout))
+        model.logits = lambda images: logits(images.contiguous(memory_format=layout))
         # Elementwise: a tenth of the operations of a Resize to full size and an ArgMax, which the compiler would join.
         module: Any = deployable(model, "mask", elementwise=way.form == "products").to(self.device)
         about: dict[str, Any] = {"torch": torch.__version__, "form": way.form}

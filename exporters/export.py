@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from exporters.export_job import ExportJob
 from exporters.proven_export import export_as
 from exporters.steps import STEPS
 from kdbench.backends.exported import read_export
-from kdbench.errors import BackendUnavailable, KdbenchError, NoSuchPrecision, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, KdbenchError, NoSuchPrecision, one_line
 from kdbench.runs.files import read_json
 from kdbench.runs.tree import sidecar_path
 
@@ -24,6 +25,7 @@ class Attempt:
     Attributes:
         reason: why it was not made.
         path: the file that was made, with ``sidecar``.
+        refused: the error where what was asked for makes no sense.
     """
 
     method: str
@@ -33,6 +35,7 @@ class Attempt:
     reason: str | None = None
     path: Path | None = None
     sidecar: dict[str, Any] | None = None
+    refused: BadInput | None = None
 
 
 def export_all(
@@ -46,8 +49,7 @@ def export_all(
     What a format is made from, as a TensorRT engine from the ONNX export of its precision, is made first where it is
     among ``formats`` too, missing, or older than the checkpoint.
 
-    Raises:
-        BadInput: what was asked for makes no sense, for every format alike.
+    A failure of one takes no other with it.
     """
     for precision in precisions:
         done: dict[str, Attempt] = {}
@@ -63,7 +65,7 @@ def export_all(
 
 
 def attempt(job: ExportJob, name: str, precision: str, source: Attempt | None) -> Attempt:
-    """Make one export, and turn what a table can show into a row of it.
+    """Make one export; whatever goes wrong is its reason. The traceback of a bug goes to stderr.
 
     Args:
         source: the attempt at what it is made from, where there was one.
@@ -74,13 +76,33 @@ def attempt(job: ExportJob, name: str, precision: str, source: Attempt | None) -
         return Attempt(job.method, name, precision, "skipped", reason)
     try:
         path = export_as(job, name, precision)
-    except (BackendUnavailable, RunFailed) as error:
+    except Exception as error:  # of exporters, whose errors for a foreign network have no common class
         if isinstance(error, NoSuchPrecision):
             status = "unsupported"
         else:
             status = "skipped" if isinstance(error, BackendUnavailable) else "failed"
-        return Attempt(job.method, name, precision, status, " ".join(str(error).split()))
+        refused = error if isinstance(error, BadInput) else None
+        return Attempt(job.method, name, precision, status, reason_of(error), refused=refused)
     return Attempt(job.method, name, precision, "made", None, path, read_json(sidecar_path(path), "kdbench export"))
+
+
+def failed_attempts(
+    method: str, formats: Sequence[str], precisions: Sequence[str], error: Exception
+) -> Iterator[Attempt]:
+    """The rows of a method whose checkpoint cannot be exported at all."""
+    reason, refused = reason_of(error), error if isinstance(error, BadInput) else None
+    for precision in precisions:
+        for name in formats:
+            yield Attempt(method, name, precision, "failed", reason, refused=refused)
+
+
+def reason_of(error: Exception) -> str:
+    """An error as a row's reason: one of ours is one line; a bug's first line, with its traceback on stderr."""
+    if isinstance(error, KdbenchError):
+        return " ".join(str(error).split())
+    traceback.print_exception(error)
+    first = next(iter(str(error).strip().splitlines()), "")
+    return one_line(f"{type(error).__name__}: {first}", 300)
 
 
 def is_current(job: ExportJob, name: str, precision: str) -> bool:

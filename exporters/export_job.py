@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.graph import write_graph
+from exporters.half import half_copy
 from exporters.sensitivity import LayerError, layer_errors
 from kdbench.backends.precision_proof import LEAST_SHARE
 from kdbench.backends.torch_eager import TorchBackend
@@ -26,6 +26,7 @@ from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment
 from kdbench.models.architectures import require_size
 from kdbench.models.deployed import deployable
+from kdbench.models.layers import layer_kinds, layer_weights
 from kdbench.models.registry import load_model
 from kdbench.runs.files import SCHEMA_VERSION
 from kdbench.runs.tree import RunTree
@@ -48,7 +49,7 @@ class ExportJob:
         capabilities: GPUs that engines are built for ahead of time, by compute capability; () = common ones.
 
     Raises:
-        Missing: the method was not trained. BadInput: a name in ``keep_float`` is no convolution.
+        Missing: the method was not trained. BadInput: a name in ``keep_float`` is no layer.
     """
 
     tree: RunTree
@@ -69,18 +70,18 @@ class ExportJob:
         height, width = self.size or self.trained["size"]
         self.size = (height, width)
         require_size(self.trained["arch"], self.size)
-        known = [name for name, module in self.model.named_modules() if type(module).__name__ == "Conv2d"]
+        known, kinds = list(layer_weights(self.model)), layer_kinds(self.model)
         kept = self.keep_float if isinstance(self.keep_float, int) else len(set(self.keep_float))
         if kept > (1 - LEAST_SHARE) * len(known):
             raise BadInput(
-                f"--keep-float: got {kept} of {len(known)} convolutions, expected at most half of them: "
+                f"--keep-float: got {kept} of {len(known)} {kinds}, expected at most half of them: "
                 "what is left would be no int8 model; export --precision fp16 or fp32 instead"
             )
         if not isinstance(self.keep_float, int):
             wrong = [name for name in self.keep_float if name not in known]
             if wrong:
                 raise BadInput(
-                    f"--keep-float: got '{wrong[0]}', expected a number, or names of convolutions such as "
+                    f"--keep-float: got '{wrong[0]}', expected a number, or names of {kinds} such as "
                     f"{known[0]}, {known[-1]}: `kdbench export --precision int8` names those that hurt most"
                 )
         self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")
@@ -101,7 +102,7 @@ class ExportJob:
         key = (half, elementwise)
         if key not in self._graphs:
             path = Path(self._folder.name) / f"{'fp16' if half else 'fp32'}{'-elementwise' * elementwise}.onnx"
-            model = copy.deepcopy(self.model).half() if half else self.model
+            model = half_copy(self.model) if half else self.model
             module = deployable(model, self.output, elementwise=elementwise)
             assert self.size is not None
             write_graph(module, self.output, self.size, path, dynamic_batch=self.dynamic_batch)

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from exporters.layer_names import name_layers
+from exporters.resizes import check_resizes, resize_calls
 from kdbench.data.preprocessing import Size
-from kdbench.errors import RunFailed
+from kdbench.errors import RunFailed, one_line
+from kdbench.models.layers import layer_weights
 
 INPUT = "image"
 
@@ -24,7 +27,7 @@ def write_graph(module: Any, output: str, size: Size, path: Path, *, dynamic_bat
         dynamic_batch: leave the batch open (named "batch"), else it is 1.
 
     Raises:
-        RunFailed: an operator was lowered to something else than PyTorch's.
+        RunFailed: torch.onnx cannot export the network, or lowered an operator to something else than PyTorch's.
     """
     import onnx
     import torch
@@ -35,33 +38,70 @@ def write_graph(module: Any, output: str, size: Size, path: Path, *, dynamic_bat
     # The permute in a mask model leaves channels-last strides, and torch.export writes each global pooling under them
     # with an as_strided (Reshape and Gather in ONNX). Eager PyTorch runs faster that way, so only the export changes.
     network = module.model
-    taps = network.taps
-    network.taps = lambda images: taps(images.contiguous())
+    logits = network.logits
+    network.logits = lambda images: logits(images.contiguous())
     try:
         with warnings.catch_warnings():
             # torch.export's own use of a deprecated pytree call (torch 2.13); nothing that a user could mend.
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module, (example,), path, dynamo=True, input_names=[INPUT], output_names=[output],
                 dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
                 external_data=False, verbose=False,
             )  # fmt: skip
+    except Exception as error:  # a foreign network may hold whatever PyTorch has, and torch.onnx lacks
+        raise RunFailed(f"torch.onnx cannot export the network: {export_problem(error, module, example)}") from error
     finally:
-        del network.taps
+        del network.logits
+    assert program is not None
     model = onnx.load(path)
-    check_resizes(model)
+    check_resizes(model.graph, resize_calls(program.exported_program))
     if dynamic_batch:
         resize_by_scales(model)
-    name_convolutions(model)
-    onnx.checker.check_model(model, full_check=True)
+    name_layers(model.graph, layer_weights(network))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        problem = export_problem(error, module, example)
+        raise RunFailed(f"torch.onnx made a graph of the network that is no valid ONNX: {problem}") from error
     onnx.save(model, path)
 
 
-def name_convolutions(model: Any) -> None:
-    """Give every Conv node the name of the PyTorch module whose weight it holds, as "encoder.4.block.0.0"."""
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            node.name = node.input[1].removeprefix("model.").removesuffix(".weight")
+def export_problem(error: BaseException, module: Any, example: Any) -> str:
+    """Why an export failed, with the operator where it can be found: the first cause, in one line.
+
+    torch.onnx's own message tells of its steps and asks for a report; what is behind it names the operator, or the
+    module fails in PyTorch as well, whose last call is the operator.
+    """
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    operator = failing_operator(module, example)
+    return one_line(f"{f'{operator}: ' if operator else ''}{cause}", 300)
+
+
+def failing_operator(module: Any, example: Any) -> str | None:
+    """The PyTorch operator at which a module stops, or None where it runs."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        failed: str | None = None
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            try:
+                return function(*args, **(kwargs or {}))
+            except Exception:
+                self.failed = self.failed or str(function).rpartition(".")[0]
+                raise
+
+    watch = Watch()
+    try:
+        with torch.inference_mode(), watch:
+            module(example)
+    except Exception:  # the one that is asked for
+        return watch.failed
+    return None
 
 
 def resize_by_scales(model: Any) -> None:
@@ -113,26 +153,6 @@ def remove_unused(graph: Any) -> None:
     kept = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-def check_resizes(model: Any) -> None:
-    """Every Resize must do what PyTorch's interpolate does.
-
-    Raises:
-        RunFailed: an exporter lowered one with other coordinates, which shifts the mask by up to half a stride.
-    """
-    from onnx.helper import get_attribute_value
-
-    for node in model.graph.node:
-        if node.op_type == "Resize":
-            attributes = {a.name: get_attribute_value(a) for a in node.attribute}
-            mode = attributes.get("mode", b"nearest").decode()
-            coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
-            if mode != "linear" or coordinates not in ("half_pixel", "pytorch_half_pixel"):
-                raise RunFailed(
-                    f"ONNX node '{node.name}': got a {mode} Resize with {coordinates} coordinates, expected linear "
-                    "with half_pixel: this torch.onnx lowers interpolate differently; use the pinned version"
-                )
 
 
 def describe_value(value: Any) -> dict[str, Any]:

@@ -8,9 +8,11 @@ The old file stays until the new one is proven to be the model.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from exporters.export_job import ExportJob
+from exporters.mask_logits import logit_difference
 from exporters.parity import Parity, compare_outputs, require_parity
 from exporters.steps import STEPS
 from kdbench.backends.base import Backend
@@ -41,7 +43,7 @@ def export_as(job: ExportJob, name: str, precision: str) -> Path:
         written = STEPS[name].write(job, precision, temporary)
         fields = dict(written.fields)
         if written.candidate is not None:
-            fields["parity"] = prove(job, written.candidate, name, precision).as_json()
+            fields["parity"] = prove(job, written.candidate, name, precision, written.graph).as_json()
     companions = {key: known.companion(path, key) for key in known.companions}
     write_json(
         sidecar_path(path),
@@ -62,8 +64,11 @@ def export_as(job: ExportJob, name: str, precision: str) -> Path:
     return path
 
 
-def prove(job: ExportJob, candidate: Backend, name: str, precision: str) -> Parity:
+def prove(job: ExportJob, candidate: Backend, name: str, precision: str, graph: Path | None = None) -> Parity:
     """Hold an engine against PyTorch on the job's images, and close it.
+
+    Args:
+        graph: see ``Written``.
 
     Raises:
         RunFailed: it drifted further than its precision may, and drift is not allowed.
@@ -73,6 +78,8 @@ def prove(job: ExportJob, candidate: Backend, name: str, precision: str) -> Pari
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:
         candidate.close()
+    if job.output == "mask" and graph is not None and (inside := logit_difference(job, graph)) is not None:
+        parity = replace(parity, max_logit_difference=inside[0], logit_range=inside[1])
     if not job.allow_drift:
         require_parity(parity, precision, f"{job.method} {name} {precision} {job.output}")
     return parity

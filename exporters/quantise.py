@@ -3,11 +3,11 @@
 Three engines, three quantisers, because each fuses other patterns:
 
 ONNX Runtime  its own quantiser: every operator between Q/DQ pairs, asymmetric uint8 activations, percentile ranges
-TensorRT      NNCF on the ONNX graph: symmetric (all zero points 0), float after the last convolution
+TensorRT      NNCF on the ONNX graph: symmetric (all zero points 0), float after the last layer
 OpenVINO      NNCF on its own graph: the same, and activations that are not symmetric get zero points
 
 In all of them weights are int8 per channel, and the layers named in ``keep_float`` stay as they are. Layers have the
-names of PyTorch's modules; ``to_onnx`` gives them to the ONNX nodes.
+names of PyTorch's modules; ``layer_names`` gives them to the ONNX nodes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.layer_names import LAYER_OPERATORS, nodes_named
 from kdbench.backends.onnx_runtime import configure
 from kdbench.errors import BackendUnavailable
 from kdbench.machine.cores import answer_threads
@@ -44,7 +45,7 @@ def quantise_for_onnxruntime(
     Args:
         source: float32 ONNX file with one input, "image".
         batches: calibration inputs, each as the input takes it.
-        keep_float: names of Conv nodes.
+        keep_float: names of layers, which their nodes have too.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -70,7 +71,8 @@ def quantise_for_tensorrt(
 
     nncf = import_nncf()
     model = onnx.load(source)
-    ignored = nncf.IgnoredScope(names=[*keep_float, *_after_last_convolution(model.graph)], validate=False)
+    kept = nodes_named(keep_float, (node.name for node in model.graph.node))
+    ignored = nncf.IgnoredScope(names=[*kept, *_after_last_layer(model.graph)], validate=False)
     with _silence(), few_threads():
         quantised = nncf.quantize(
             model, nncf.Dataset(batches, lambda batch: {"image": batch}), ignored_scope=ignored,
@@ -82,9 +84,9 @@ def quantise_for_tensorrt(
 def quantise_for_openvino(model: Any, batches: Sequence[NDArray[Any]], keep_float: Sequence[str]) -> Any:
     """An int8 ``openvino.Model`` from a float32 one; arguments as ``quantise_for_onnxruntime``."""
     nncf = import_nncf()
-    # The frontend splits a Conv with a bias into "<name>/WithoutBiases" and "<name>".
-    kept = [full for name in keep_float for full in (name, f"{name}/WithoutBiases")]
-    ignored = nncf.IgnoredScope(names=[*kept, *_after_last_openvino_convolution(model)], validate=False)
+    ignored = nncf.IgnoredScope(
+        names=[*_openvino_nodes(model, keep_float), *_after_last_openvino_layer(model)], validate=False
+    )
     with _silence():
         return nncf.quantize(
             model, nncf.Dataset(batches), ignored_scope=ignored, subset_size=len(batches),
@@ -129,27 +131,28 @@ class _CalibrationReader:
         return {"image": self._batches[self._position - 1]}
 
 
-def _with_producers(graph: Any, names: Sequence[str]) -> list[str]:
-    """The named convolutions, and every node back to the convolutions that make their inputs.
+def _with_producers(graph: Any, layers: Sequence[str]) -> list[str]:
+    """The nodes of the layers, and every node back to those that make their inputs.
 
     ONNX Runtime's quantiser rounds a tensor behind the node that makes it: a layer whose producer is quantised would
-    compute in float on an input of 8 bits.
+    compute in float on an input of 8 bits. A way back ends at another layer, which computes in float as well, and at a
+    LayerNormalization: what is before that is the sum of everything so far, where a transformer would end up in float.
     """
     maker = {output: node for node in graph.node for output in node.output}
-    excluded = set(names)
+    excluded = set(nodes_named(layers, (node.name for node in graph.node)))
     waiting = [maker[node.input[0]] for node in graph.node if node.name in excluded and node.input[0] in maker]
     while waiting:
         node = waiting.pop()
         if node.name not in excluded:
             excluded.add(node.name)
-            if node.op_type != "Conv":
+            if node.op_type not in (*LAYER_OPERATORS, "LayerNormalization"):
                 waiting += [maker[name] for name in node.input if name in maker]
     return sorted(excluded)
 
 
-def _after_last_convolution(graph: Any) -> list[str]:
-    """Names of the nodes behind the classifier: upsampling and argmax gain nothing from 8 bits, and lose accuracy."""
-    last = [node for node in graph.node if node.op_type == "Conv"][-1]
+def _after_last_layer(graph: Any) -> list[str]:
+    """Names of the nodes behind the last layer: upsampling and argmax gain nothing from 8 bits, and lose accuracy."""
+    last = [node for node in graph.node if node.op_type in LAYER_OPERATORS][-1]
     reached, names = set(last.output), []
     for node in graph.node:
         if any(name in reached for name in node.input):
@@ -158,9 +161,13 @@ def _after_last_convolution(graph: Any) -> list[str]:
     return names
 
 
-def _after_last_openvino_convolution(model: Any) -> list[str]:
-    operators = model.get_ordered_ops()
-    last = [op for op in operators if op.get_type_name() == "Convolution"][-1]
+OPENVINO_LAYERS = (
+    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul",
+)  # fmt: skip
+
+
+def _after_last_openvino_layer(model: Any) -> list[str]:
+    last = [op for op in model.get_ordered_ops() if op.get_type_name() in OPENVINO_LAYERS][-1]
     waiting, names = [last], set[str]()
     while waiting:
         for output in waiting.pop().outputs():
@@ -170,6 +177,19 @@ def _after_last_openvino_convolution(model: Any) -> list[str]:
                     names.add(node.get_friendly_name())
                     waiting.append(node)
     return sorted(names)
+
+
+def _openvino_nodes(model: Any, layers: Sequence[str]) -> list[str]:
+    """Friendly names of the operators of the layers.
+
+    The frontend splits a layer with a bias into two operators. The one that multiplies is called
+    "<name>/WithoutBiases", or in a transposed convolution by a number; the Add has the layer's name.
+    """
+    operators = model.get_ordered_ops()
+    names = nodes_named(layers, (operator.get_friendly_name() for operator in operators))
+    sums = [op for op in operators if op.get_type_name() == "Add" and op.get_friendly_name() in names]
+    multiplied = [op.input_value(0).get_node() for op in sums]
+    return names + [op.get_friendly_name() for op in multiplied if op.get_type_name() in OPENVINO_LAYERS]
 
 
 @contextlib.contextmanager

@@ -22,10 +22,12 @@ class Written:
         fields: for the sidecar, beside those that every export has.
         candidate: the file as a loaded engine, to be held against PyTorch and closed; None where the step has the
             proof already, as ``fields["parity"]``.
+        graph: the candidate as an ONNX file whose mask is an ArgMax, so that its logits can be looked at too.
     """
 
     fields: dict[str, Any]
     candidate: Backend | None = None
+    graph: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from exporters.quantise import quantise_for_onnxruntime
 from exporters.steps import STEPS, Step, Written
 from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
+from kdbench.errors import BadInput, RunFailed
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import git_revision
 
@@ -30,12 +31,19 @@ def write_onnx(job: ExportJob, precision: str, path: Path) -> Written:
         "nodes": len(model.graph.node),
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
     }
-    return Written(fields, open_onnx(path, job))
+    return Written(fields, open_onnx(path, job), path)
 
 
 def open_onnx(path: Path, job: ExportJob) -> OnnxBackend:
-    """A graph in ONNX Runtime, on few threads: PyTorch takes turns with it."""
-    return OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
+    """A graph in ONNX Runtime, on few threads: PyTorch takes turns with it.
+
+    Raises:
+        RunFailed: ONNX Runtime does not run it.
+    """
+    try:
+        return OnnxBackend.open(path, output=job.output, threads=answer_threads(), spinning=False)
+    except BadInput as error:  # the file is ours, and nothing that a person gave
+        raise RunFailed(str(error)) from error
 
 
 def finish_graph(path: Path, job: ExportJob, precision: str) -> Any:

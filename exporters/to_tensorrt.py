@@ -45,7 +45,7 @@ def write_engine(job: ExportJob, precision: str, path: Path) -> Written:
         shown = job.path("trt", precision).with_suffix(".onnx")
         quantise_for_tensorrt(job.graph(), network_file, job.calibration_batches(), job.float_layers)
         finish_graph(network_file, job, precision)
-        parity = prove(job, open_onnx(network_file, job), "trt", precision).as_json()
+        parity = prove(job, open_onnx(network_file, job), "trt", precision, network_file).as_json()
     else:
         shown = network_file = job.path("onnx", precision)
         parity = read_export(network_file, "onnx", job.size)["parity"]
@@ -54,7 +54,7 @@ def write_engine(job: ExportJob, precision: str, path: Path) -> Written:
     network = builder.create_network(strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(network_file)):
-        raise RunFailed(f"{trt.__name__} cannot parse '{shown}': {one_line(parser.get_error(0))}")
+        raise RunFailed(f"{trt.__name__} cannot parse '{shown}': {parser_problem(parser)}")
     config = builder.create_builder_config()
     # So that the engine itself tells what each layer computes in, when it runs.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -85,6 +85,23 @@ def write_engine(job: ExportJob, precision: str, path: Path) -> Written:
             "build_seconds": round(seconds, 2),
         }
     )
+
+
+def parser_problem(parser: Any) -> str:
+    """What TensorRT's parser refused: every operator, with the first node of it, and the parser's words for the first.
+
+    Args:
+        parser: an ``OnnxParser`` after ``parse`` failed.
+    """
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    nodes: dict[str, str] = {}
+    for error in errors:
+        operator = error.node_operator()
+        if operator:
+            nodes.setdefault(operator, error.node_name())
+    refused = ", ".join(f"{operator} (node '{name}')" for operator, name in nodes.items())
+    words = one_line(errors[0].desc(), 300) if errors else "it does not say why"
+    return f"operator {refused}: {words}" if refused else words
 
 
 def choose_provider(capabilities: tuple[str, ...] = ()) -> tuple[Any, list[str]]:

@@ -10,7 +10,9 @@ import torch
 from exporters.export_job import ExportJob
 from exporters.to_tensorrt import AHEAD_OF_TIME
 from kdbench.data.shapes import Shapes
+from kdbench.machine.environment import environment
 from kdbench.models.registry import build_model
+from kdbench.models.segmentation import parameter_count
 from kdbench.runs.checkpoints import save_checkpoint
 from kdbench.runs.files import sha256, write_json
 from kdbench.runs.tree import sidecar_path
@@ -19,24 +21,26 @@ SIZE = (96, 128)
 OUTPUTS = ("mask", "logits")
 
 
-def make_student(tree, method, seed):
+def make_student(tree, method, seed, arch="student"):
     """A student with BatchNorm statistics of real images, so that its masks have many classes."""
     scenes = Shapes("train")
     torch.manual_seed(seed)
-    model = build_model("student", 10).train()
+    model = build_model(arch, 10).train()
     images = torch.from_numpy(np.stack([scenes[i].image for i in range(8)])).permute(0, 3, 1, 2) / 255.0 - 0.5
     with torch.no_grad():
         for _ in range(20):
             model(4 * images)
-    save_student(tree, method, model)
+    save_student(tree, method, model, arch)
 
 
-def save_student(tree, method, model):
+def save_student(tree, method, model, arch="student"):
     scenes = Shapes("train")
     about = {
-        "kind": "checkpoint", "method": method, "arch": "student", "dataset": "shapes", "data_root": None,
+        "kind": "checkpoint", "method": method, "arch": arch, "dataset": "shapes", "data_root": None,
         "classes": list(scenes.classes), "palette": [list(c) for c in scenes.palette], "size": list(SIZE),
-        "seed": 0, "epoch": 1, "epochs": 1,
+        "seed": 0, "epoch": 1, "epochs": 1, "params": parameter_count(model),
+        "recipe": {}, "steps": 1, "miou": 0.0, "train_images": 8, "train_seconds": 1.0,
+        "environment": environment(),
     }  # fmt: skip
     save_checkpoint(tree.checkpoint(method), model.state_dict(), about)
 

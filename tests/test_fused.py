@@ -86,7 +86,7 @@ def test_a_batchnorm_that_follows_no_convolution_stays():
             super().__init__()
             self.after, self.convolution, self.before = nn.BatchNorm2d(4), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(3)
 
-        def taps(self, x):
+        def logits(self, x):
             return self.after(self.convolution(self.before(x)))
 
     model = Odd().eval()
@@ -127,7 +127,7 @@ def test_what_a_batchnorm_does_beyond_normalising_stays(norm, left):
             super().__init__()
             self.convolution, self.norm = nn.Conv2d(3, 4, 1), norm
 
-        def taps(self, x):
+        def logits(self, x):
             return self.norm(self.convolution(x))
 
     torch.manual_seed(0)
@@ -135,10 +135,10 @@ def test_what_a_batchnorm_does_beyond_normalising_stays(norm, left):
     nn.init.uniform_(norm.bias, -1, 1)
     model = Pair().eval()
     x = torch.randn(1, 3, 8, 8)
-    expected = model.taps(x)
+    expected = model.logits(x)
     fold_batchnorms(model)
     assert type(model.norm) is left
-    torch.testing.assert_close(model.taps(x), expected)
+    torch.testing.assert_close(model.logits(x), expected)
 
 
 @pytest.mark.parametrize(

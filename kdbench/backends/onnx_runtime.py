@@ -25,11 +25,12 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ERRORS = 3
 """ONNX Runtime's log level: its warnings are about its own optimisers, and nothing that a person could mend."""
 FLOAT_OPERATORS = (
-    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm",
+    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention",
+    "MultiHeadAttention",
 )  # fmt: skip
 INTEGER_OPERATORS = (
     "QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
-    "QGemm",
+    "QGemm", "QAttention",
 )  # fmt: skip
 INPUTS = {"mask": ("tensor(uint8)", 4), "logits": ("tensor(float)", 4)}
 
@@ -172,13 +173,15 @@ def compute_types(optimised: Path) -> Iterator[str]:
     import onnx
 
     graph = onnx.load(optimised).graph
-    weights = {initializer.name: initializer.data_type for initializer in graph.initializer}
+    types = {constant.name: constant.data_type for constant in graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
     for node in graph.node:
         if node.op_type in INTEGER_OPERATORS:
             yield "int8"
         elif node.op_type in FLOAT_OPERATORS:
-            # A weight that is no initializer comes out of a DequantizeLinear or Cast, in float32.
-            yield "fp16" if weights.get(node.input[1]) == onnx.TensorProto.FLOAT16 else "fp32"
+            # Attention multiplies two activations: their type is told beside the graph, by every exporter and session.
+            # What is told nowhere comes out of a DequantizeLinear or Cast, in float32.
+            yield "fp16" if types.get(node.input[1]) == onnx.TensorProto.FLOAT16 else "fp32"
 
 
 def compute_providers(session: Any) -> dict[str, float]:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from kdbench.backends.base import Backend
 from kdbench.backends.precision_proof import share_by_type
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BackendUnavailable, one_line
 from kdbench.models.deployed import deployable
+from kdbench.models.layers import layer_weights
 from kdbench.models.registry import load_model
 from kdbench.models.segmentation import SegmentationModel
 
@@ -31,13 +31,12 @@ class TorchBackend(Backend):
         self._device = torch.device(device)
         module = deployable(model, output).to(self._device)
         self._module: Any = module
-        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
         self.details = {
             "device": str(self._device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "precision": "fp32",
-            "operators": share_by_type(TYPES.get(c.weight.dtype, str(c.weight.dtype)) for c in convolutions),
+            "operators": share_by_type(TYPES.get(w.dtype, str(w.dtype)) for w in layer_weights(model).values()),
         }
 
     @classmethod

@@ -107,7 +107,7 @@ def run_export(
     """
     from torch.utils.data import Subset
 
-    from exporters.export import export_all
+    from exporters.export import export_all, failed_attempts
     from exporters.export_job import ExportJob
     from exporters.quantise import calibration_images
     from kdbench.data.preprocessing import parse_size
@@ -125,27 +125,47 @@ def run_export(
         train_set = open_trained_dataset(tree, data_root, options.methods[0], "train")
         calibration = [train_set[i].image for i in calibration_images(len(train_set))]
     attempts: list[Attempt] = []
+    kept: Any = int(names[0]) if len(names) == 1 and names[0].isdigit() else names
     try:
         steps = len(options.methods) * len(options.formats) * len(options.precisions)
         with progress_bar("export", steps) as bar:
+
+            def count(attempt: Attempt) -> None:
+                attempts.append(attempt)
+                bar.advance(1, f"{attempt.method} {attempt.format} {attempt.precision}: {attempt.status}")
+
             for method in options.methods:
-                with ExportJob(
-                    tree, method, options.output, wanted, samples, calibration,
-                    int(names[0]) if len(names) == 1 and names[0].isdigit() else names, options.allow_drift,
-                    options.dynamic_batch, capabilities,
-                ) as job:  # fmt: skip
-
-                    def count(attempt: Attempt) -> None:
-                        attempts.append(attempt)
-                        bar.advance(1, f"{attempt.method} {attempt.format} {attempt.precision}: {attempt.status}")
-
+                try:
+                    job = ExportJob(
+                        tree, method, options.output, wanted, samples, calibration, kept, options.allow_drift,
+                        options.dynamic_batch, capabilities,
+                    )  # fmt: skip
+                except Exception as error:
+                    if len(options.methods) == 1:
+                        raise
+                    for attempt in failed_attempts(method, options.formats, options.precisions, error):
+                        count(attempt)
+                    continue
+                with job:
                     export_all(job, options.formats, options.precisions, count)
     finally:
         print_attempts(attempts)
         if document is not None:
             document.update(exports=[as_json(attempt) for attempt in attempts])
+    raise_if_failed(attempts)
+
+
+def raise_if_failed(attempts: list[Attempt]) -> None:
+    """Raise what ends the command after its table.
+
+    Raises:
+        BadInput: every failure is the same refusal of what was asked for.
+        RunFailed: something failed, or nothing could be made here.
+    """
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
     if failed:
+        if failed[0].refused is not None and len({attempt.reason for attempt in failed}) == 1:
+            raise failed[0].refused
         raise RunFailed(f"{len(failed)} of {len(attempts)} exports failed, the reasons stand in the table above")
     tried = [attempt for attempt in attempts if attempt.status != "unsupported"]
     if tried and not any(attempt.status == "made" for attempt in tried):
@@ -187,6 +207,8 @@ def print_attempts(attempts: list[Attempt]) -> None:
             "" if miou is None or before is None else difference(miou - before),
         )  # fmt: skip
         lines.append(f"{name}: {attempt.path}" if attempt.path else f"{name}: {attempt.status}: {attempt.reason}")
+        if parity.get("classes_seen") == 1:
+            lines[-1] += f" ({one_class(parity)})"
         if sidecar.get("layer_errors") and attempt.method not in ranked:
             ranked.add(attempt.method)  # the ranking is the model's, the same for every format
             worst = ", ".join(f"{e['layer']} ({100 * e['logit_error']:.1f}%)" for e in sidecar["layer_errors"][:5])
@@ -202,6 +224,14 @@ def print_attempts(attempts: list[Attempt]) -> None:
         if made:
             console.print(class_table(method, made))
     print("\n".join(lines))
+
+
+def one_class(parity: dict[str, Any]) -> str:
+    """What a person should know where PyTorch's masks hold one class: what else there is to judge by."""
+    said = "one class everywhere on these images: agreement proves little"
+    if parity["max_logit_difference"] is None:
+        return f"{said}, and the file does not show its logits"
+    return f"{said}; logits differ by up to {parity['max_logit_difference']:.2g} of {parity['logit_range']:.2g}"
 
 
 def class_table(method: str, made: list[Attempt]) -> Table:

@@ -128,4 +128,6 @@ def print_parity(result: Any, console: Any) -> None:
         lines.append(f"mIoU {fraction(before)} → {fraction(after)} ({difference(after - before)})")
     if report["max_logit_difference"] is not None:
         lines.append(f"largest difference of a logit {report['max_logit_difference']:.3g}")
+    if report["classes_seen"] == 1:
+        lines.append("one class everywhere on these images: agreement proves little")
     console.print("; ".join(lines), highlight=False)

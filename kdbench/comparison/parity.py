@@ -22,6 +22,8 @@ AGREEMENT = {"fp32": 0.999, "fp16": 0.995}
 """Least share of pixels, by precision, that must have the reference's class."""
 INT8_LOSS = 0.01
 """mIoU that int8 may lose. Agreement says little there: rounding moves borders, in both directions."""
+LOGIT_SHARE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
+"""Largest difference of a logit, as a share of the reference's range, where masks hold one class and cannot tell."""
 CLASS_LOSS = 0.02
 """A class that loses more IoU is marked: a small mean change can hide one broken class."""
 
@@ -35,8 +37,9 @@ class Parity:
         confusion_reference, confusion_candidate: C x C counts against the labels, at the labels' resolution.
         confusion_between: C x C counts, reference's class by candidate's, at the engines' size.
         images: how many were compared.
-        max_logit_difference: largest absolute difference of a logit; None for masks.
+        max_logit_difference: largest absolute difference of a logit; None where only masks are known.
         finite: whether every output of both was finite.
+        logit_range: highest minus lowest logit of the reference; None with ``max_logit_difference``.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +49,12 @@ class Parity:
     images: int
     max_logit_difference: float | None
     finite: bool = True
+    logit_range: float | None = None
+
+    @property
+    def classes_seen(self) -> int:
+        """How many classes the reference's masks hold. With one alone, any constant mask of it agrees."""
+        return int(self.confusion_between.any(axis=1).sum())
 
     @property
     def pixel_agreement(self) -> float:
@@ -83,7 +92,9 @@ class Parity:
             "worse_classes": [
                 name for name, change in zip(self.classes, self.class_changes(), strict=True) if change < -CLASS_LOSS
             ],
+            "classes_seen": self.classes_seen,
             "max_logit_difference": self.max_logit_difference,
+            "logit_range": self.logit_range,
             "finite": self.finite,
         }
 
@@ -106,6 +117,7 @@ def compare_outputs(
     between = np.zeros((count, count), dtype=np.int64)
     both_logits = reference.output == candidate.output == "logits"
     difference: float | None = None
+    low, high = math.inf, -math.inf
     for index in range(len(samples)):
         sample = samples[index]
         outputs = [
@@ -117,6 +129,7 @@ def compare_outputs(
             return Parity(tuple(classes), against_labels[0], against_labels[1], between, index + 1, None, False)
         if both_logits and outputs[0].shape == outputs[1].shape:
             difference = max(difference or 0.0, float(np.abs(outputs[0] - outputs[1]).max()))
+            low, high = min(low, float(outputs[0].min())), max(high, float(outputs[0].max()))
         maps = [class_maps(output, sample.label.shape, f"image '{sample.name}'") for output in outputs]
         for which in (0, 1):
             against_labels[which] += confusion_matrix(sample.label, maps[which][0], count)
@@ -124,7 +137,10 @@ def compare_outputs(
         if candidate_map.shape != maps[0][1].shape:
             candidate_map = resize_label(candidate_map, reference.size)
         between += confusion_matrix(maps[0][1], candidate_map, count)
-    return Parity(tuple(classes), against_labels[0], against_labels[1], between, len(samples), difference)
+    return Parity(
+        tuple(classes), against_labels[0], against_labels[1], between, len(samples), difference,
+        logit_range=None if difference is None else high - low,
+    )  # fmt: skip
 
 
 def drift(parity: Parity, precision: str, reference: str = "PyTorch") -> str | None:
@@ -147,4 +163,11 @@ def drift(parity: Parity, precision: str, reference: str = "PyTorch") -> str | N
             f"mIoU {fraction(after)} on {parity.images} images, {reference} has {fraction(before)}, expected to lose "
             f"at most {fraction(INT8_LOSS)}"
         )
+    if parity.classes_seen == 1 and parity.max_logit_difference is not None and precision in LOGIT_SHARE:
+        limit = LOGIT_SHARE[precision] * (parity.logit_range or 0.0)
+        if parity.max_logit_difference > limit:
+            return (
+                f"{reference} has one class everywhere on {parity.images} images, which proves nothing, and logits "
+                f"differ by up to {parity.max_logit_difference:.3g}, expected at most {limit:.3g} for {precision}"
+            )
     return None

@@ -52,7 +52,7 @@ class MaskModel(nn.Module):
         x = (x - self.mean) / self.std
         x = x.to(self.dtype)
         if self.elementwise:
-            return upsampled_argmax(self.model.taps(x).logits, (x.shape[2], x.shape[3])).to(torch.uint8)
+            return upsampled_argmax(self.model.logits(x), (x.shape[2], x.shape[3])).to(torch.uint8)
         return self.model(x).argmax(1).to(torch.uint8)
 
 

@@ -75,7 +75,7 @@ def fold_batchnorms(model: SegmentationModel) -> None:
                 if id(inputs[0]) in made_by else None
             )  # fmt: skip
     with torch.no_grad():
-        shapes.taps(torch.empty(1, 3, 64, 64, device="meta"))
+        shapes.logits(torch.empty(1, 3, 64, 64, device="meta"))
     for convolution, norm in pairs:
         before, after = model.get_submodule(convolution), model.get_submodule(norm)
         assert isinstance(before, nn.Conv2d)

@@ -63,7 +63,7 @@ class SegmentationModel(nn.Module, ABC):
         """One pass that keeps the taps; costs no more than ``forward`` without the upsampling."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """N x C x h x w, before the final upsampling."""
+        """N x C x h x w logits before the final upsampling; a network that taps cost something overrides it."""
         return self.taps(images).logits
 
     def published(self) -> dict[str, Callable[[], Published]]:

@@ -16,13 +16,14 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """N x C x h x w logits → N x H x W class ids as float; equal logits give the lower id, as argmax does.
 
     Args:
-        size: (H, W). Where W is a multiple of w, the horizontal interpolation is written out and never stored at
-            full size; else it is a Resize.
+        size: (H, W); logits that have it already are not resized. Where W is a multiple of w, the horizontal
+            interpolation is written out and never stored at full size; else it is a Resize.
     """
     height, width = size
     classes, columns = logits.shape[1], logits.shape[3]
-    if width % columns:
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    if width % columns or logits.shape[2:] == size:
+        if logits.shape[2:] != size:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return first_maximum([logits[:, c] for c in range(classes)])
     rows = F.interpolate(logits, size=(height, columns), mode="bilinear", align_corners=False)
     here = rows[..., None]
