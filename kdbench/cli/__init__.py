@@ -3,7 +3,23 @@
 The only part of the core that imports trainers and exporters.
 """
 
-from kdbench.cli import train, sweep, export, compare, regress, parity, plot, report, predict, model, doctor, demo, data  # noqa: I001  in the order of --help
+# In the order of --help.
+from kdbench.cli import (
+    compare,
+    data,
+    demo,
+    doctor,
+    export,
+    import_,
+    model,
+    parity,
+    plot,
+    predict,
+    regress,
+    report,
+    sweep,
+    train,
+)
 from kdbench.cli.app import app, main
 
 __all__ = [
@@ -13,6 +29,7 @@ __all__ = [
     "demo",
     "doctor",
     "export",
+    "import_",
     "main",
     "model",
     "parity",
