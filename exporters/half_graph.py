@@ -14,9 +14,12 @@ def half_graph(source: Path, destination: Path) -> None:
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(source)
     kept = [node.name for node in model.graph.node if node.name.startswith(BORDER)]
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"  # the converter knows nodes by name
-    onnx.save(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept), destination)
+    half = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept))
+    half.topological_sort()  # the converter appends its casts
+    onnx.save(half.model, destination)

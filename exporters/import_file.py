@@ -140,7 +140,8 @@ def spread(split: SegmentationDataset, limit: int) -> Sequence[Sample]:
     """At most ``limit`` evenly spaced images, decoded when they are asked for."""
     from torch.utils.data import Subset
 
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(limit, len(split))).round().astype(int)).tolist()
+    # Those that exports are held against.
+    chosen = range(0, len(split), max(1, len(split) // limit))[:limit]
     return Subset(split, chosen)  # type: ignore[return-value,arg-type]
 
 

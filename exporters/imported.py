@@ -36,7 +36,7 @@ class ImportedJob(ExportJob):
         built = (self.trained["size"][0], self.trained["size"][1])
         if self.size not in (None, built):
             raise BadInput(
-                f"--size: got {self.size[0]}x{self.size[1]}, '{self.method}' was imported at {built[0]}x{built[1]}: "  # type: ignore[index]
+                f"--size: got {self.size[0]}x{self.size[1]}, '{self.method}' was imported at {built[0]}x{built[1]}: "
                 "import the file again with another --size, where it leaves it open"
             )
         self.size = built

@@ -44,8 +44,7 @@ def wrap(file: OnnxFile, path: Path, output: str) -> Any:
         lacking = "returns class ids" if file.result.form == "ids" else "takes 8-bit images"
         raise BadInput(f"--output logits: '{path}' {lacking}, expected floats there: use --output mask")
     network = prepared(file, path)
-    opsets = network.opset_import
-    opset = next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in network.opset_import if entry.domain == "")
     before, behind = _before(file, output), _behind(file, output)
     entry, result = network.graph.input[0], network.graph.output[0]
     try:
@@ -58,6 +57,8 @@ def wrap(file: OnnxFile, path: Path, output: str) -> Any:
             [(result.name, "scores")],
         )  # fmt: skip
         joined.graph.doc_string = ""
+        del joined.opset_import[:]  # onnx lists each domain once for every part
+        joined.opset_import.extend(network.opset_import)
         remove_unused(joined.graph)
         name_layers(joined.graph)
         onnx.checker.check_model(joined, full_check=True)
@@ -87,6 +88,8 @@ def prepared(file: OnnxFile, path: Path) -> Any:
                 f"export it again with opset {OLDEST_OPSET} or newer"
             ) from error
         graph = model.graph
+    for entry in model.opset_import:
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     model.ir_version = max(model.ir_version, OLDEST_IR)
     constants = {constant.name for constant in graph.initializer}
     image = next(value for value in graph.input if value.name not in constants)
