@@ -171,11 +171,10 @@ def possible_axes(shape: Sequence[int], size: Size) -> list[tuple[int | None, Si
 
 
 def _rounded(grid: Size, size: Size) -> bool:
-    """Whether some stride gives the grid, sides rounded up or down."""
-    return any(
-        all(side in (large // stride, -(-large // stride)) for side, large in zip(grid, size, strict=True))
-        for stride in range(2, COARSEST + 1)
-    )
+    """Whether some stride gives the grid, both sides rounded up or both down."""
+    height, width = size
+    strides = range(2, COARSEST + 1)
+    return any(grid in ((height // s, width // s), (-(-height // s), -(-width // s))) for s in strides)
 
 
 def default_threshold(results: Sequence[Any], probabilities: bool) -> tuple[float, str]:

@@ -84,7 +84,7 @@ class RunTree:
 
     def imports(self) -> tuple[str, ...]:
         """Names of the imported files of the dataset."""
-        return imports_below(self.root)
+        return tuple(sorted(path.parent.name for path in self.root.glob(f"*/{IMPORTED}")))
 
     def is_import(self, method: str) -> bool:
         return method not in METHODS and self.imported(method).is_file()
@@ -148,8 +148,8 @@ def _sidecars(root: Path, at: str) -> list[Path]:
 
 
 def imports_below(folder: Path) -> tuple[str, ...]:
-    """Names of the imported files whose folders lie in ``folder``, or in a dataset's folder in it."""
-    found = {path.parent.name for at in ("*", "*/*") for path in folder.glob(f"{at}/{IMPORTED}")}
+    """Names of the imported files in a name's folder, a dataset's, or a tree of runs."""
+    found = {path.absolute().parent.name for at in ("", "*/", "*/*/") for path in folder.glob(f"{at}{IMPORTED}")}
     return tuple(sorted(found))
 
 
