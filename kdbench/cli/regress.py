@@ -212,7 +212,7 @@ def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]
     if options.base_ref is not None:
         tree = RunTree.find(options.runs, options.dataset, options.variant)
         with both_sides(options.base_ref, tree, options.chosen, options.size) as sides:
-            yield pair(found[0], found[1], (options.base_ref, "the working tree"))
+            yield pair(*sides, (options.base_ref, "the working tree"))
         return
     assert options.baseline is not None
     assert options.candidate is not None
@@ -221,7 +221,7 @@ def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]
     found = [find_artifacts(path, options.chosen, size) for path in paths]
     for note in dict.fromkeys(note for side in found for artifact in side for note in artifact.notes):
         print(f"note: {note}", file=sys.stderr if options.json_file == "-" else sys.stdout)
-    yield pair(*sides, (options.baseline.as_posix(), options.candidate.as_posix()))
+    yield pair(found[0], found[1], (options.baseline.as_posix(), options.candidate.as_posix()))
 
 
 def _present(recording: Recording, destination: Path | None) -> None:
