@@ -78,7 +78,7 @@ def unet(classes: int) -> nn.Module:
 def segformer(classes: int) -> nn.Module:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    network: nn.Module = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))
+    network: nn.Module = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))  # type: ignore[call-arg]
     return network
 
 
@@ -108,7 +108,7 @@ def train(stranger: Stranger, network: nn.Module, split: SegmentationDataset, si
     recipe = Recipe.model_validate(
         {"size": size, "batch_size": 4, "scale_min": 0.7, "scale_max": 1.5, "jitter": 0.2, "class_weights": True}
     )
-    batches = TrainingBatches(TrainingImages(split, size, torch.device("cpu")), recipe, wanted=stranger.wanted)
+    batches = TrainingBatches(TrainingImages(split, size, None, torch.device("cpu")), recipe, wanted=stranger.wanted)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
     network.train()
@@ -134,6 +134,9 @@ def train(stranger: Stranger, network: nn.Module, split: SegmentationDataset, si
 
 class Deployed(nn.Module):
     """The network with what its user puts into the file."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, stranger: Stranger, network: nn.Module) -> None:
         super().__init__()

@@ -15,11 +15,13 @@ from PIL import Image
 
 from kdbench.data.shapes import Shapes
 from tests.conftest import REPOSITORY
+from tests.onnx_models import nchw_logits
 
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = (
     "train-on-your-data",
+    "bring-your-onnx-file",
     "read-the-table",
     "gate-in-ci",
     "add-a-backend",
@@ -152,6 +154,16 @@ def test_read_the_table(workspace, run, trained_runs):
     run("kdbench export --method baseline --format onnx,openvino --precision fp32,int8 --allow-drift")
     follow("read-the-table", workspace, run)
     assert (workspace / "runs" / "folder" / "compare.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.needs("openvino", "nncf")
+def test_bring_your_onnx_file(workspace, run):
+    nchw_logits(workspace / "theirs.onnx", classes=10, height=64, width=96)
+    follow("bring-your-onnx-file", workspace, run)
+    table = json.loads((workspace / "runs/folder/compare.json").read_text(encoding="utf-8"))
+    assert {row["status"] for row in table["rows"]} == {"ok", "unsupported"}
+    assert {row["reference"] for row in table["rows"]} == {"onnx fp32"}
 
 
 @pytest.mark.slow
