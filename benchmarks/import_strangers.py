@@ -49,6 +49,12 @@ class Stranger:
     def binary(self) -> bool:
         return self.form == "probability"
 
+    def wanted_flags(self) -> list[str]:
+        """What says how a float input is normalised."""
+        mean, std = (",".join(map(str, values)) for values in (self.wanted.mean, self.wanted.std))
+        space = "--bgr" if self.wanted.turns_channels else "--rgb"
+        return ["--mean", mean, "--std", std, "--range", str(self.wanted.range), space]
+
 
 def lraspp(classes: int) -> nn.Module:
     from kdbench.torchvision_compat import torchvision
