@@ -19,6 +19,8 @@ from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.recipe import Recipe
 
+STATISTICS = 16
+"""Batches that BatchNorm's statistics are of."""
 HALF = Input((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PIXELS_BGR = Input((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), 255, "BGR")
 
@@ -135,6 +137,9 @@ def train(stranger: Stranger, network: nn.Module, split: SegmentationDataset, si
             done += 1
             if done == steps:
                 break
+    # After few steps BatchNorm's running statistics still hold much of their start.
+    seen = (batch.images for _, batch in zip(range(STATISTICS), batches.epoch(done), strict=False))
+    torch.optim.swa_utils.update_bn(seen, network)
     network.eval()
 
 

@@ -278,7 +278,7 @@ def compare(
     if methods is None:
         methods = [method for method in student_methods() if tree.checkpoint(method).exists()]
     options = CompareOptions(
-        methods=choose("methods", ",".join(methods), student_methods()),
+        methods=choose("methods", ",".join(methods), (*student_methods(), *tree.imports())),
         backends=choose("backends", ",".join(backends), BACKENDS.names()),
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
         output="mask", device="cpu", threads=os.cpu_count() or 1, rounds=rounds, recipe_defaults=recipe_defaults(),

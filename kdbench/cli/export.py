@@ -37,7 +37,7 @@ PARITY_IMAGES = 100
 
 @app.command(rebuilds=True)
 def export(
-    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
+    method: Annotated[str, typer.Option(help="{students}, an import's name, several with commas, or all trained.")],
     export_format: Annotated[str, typer.Option("--format", help="{format}, several, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
