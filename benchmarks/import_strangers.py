@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data.base import SegmentationDataset
-from kdbench.data.normalisation import MEAN, STD, Input
+from kdbench.data.normalisation import IMAGENET, MEAN, STD, Input
 from kdbench.data.preprocessing import Size
 from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
@@ -40,7 +40,7 @@ class Stranger:
     """
 
     network: Callable[[int], nn.Module]
-    wanted: Input = Input()
+    wanted: Input = IMAGENET
     outputs: Callable[[Any], tuple[Tensor, ...]] = lambda result: (result["out"],)
     names: tuple[str, ...] = ("out",)
     form: str = "logits"

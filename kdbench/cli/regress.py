@@ -172,6 +172,8 @@ def _regress(options: RegressOptions) -> int:
                 raise
             print("interrupted: what was measured so far is kept", file=sys.stderr)
     recording = latest[0]
+    for note in dict.fromkeys(note for pair in pairs for artifact in pair for note in artifact.notes):
+        print(f"note: {note}", file=sys.stderr if destination is None else sys.stdout)
     _present(recording, destination)
     if any(cell.interrupted for cell in recording.cells):
         return 130
@@ -219,8 +221,6 @@ def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]
     size = parse_size(options.size) if options.size else None
     paths = (options.baseline, options.candidate)
     found = [find_artifacts(path, options.chosen, size) for path in paths]
-    for note in dict.fromkeys(note for side in found for artifact in side for note in artifact.notes):
-        print(f"note: {note}", file=sys.stderr if options.json_file == "-" else sys.stdout)
     yield pair(found[0], found[1], (options.baseline.as_posix(), options.candidate.as_posix()))
 
 
