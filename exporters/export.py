@@ -75,7 +75,7 @@ def attempt(job: ExportJob, name: str, precision: str, source: Attempt | None) -
         reason = f"it is made from the {source.format} export, which was not made ({source.status})"
         return Attempt(job.method, name, precision, "skipped", reason)
     try:
-        path = export_as(job, name, precision)
+        path = job.standing(name, precision) or export_as(job, name, precision)
     except Exception as error:  # of exporters, whose errors for a foreign network have no common class
         if isinstance(error, NoSuchPrecision):
             status = "unsupported"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from exporters.sensitivity import LayerError, layer_errors
 from kdbench.backends.precision_proof import LEAST_SHARE
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import Sample
-from kdbench.data.preprocessing import Size, resize_image
+from kdbench.data.normalisation import Input
+from kdbench.data.preprocessing import Size, normalise, resize_image
 from kdbench.errors import BadInput
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment
@@ -63,14 +64,11 @@ class ExportJob:
     dynamic_batch: bool = False
     capabilities: tuple[str, ...] = ()
     trained: dict[str, Any] = field(init=False)
+    reference_name: ClassVar[str] = "PyTorch"
 
     def __post_init__(self) -> None:
-        command = f"kdbench train --method {self.method} --dataset {self.tree.dataset}"
-        self.model, self.trained = load_model(self.tree.checkpoint(self.method), command)
-        height, width = self.size or self.trained["size"]
-        self.size = (height, width)
-        require_size(self.trained["arch"], self.size)
-        known, kinds = list(layer_weights(self.model)), layer_kinds(self.model)
+        self._open()
+        known, kinds = self.layers()
         kept = self.keep_float if isinstance(self.keep_float, int) else len(set(self.keep_float))
         if kept > (1 - LEAST_SHARE) * len(known):
             raise BadInput(
@@ -86,6 +84,27 @@ class ExportJob:
                 )
         self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")
         self._graphs: dict[tuple[bool, bool], Path] = {}
+
+    def _open(self) -> None:
+        """Set ``trained``, ``size``, and what is exported."""
+        command = f"kdbench train --method {self.method} --dataset {self.tree.dataset}"
+        self.model, self.trained = load_model(self.tree.checkpoint(self.method), command)
+        height, width = self.size or self.trained["size"]
+        self.size = (height, width)
+        require_size(self.trained["arch"], self.size)
+
+    def layers(self) -> tuple[list[str], str]:
+        """The names that ``keep_float`` may have, and what such layers are called."""
+        return list(layer_weights(self.model)), layer_kinds(self.model)
+
+    @property
+    def input(self) -> Input:
+        """How the network wants its images."""
+        return self.model.input
+
+    def standing(self, name: str, precision: str) -> Path | None:
+        """The export of a format and precision that is there by nature, and never made again; None = no such."""
+        return None
 
     def __enter__(self) -> ExportJob:
         # PyTorch and the exports take turns in this process, so that each needs few threads.
@@ -114,6 +133,12 @@ class ExportJob:
         """PyTorch in float32, which exports are held against."""
         assert self.size is not None
         return TorchBackend(self.model, output=self.output, size=self.size)
+
+    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The reference's logits of an H x W x 3 image of the job's size."""
+        with torch.inference_mode():
+            result: NDArray[np.float32] = self.model(torch.from_numpy(normalise(image[None], self.input))).numpy()
+        return result
 
     def calibration_batches(self) -> list[NDArray[Any]]:
         """The calibration images as the network takes them."""
@@ -151,7 +176,7 @@ class ExportJob:
             "classes": self.trained["classes"],
             "palette": self.trained["palette"],
             "size": list(self.size),
-            **self.model.input.fields(),
+            **self.input.fields(),
             "batch": "dynamic" if self.dynamic_batch else 1,
             "checkpoint_sha256": self.trained["sha256"],
             "environment": environment(),

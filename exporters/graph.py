@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exporters.float32 import names_read
 from exporters.layer_names import name_layers
 from exporters.resizes import check_resizes, resize_calls
 from kdbench.data.preprocessing import Size
@@ -149,7 +150,7 @@ def remove_unused(graph: Any) -> None:
         if used.isdisjoint(node.output):
             graph.node.remove(node)
         else:
-            used.update(node.input)
+            used |= names_read(node)
     kept = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -8,8 +8,8 @@ from kdbench.errors import RunFailed
 __all__ = ["Parity", "compare_outputs", "drift", "require_parity"]
 
 
-def require_parity(parity: Parity, precision: str, what: str) -> None:
+def require_parity(parity: Parity, precision: str, what: str, reference: str = "PyTorch") -> None:
     """Raise RunFailed with one sentence when an export drifted further than its precision may."""
-    if problem := drift(parity, precision):
+    if problem := drift(parity, precision, reference):
         more = ", --keep-float leaves layers in float" if precision == "int8" else ""
         raise RunFailed(f"{what}: {problem}: the export was not kept; --allow-drift keeps it{more}")

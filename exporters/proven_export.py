@@ -73,7 +73,7 @@ def prove(job: ExportJob, candidate: Backend, name: str, precision: str, graph: 
     Raises:
         RunFailed: it drifted further than its precision may, and drift is not allowed.
     """
-    candidate.input = job.model.input
+    candidate.input = job.input
     try:
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:
@@ -81,5 +81,5 @@ def prove(job: ExportJob, candidate: Backend, name: str, precision: str, graph: 
     if job.output == "mask" and graph is not None and (inside := logit_difference(job, graph)) is not None:
         parity = replace(parity, max_logit_difference=inside[0], logit_range=inside[1])
     if not job.allow_drift:
-        require_parity(parity, precision, f"{job.method} {name} {precision} {job.output}")
+        require_parity(parity, precision, f"{job.method} {name} {precision} {job.output}", job.reference_name)
     return parity

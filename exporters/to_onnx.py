@@ -61,7 +61,7 @@ def finish_graph(path: Path, job: ExportJob, precision: str) -> Any:
             "size": list(job.size or ()),
             "output": job.output,
             "precision": precision,
-            "normalisation": job.model.input.as_json(),
+            "normalisation": job.input.as_json(),
             "checkpoint_sha256": job.trained["sha256"],
             "git": git_revision(),
             "training": job.training_sidecar(),

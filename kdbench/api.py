@@ -82,6 +82,7 @@ def load(
     """
     from kdbench.backends import load_backend
     from kdbench.backends.onnx_file import OnnxFile
+    from kdbench.backends.onnx_layout import Reading
     from kdbench.models.code import trust_all
     from kdbench.regress.artifact import Filter, find_artifacts
 
@@ -93,7 +94,7 @@ def load(
     if backend is None:
         (found,) = find_artifacts(path, Filter())
         if found.backend == "onnx-file":
-            return OnnxFile.open(path, size=size, threads=threads)
+            return OnnxFile.open(path, Reading(size=size), threads=threads)
         backend = found.backend
         output = output if path.suffix == ".safetensors" else found.output or output
     return load_backend(backend, path, output=output, size=size, device=device, threads=threads)
@@ -211,11 +212,12 @@ def open_predictor(
     Raises:
         Missing, BadInput, BackendUnavailable: of ``load``, or a sidecar that does not name the classes.
     """
+    from kdbench.backends.onnx_layout import Reading
     from kdbench.predict.images import open_file_predictor, predictor_of
 
     path = Path(artifact)
     if path.suffix == ".onnx":
-        with open_file_predictor(path, size) as predictor:
+        with open_file_predictor(path, Reading(size=size)) as predictor:
             yield predictor
         return
     engine = load(path, size=size, device=device)
@@ -289,7 +291,7 @@ def compare(
         methods = [m for m in student_methods() if any(one.checkpoint(m).exists() for one in trees)]
     options = CompareOptions(
         variants=variants,
-        methods=choose("methods", ",".join(methods), student_methods()),
+        methods=choose("methods", ",".join(methods), (*student_methods(), *tree.imports())),
         backends=choose("backends", ",".join(backends), BACKENDS.names()),
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
         output="mask", device="cpu", threads=os.cpu_count() or 1, rounds=rounds, recipe_defaults=recipe_defaults(),

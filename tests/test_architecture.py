@@ -73,7 +73,15 @@ def test_no_arrow_runs_up_a_floor():
 
 
 def test_names_in_a_run_folder_are_spelt_in_one_room():
-    names = {"student.safetensors", "teacher.safetensors", "history.jsonl", "state.pt", ".lock", "compare.json"}
+    names = {
+        "student.safetensors",
+        "teacher.safetensors",
+        "history.jsonl",
+        "state.pt",
+        ".lock",
+        "compare.json",
+        "imported.json",
+    }
     for package in ("kdbench", "trainers", "exporters"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             if path.parent == REPOSITORY / "kdbench/runs":

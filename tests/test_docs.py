@@ -16,11 +16,13 @@ from PIL import Image
 from kdbench.data.base import read_image, read_mask
 from kdbench.data.shapes import Shapes
 from tests.conftest import REPOSITORY
+from tests.onnx_models import nchw_logits
 
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = (
     "train-on-your-data",
+    "bring-your-onnx-file",
     "read-the-table",
     "gate-in-ci",
     "deploy",
@@ -164,6 +166,15 @@ def test_deploy(workspace, run, trained_runs):
     follow("deploy", workspace, run)
     assert json.loads((workspace / "choice.json").read_text(encoding="utf-8"))["chosen"]["method"] == "baseline"
     assert read_mask(workspace / "mask.png").shape == read_image(workspace / "photos" / "0.jpg").shape[:2]
+
+
+@pytest.mark.needs("openvino", "nncf")
+def test_bring_your_onnx_file(workspace, run):
+    nchw_logits(workspace / "theirs.onnx", classes=10, height=64, width=96)
+    follow("bring-your-onnx-file", workspace, run)
+    table = json.loads((workspace / "runs/folder/compare.json").read_text(encoding="utf-8"))
+    assert {row["status"] for row in table["rows"]} == {"ok", "unsupported"}
+    assert {row["reference"] for row in table["rows"]} == {"onnx fp32"}
 
 
 @pytest.mark.slow

@@ -244,10 +244,10 @@ def make_onnx_fail(monkeypatch):
 
     require = proven_export.require_parity
 
-    def fail(parity, precision, what):
+    def fail(parity, precision, what, reference):
         if " onnx " in what:
             raise RunFailed("the ONNX file differs")
-        require(parity, precision, what)
+        require(parity, precision, what, reference)
 
     monkeypatch.setattr(proven_export, "require_parity", fail)
 

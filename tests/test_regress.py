@@ -309,9 +309,21 @@ class TestOutputs:
 
     def test_logits_by_their_largest_class(self):
         a = np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)
-        assert compare_outputs([a], [a * 3 + 1])[0]
-        assert not compare_outputs([a], [-a])[0]
-        assert not compare_outputs([a], [np.full_like(a, np.nan)])[0]
+        assert compare_outputs([a], [a * 3 + 1], (1, 3, 8, 8))[0]
+        assert not compare_outputs([a], [-a], (1, 3, 8, 8))[0]
+        assert not compare_outputs([a], [np.full_like(a, np.nan)], (1, 3, 8, 8))[0]
+
+    def test_classes_behind_height_and_width(self):
+        """By height the largest stays; by class another one does."""
+        a = np.random.default_rng(0).normal(size=(1, 8, 6, 4)).astype(np.float32)
+        turned = a[..., ::-1] + 100 * np.arange(8).reshape(1, 8, 1, 1).astype(np.float32)
+        assert compare_outputs([a], [a * 3 + 1], (1, 3, 8, 6))[0]
+        assert not compare_outputs([a + turned * 0], [turned], (1, 8, 6, 3))[0]
+
+    def test_what_may_be_two_layouts_is_compared_by_its_numbers(self):
+        a = np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)
+        assert not compare_outputs([a], [a * 3 + 1], (1, 3, 8, 8))[0]
+        assert "of the outputs' range" in compare_outputs([a], [a], (1, 3, 8, 8))[1]
 
     def test_shapes(self):
         assert compare_outputs([np.zeros((1, 2))], [np.zeros((1, 3))]) == (False, "shapes differ: 1x2 and 1x3")

@@ -253,5 +253,7 @@ def test_the_command_refuses_what_does_not_fit_in_one_line(kdbench, tiny_argumen
     done = kdbench("train", "--method", "teacher", "--weights", tmp_path / "x.pth", "--runs", runs, *tiny_arguments)
     assert done.code == 2
     (line,) = done.err.splitlines()
-    assert line.startswith(f"kdbench: --weights '{tmp_path / 'x.pth'}': none of its tensors (1) fits fpn_resnet18")
+    assert line.startswith(
+        f"kdbench: --teacher-weights '{tmp_path / 'x.pth'}': none of its tensors (1) fits fpn_resnet18"
+    )
     assert not list(runs.rglob("*.safetensors"))

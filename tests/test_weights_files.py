@@ -114,7 +114,7 @@ def test_the_command_refuses_a_list_in_one_line(kdbench, tmp_path):
     )  # fmt: skip
     assert done.code == 2
     assert done.err == (
-        f"kdbench: --weights '{tmp_path / 'list.pth'}' holds a list, expected a state dict: save it with "
+        f"kdbench: --teacher-weights '{tmp_path / 'list.pth'}' holds a list, expected a state dict: save it with "
         "torch.save(model.state_dict(), FILE)\n"
     )
 

@@ -2,7 +2,7 @@
 
 from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend, usual_backends
-from kdbench.backends.load import artifact_of, load_backend, runs_checkpoints
+from kdbench.backends.load import artifact_of, load_backend, reference_of, runs_checkpoints
 
 __all__ = [
     "BACKENDS",
@@ -10,6 +10,7 @@ __all__ = [
     "DeclaredBackend",
     "artifact_of",
     "load_backend",
+    "reference_of",
     "runs_checkpoints",
     "usual_backends",
 ]

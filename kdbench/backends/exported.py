@@ -55,10 +55,10 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
         raise BadInput(
             f"'{artifact}' is not the file that its sidecar describes (sha256 differs): make it again with `{command}`"
         )
-    checkpoint = RunFolder(parents[2]).checkpoint
-    # The file itself is hashed: its own sidecar may be missing, or not fit it, on the machine that only runs exports.
-    if checkpoint.exists() and sha256(checkpoint) != sidecar["checkpoint_sha256"]:
-        raise BadInput(f"'{artifact}' was exported before its checkpoint was trained again: export it with `{command}`")
+    folder = RunFolder(parents[2])
+    if (origin := folder.origin_sha256()) is not None and origin != sidecar["checkpoint_sha256"]:
+        again = "the file was imported" if folder.imported.is_file() else "its checkpoint was trained"
+        raise BadInput(f"'{artifact}' was exported before {again} again: export it with `{command}`")
     for key in FORMATS[export_format].companions:
         file = FORMATS[export_format].companion(artifact, key)
         if not file.is_file() or sha256(file) != sidecar.get(key, {}).get("sha256"):

@@ -24,6 +24,13 @@ def artifact_of(tree: RunTree, method: str, backend: str, precision: str, output
     return BACKENDS[backend].artifact(tree, method, precision, output)
 
 
+def reference_of(tree: RunTree, method: str) -> tuple[str, Path]:
+    """What says how a method's exports should be, as (backend, file): PyTorch, or an imported file's own fp32 run."""
+    if tree.is_import(method):
+        return "onnx", tree.export(method, "onnx", "fp32", "mask")
+    return "torch", tree.checkpoint(method)
+
+
 def load_backend(
     name: str, artifact: Path, *, output: str, size: Size | None = None, device: str = "cpu", threads: int = 0
 ) -> Backend:

@@ -4,8 +4,9 @@
     class_map = backend.class_map(image)        # H x W x 3 uint8 at any size → class ids at the model's size
 
 Inputs may be N x C x H x W or N x H x W x C, uint8 or float. A float input is normalised with the mean and deviation in
-the file's metadata, or else with those that the caller names. Outputs may be logits (N x C x h x w; resized
-bilinearly where the grid is coarser) or class ids (N x H x W, N x 1 x H x W).
+the file's metadata, or else with those that the caller names. Outputs may be logits or probabilities (N x C x h x w or
+N x h x w x C; resized bilinearly where the grid is coarser), one channel with a threshold, or class ids of any
+whole-number type (N x H x W, N x 1 x H x W, N x H x W x 1).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
+from kdbench.backends.onnx_layout import NOTHING_SAID, Output, Reading, default_threshold, read_output
 from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.backends.onnx_runtime import open_session
-from kdbench.data.normalisation import MEAN, STD, Input
+from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import MAX_SIDE, Size, normalise, resize_image
 from kdbench.errors import BadInput, RunFailed
 
@@ -32,39 +34,36 @@ class OnnxFile(Backend):
 
     Attributes:
         about: our metadata entry (``onnx_metadata``), or {} for a file from elsewhere.
-        classes: number of classes C of logits; None where the file returns class ids.
-        assumption: what was assumed about normalisation, for a person to check; None when nothing was.
+        classes: number of classes C of logits; 2 of one channel; None where the file returns class ids.
+        assumption: what was assumed about the file, for a person to check; None when nothing was.
+        image_input: the input's name.
+        channels_last: whether the input is N x H x W x 3.
+        dtype: NumPy's type of the input.
+        result: the output that is used.
+        threshold: of a one-channel output.
     """
 
     about: dict[str, Any]
     classes: int | None
     assumption: str | None
+    image_input: str
+    channels_last: bool
+    dtype: Any
+    result: Output
+    threshold: float = 0.0
     _session: Any
     _path: Path
-    _input: str
-    _dtype: Any
-    _channels_last: bool
 
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxFile:
-        return cls.open(artifact, size=size, threads=threads)
+        return cls.open(artifact, Reading(size=size), threads=threads)
 
     @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        size: Size | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        threads: int = 0,
-        spinning: bool = True,
-    ) -> OnnxFile:
-        """Open a file and try it on a black image.
+    def open(cls, path: Path, reading: Reading = NOTHING_SAID, *, threads: int = 0, spinning: bool = True) -> OnnxFile:
+        """Open a file and try it on two images.
 
         Args:
-            size: (H, W) for a graph that leaves them open.
-            mean, std: of a float input's channels, for RGB in 0..1; None = the file's own, else ImageNet's.
+            reading: what the file does not say itself.
             threads, spinning: see ``onnx_runtime.configure``.
 
         Raises:
@@ -75,20 +74,10 @@ class OnnxFile(Backend):
         backend = cls()
         backend._session, backend._path = session, path
         backend.about = read_metadata(session.get_modelmeta().custom_metadata_map, path) or {}
-        backend._read_input(size)
-        backend.assumption = None
-        if backend._dtype != np.uint8:
-            own = backend.about.get("normalisation", {})
-            told = {"mean": mean, "std": std}
-            given = {**own, **{key: list(values) for key, values in told.items() if values}}
-            backend.input = Input.read(given, f"the metadata of '{path.name}': normalisation")
-            if not mean and not own:
-                backend.assumption = (
-                    f"'{path.name}' takes floats and does not say how images are normalised: ImageNet's mean "
-                    f"{'/'.join(map(str, MEAN))} and deviation {'/'.join(map(str, STD))} of 0..1 RGB are assumed "
-                    "(--mean, --std)"
-                )
-        backend._try()
+        backend._read_input(reading.size)
+        assumed = backend._read_normalisation(reading)
+        assumed += backend._read_output(reading)
+        backend.assumption = "; ".join(assumed) or None
         backend.details = {**details, "assumption": backend.assumption}
         return backend
 
@@ -98,17 +87,17 @@ class OnnxFile(Backend):
             names = ", ".join(i.name for i in inputs)
             raise BadInput(f"'{self._path}' has {len(inputs)} inputs ({names}), expected one image")
         entry = inputs[0]
-        self._input, shape = entry.name, entry.shape
+        self.image_input, shape = entry.name, entry.shape
         what = f"'{self._path}': input '{entry.name}' is {entry.type} {shape}"
         if entry.type not in INPUT_TYPES:
             raise BadInput(f"{what}, expected uint8, float or float16")
-        self._dtype = INPUT_TYPES[entry.type]
+        self.dtype = INPUT_TYPES[entry.type]
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
             raise BadInput(f"{what}, expected an RGB image, N x 3 x H x W or N x H x W x 3")
-        self._channels_last = shape[1] != 3
+        self.channels_last = shape[1] != 3
         if isinstance(shape[0], int) and shape[0] != 1:
             raise BadInput(f"{what}, expected a batch of 1 or an open one: export it again with batch 1")
-        height, width = shape[1:3] if self._channels_last else shape[2:4]
+        height, width = shape[1:3] if self.channels_last else shape[2:4]
         if isinstance(height, int) and isinstance(width, int):
             if max(height, width) > MAX_SIDE:
                 raise BadInput(f"{what}, expected at most {MAX_SIDE} pixels a side")
@@ -120,52 +109,91 @@ class OnnxFile(Backend):
         else:
             raise BadInput(f"{what}, whose height and width are open: give --size HEIGHTxWIDTH")
 
-    def _try(self) -> None:
-        """Run once and learn from the result what the file returns."""
-        height, width = self.size
-        result = self._run(self.prepare(np.zeros((height, width, 3), np.uint8)))
-        name = self._session.get_outputs()[0].name
-        what = f"'{self._path}': output '{name}' is {result.dtype} {list(result.shape)}"
-        integer = np.issubdtype(result.dtype, np.integer)
-        if integer and (result.ndim == 3 or (result.ndim == 4 and result.shape[1] == 1)):
-            if result.shape[-2:] != self.size:
-                raise BadInput(f"{what}, expected class ids at the input's size {height}x{width}")
-            self.output, self.classes = "mask", None
-        elif not integer and result.ndim == 4 and result.shape[1] > 1 and result.shape[2] * result.shape[3] > 1:
-            self.output, self.classes = "logits", result.shape[1]
-        else:
-            raise BadInput(
-                f"{what}, expected logits N x C x h x w with at least 2 classes, or whole-number class ids N x H x W: "
-                "this is no segmentation that kdbench can compare"
+    def _read_normalisation(self, reading: Reading) -> list[str]:
+        """Set ``input``; what was assumed."""
+        if self.dtype == np.uint8:
+            self.input = Input(space="BGR" if reading.bgr else "RGB")
+            return []
+        own = self.about.get("normalisation", {})
+        self.input = reading.input(own, f"the metadata of '{self._path.name}': normalisation")
+        if reading.normalises or own:
+            return []
+        return [
+            f"'{self._path.name}' takes floats and does not say how images are normalised: ImageNet's mean "
+            f"{'/'.join(map(str, self.input.mean))} and deviation {'/'.join(map(str, self.input.std))} of 0..1 "
+            f"{self.input.space} are assumed (--mean, --std)"
+        ]
+
+    def _read_output(self, reading: Reading) -> list[str]:
+        """Run on a black image and on noise, and learn from the results what the file returns; what was assumed."""
+        names = [output.name for output in self._session.get_outputs()]
+        if reading.output is not None and reading.output not in names:
+            raise BadInput(f"--output-name: got '{reading.output}', '{self._path}' returns {', '.join(names)}")
+        shape = (*self.size, 3)
+        images = [np.zeros(shape, np.uint8), np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)]
+        # Every output, so that all of their shapes are known.
+        tried = [self._run(self.prepare(image), None if len(names) > 1 else names) for image in images]
+        listed = ", ".join(
+            f"'{name}' {array.dtype} {list(array.shape)}" for name, array in zip(names, tried[0], strict=True)
+        )
+        if reading.only_output and reading.output is None and len(names) > 1:
+            raise BadInput(f"'{self._path}' has {len(names)} outputs: {listed}: choose one with --output-name")
+        name = reading.output or names[0]
+        chosen = [arrays[names.index(name)] for arrays in tried]
+        self.result = read_output(chosen[0], name, str(self._path), self.size, reading)
+        self.output, self.classes = ("logits" if self.result.form == "logits" else "mask"), self.result.classes
+        assumed = []
+        if reading.output is None and len(names) > 1:
+            assumed.append(
+                f"'{self._path.name}' has {len(names)} outputs: {listed}: the first, '{name}', is used (--output-name)"
             )
+        if self.result.form == "binary":
+            self.threshold, why = default_threshold(chosen, ends_in_sigmoid(self._path, name))
+            if reading.threshold is None:
+                assumed.append(f"'{self._path.name}' has one channel, taken for {why} (--threshold)")
+            else:
+                self.threshold = reading.threshold
+        return assumed
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         """From a resized H x W x 3 image to the network's input."""
-        if self._dtype == np.uint8:
-            batch: NDArray[Any] = image
+        if self.dtype == np.uint8:
+            batch: NDArray[Any] = image[..., ::-1] if self.input.turns_channels else image
         else:
-            batch = normalise(image[None], self.input)[0].transpose(1, 2, 0).astype(self._dtype)
-        return np.ascontiguousarray(batch[None] if self._channels_last else batch.transpose(2, 0, 1)[None])
+            batch = normalise(image[None], self.input)[0].transpose(1, 2, 0).astype(self.dtype)
+        return np.ascontiguousarray(batch[None] if self.channels_last else batch.transpose(2, 0, 1)[None])
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
         """1 x H x W uint8 class ids, or 1 x C x H x W float32 logits at the input's size."""
-        result = self._run(batch)
-        if self.output == "mask":
+        result = self._run(batch, [self.result.name])[0]
+        if self.result.form == "ids":
             result = result.reshape(1, *self.size)
             if result.max(initial=0) > 255 or result.min(initial=0) < 0:
                 raise RunFailed(f"'{self._path}': got class ids {result.min()} to {result.max()}, expected 0 to 255")
             return result.astype(np.uint8)
-        logits = result.astype(np.float32)
-        if logits.shape[2:] == self.size:
-            return logits
+        scores = self._at_input_size(result.astype(np.float32))
+        if self.result.form == "logits":
+            return scores
+        if not np.isfinite(scores).all():
+            raise RunFailed(f"'{self._path}' returned NaN or infinite numbers, expected finite ones")
+        return (scores[:, 0] > self.threshold).astype(np.uint8)
+
+    def _at_input_size(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output's channels as 1 x C x H x W."""
+        if self.result.axis is None:
+            scores = scores[:, None]
+        elif self.result.axis == 3:
+            scores = np.ascontiguousarray(scores.transpose(0, 3, 1, 2))
+        if self.result.grid == self.size:
+            return scores
         import torch
         import torch.nn.functional as F
 
-        return F.interpolate(torch.from_numpy(logits), size=self.size, mode="bilinear", align_corners=False).numpy()
+        return F.interpolate(torch.from_numpy(scores), size=self.size, mode="bilinear", align_corners=False).numpy()
 
-    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def _run(self, batch: NDArray[Any], names: list[str] | None) -> list[NDArray[Any]]:
         try:
-            return np.asarray(self._session.run(None, {self._input: batch})[0])
+            return [np.asarray(result) for result in self._session.run(names, {self.image_input: batch})]
         except Exception as error:  # ONNX Runtime's exception classes have no stable names
             raise BadInput(f"'{self._path}' does not run on a {batch.shape} image ({first_line(error)})") from error
 
@@ -176,6 +204,20 @@ class OnnxFile(Backend):
 
     def close(self) -> None:
         del self._session
+
+
+def ends_in_sigmoid(path: Path, name: str) -> bool:
+    """Whether an output is a sigmoid's, perhaps cast, resized or reshaped behind it."""
+    import onnx
+
+    makers = {output: node for node in onnx.load(path, load_external_data=False).graph.node for output in node.output}
+    while (node := makers.get(name)) is not None:
+        if node.op_type in ("Sigmoid", "HardSigmoid"):
+            return True
+        if node.op_type not in ("Cast", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"):
+            return False
+        name = node.input[0]
+    return False
 
 
 def check_file(path: Path) -> None:

@@ -6,6 +6,7 @@ The only part of the core that imports trainers and exporters.
 from kdbench.cli import (  # noqa: I001  in the order of --help
     train,
     sweep,
+    import_,
     export,
     compare,
     choose,
@@ -30,6 +31,7 @@ __all__ = [
     "demo",
     "doctor",
     "export",
+    "import_",
     "main",
     "model",
     "package",

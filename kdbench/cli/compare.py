@@ -20,6 +20,7 @@ from kdbench.cli.options import (
     check_writable,
     choose,
     choose_device,
+    deployable,
     json_result,
     open_trained_dataset,
     recipe_defaults,
@@ -88,7 +89,7 @@ def chosen_variants(tree: RunTree, text: str) -> tuple[str | None, ...]:
 
 def chosen_methods(tree: RunTree, text: str, variants: tuple[str | None, ...]) -> tuple[str, ...]:
     if text != "all":
-        return choose("--method", text, student_methods())
+        return choose("--method", text, deployable(tree))
     # A method that nobody trained is not asked for, except those that the guide's table is about.
     guide = ("baseline", "response", "feature")
     trees = [tree.of_variant(variant) for variant in variants]

@@ -18,6 +18,7 @@ from kdbench.cli.options import (
     Runs,
     Variant,
     choose,
+    deployable,
     json_result,
     open_trained_dataset,
 )
@@ -36,7 +37,7 @@ PARITY_IMAGES = 100
 
 @app.command(rebuilds=True)
 def export(
-    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
+    method: Annotated[str, typer.Option(help="{students}, an import's name, several with commas, or all trained.")],
     export_format: Annotated[str, typer.Option("--format", help="{format}, several, or all.")] = "all",
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}, several with commas, or all.")] = "fp32",
     output: OutputOption = "mask",
@@ -71,7 +72,7 @@ def export(
     trained = tuple(m for m in student_methods() if tree.checkpoint(m).exists())
     with json_result(json_file) as document:
         options = ExportOptions(
-            choose("--method", method, student_methods(), trained or student_methods()),
+            choose("--method", method, deployable(tree), trained or student_methods()),
             choose("--format", export_format, FORMATS.names(), FORMATS.names()),
             choose("--precision", precision, PRECISIONS, PRECISIONS),
             choose("--output", output, ("mask", "logits"))[0],
@@ -109,6 +110,7 @@ def run_export(
 
     from exporters.export import export_all, failed_attempts
     from exporters.export_job import ExportJob
+    from exporters.imported import ImportedJob
     from exporters.quantise import calibration_images
     from kdbench.data.preprocessing import parse_size
     from kdbench.progress import progress_bar
@@ -136,7 +138,7 @@ def run_export(
 
             for method in options.methods:
                 try:
-                    job = ExportJob(
+                    job = (ImportedJob if tree.is_import(method) else ExportJob)(
                         tree, method, options.output, wanted, samples, calibration, kept, options.allow_drift,
                         options.dynamic_batch, capabilities,
                     )  # fmt: skip
@@ -190,7 +192,9 @@ def print_attempts(attempts: list[Attempt]) -> None:
 
     if not attempts:
         return
-    table = Table("method", "format", "precision", "", "MB", "nodes", "pixels as PyTorch", "mIoU", "change")
+    references = list(dict.fromkeys(map(reference_of, attempts)))
+    same = f"pixels as {references[0] if len(references) == 1 else 'the reference'}"
+    table = Table("method", "format", "precision", "", "MB", "nodes", same, "mIoU", "change")
     lines, ranked = [], set[str]()
     for attempt in attempts:
         sidecar = attempt.sidecar or {}
@@ -234,6 +238,11 @@ def one_class(parity: dict[str, Any]) -> str:
     return f"{said}; logits differ by up to {parity['max_logit_difference']:.2g} of {parity['logit_range']:.2g}"
 
 
+def reference_of(attempt: Attempt) -> str:
+    """What an export was held against."""
+    return str((attempt.sidecar or {}).get("reference", "PyTorch"))
+
+
 def class_table(method: str, made: list[Attempt]) -> Table:
     """IoU per class in PyTorch, and what each export of a method changes; a loss of over 2 points is marked."""
     from rich.table import Table
@@ -241,7 +250,8 @@ def class_table(method: str, made: list[Attempt]) -> Table:
     from kdbench.comparison.numbers import NOTHING, difference, fraction
 
     sidecars = [attempt.sidecar or {} for attempt in made]
-    table = Table("IoU per class", "PyTorch", title=f"{method}: change against PyTorch (◄ lost over 2 points)")
+    reference = reference_of(made[-1])
+    table = Table("IoU per class", reference, title=f"{method}: change against {reference} (◄ lost over 2 points)")
     for attempt in made:
         table.add_column(f"{attempt.format} {attempt.precision}", justify="right")
     for index, name in enumerate(sidecars[0]["classes"]):

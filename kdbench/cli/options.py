@@ -14,9 +14,9 @@ import typer
 
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
-from kdbench.methods.base import METHODS
+from kdbench.methods.base import METHODS, student_methods
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
-from kdbench.runs.tree import RunTree, sidecar_path
+from kdbench.runs.tree import RunTree
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
@@ -42,6 +42,11 @@ def choose(flag: str, text: str, known: tuple[str, ...], everything: tuple[str, 
         raise BadInput(f"{flag}: got '{text}', expected {' or '.join(['all'] * (everything is not None))}"
                        f"{' or ' * (everything is not None)}a comma-separated list of {', '.join(known)}")  # fmt: skip
     return names
+
+
+def deployable(tree: RunTree) -> tuple[str, ...]:
+    """Names that --method takes where a trained model and an imported file are alike."""
+    return (*student_methods(), *tree.imports())
 
 
 def choose_device(name: str) -> str:
@@ -79,9 +84,9 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     """A split of what a tree was trained with, from where it was then unless ``data_root`` says else."""
     from kdbench.data import open_dataset
 
-    candidates = [tree.checkpoint(m) for m in (method, *METHODS.names()) if sidecar_path(tree.checkpoint(m)).exists()]
+    described = [tree.folder(m).description for m in (method, *METHODS.names(), *tree.imports())]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
-    sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
+    sidecar = read_json(next((path for path in described if path.exists()), described[0]), command)
     recorded = sidecar.get("data_root")
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdbench.cli.app import app
 from kdbench.cli.options import JsonFile, json_result
+from kdbench.cli.reading import make_reading
 from kdbench.errors import BadInput, RunFailed
+
+if TYPE_CHECKING:
+    from kdbench.backends.onnx_layout import Reading
 
 
 @app.command()
@@ -24,8 +28,18 @@ def parity(
     data_root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     limit: Annotated[int, typer.Option(help="Images at most.", min=1)] = 100,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for files that leave them open.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Of a float input, R,G,B of 0..1; default ImageNet's.")] = None,
-    std: Annotated[str | None, typer.Option(help="As --mean.")] = None,
+    mean: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a float input's channels, as 0.5,0.5,0.5; given twice: the reference's, the candidate's."
+        ),
+    ] = None,
+    std: Annotated[list[str] | None, typer.Option(help="As --mean.")] = None,
+    range_: Annotated[list[str] | None, typer.Option("--range", help="1 or 255, as --mean.")] = None,
+    space: Annotated[list[str] | None, typer.Option(help="RGB or BGR, as --mean.")] = None,
+    output_name: Annotated[list[str] | None, typer.Option(help="Of several outputs, as --mean.")] = None,
+    output_layout: Annotated[list[str] | None, typer.Option(help="NCHW or NHWC of an output, as --mean.")] = None,
+    threshold: Annotated[list[float] | None, typer.Option(help="Of a one-channel output, as --mean.")] = None,
     tolerance: Annotated[str | None, typer.Option(help="fp32, fp16 or int8. Default: by the files' metadata.")] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -40,25 +54,26 @@ def parity(
     """
     from rich.console import Console
 
-    from kdbench.comparison.parity_files import ParityOptions, compare_files, open_files
-    from kdbench.data.preprocessing import parse_size
+    from kdbench.comparison.parity_files import ParityOptions, assumptions, compare_files, open_files
 
-    options = ParityOptions(
-        tolerance, limit, parse_size(size) if size else None, triple("--mean", mean), triple("--std", std)
-    )
+    flags = {
+        "mean": mean, "std": std, "range": range_, "space": space, "output_name": output_name,
+        "output_layout": output_layout, "threshold": threshold,
+    }  # fmt: skip
+    options = ParityOptions(tolerance, limit, readings=two_readings(size, flags))
     with json_result(json_file) as document:
         files = open_files((reference, candidate), options)
         about = files[0].about or files[1].about
         samples, names = open_samples(images, dataset or (None if images else about.get("dataset")), data_root, limit)
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        for note in assumptions(files):
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         found = compare_files(files, samples, names, options, str(reference))
         result, problem = found.parity, found.problem
         document.update(
             reference=reference.as_posix(), candidate=candidate.as_posix(), tolerance=found.tolerance,
             verdict="drift" if problem else "same", reason=problem, classes=list(result.classes), **result.as_json(),
         )  # fmt: skip
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        for note in found.notes:
-            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         print_parity(result, console)
         if problem:
             raise RunFailed(f"'{candidate}' is not the model of '{reference}': {problem}")
@@ -69,16 +84,25 @@ def parity(
         console.print(f"same model, by the tolerance of {found.tolerance}", highlight=False)
 
 
-def triple(flag: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise BadInput(f"{flag}: got '{text}', expected three numbers, for example 0.485,0.456,0.406")
-    return values
+def two_readings(size: str | None, flags: dict[str, list[Any] | None]) -> tuple[Reading, ...]:
+    """How the reference and the candidate are read.
+
+    Args:
+        flags: name → what was given: once for both, or twice.
+    """
+    readings = []
+    for which in (0, 1):
+        told: dict[str, Any] = {"size": size}
+        for name, values in flags.items():
+            flag = f"--{name.replace('_', '-')}"
+            if values and len(values) > 2:
+                raise BadInput(f"{flag}: got it {len(values)} times, expected once for both files, or twice")
+            told[name] = values[min(which, len(values) - 1)] if values else None
+        space = told.pop("space")
+        if space not in (None, "RGB", "BGR"):
+            raise BadInput(f"--space: got '{space}', expected RGB or BGR")
+        readings.append(make_reading(**told, bgr=None if space is None else space == "BGR"))
+    return tuple(readings)
 
 
 def open_samples(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.backends import BACKENDS
+from kdbench.backends import BACKENDS, reference_of
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Device, JsonFile, Runs, Variant, choose_device, json_result
+from kdbench.cli.options import Dataset, Device, JsonFile, Runs, Variant, choose_device, deployable, json_result
+from kdbench.cli.reading import Bgr, FileSize, Mean, OutputLayout, OutputName, Range, Std, Threshold, make_reading
 from kdbench.errors import BadInput
-from kdbench.methods.base import student_methods
 from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
@@ -28,9 +28,18 @@ def predict(
     ] = None,
     method: Annotated[str | None, typer.Option(help="One of {students}.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file, or a camera's number, instead of images.")] = None,
-    backend: Annotated[str, typer.Option(help="One of {backend}.")] = "torch",
+    backend: Annotated[
+        str | None, typer.Option(help="One of {backend}. Default: torch; of an imported file onnx.")
+    ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Default: predictions/ beside the methods.")] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for an .onnx file that leaves them open.")] = None,
+    size: FileSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    range_: Range = None,
+    bgr: Bgr = None,
+    output_name: OutputName = None,
+    output_layout: OutputLayout = None,
+    threshold: Threshold = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),
     variant: Variant = None,
@@ -44,7 +53,7 @@ def predict(
 
     Examples:
       kdbench predict --method response --backend onnx photos/ street.jpg
-      kdbench predict model.onnx street.jpg
+      kdbench predict model.onnx street.jpg --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
     """
     from kdbench.predict.images import open_file_predictor, open_predictor
 
@@ -54,19 +63,26 @@ def predict(
         raise BadInput("kdbench predict: expected --method NAME, or an .onnx file before the images, and not both")
     if bool(paths) == bool(video):
         raise BadInput("kdbench predict: expected images, or --video FILE or camera number, and not both")
+    flags = {
+        "size": size, "mean": mean, "std": std, "range": range_, "bgr": bgr, "output_name": output_name,
+        "output_layout": output_layout, "threshold": threshold,
+    }  # fmt: skip
     if model is not None:
-        from kdbench.data.preprocessing import parse_size
-
         folder = output_dir or model.parent / "predictions" / model.stem
-        run_predict(open_file_predictor(model, parse_size(size) if size else None), paths, video, folder, json_file)
+        run_predict(open_file_predictor(model, make_reading(**flags)), paths, video, folder, json_file)
         return
     assert method is not None
-    for flag, name, known in (("--method", method, student_methods()), ("--backend", backend, BACKENDS.names())):
+    for flag, value in flags.items():
+        if value is not None:
+            raise BadInput(
+                f"--{flag.replace('_', '-')}: expected with an .onnx file alone; a method's is that of its training "
+                "or export"
+            )
+    tree = RunTree.find(runs, dataset, variant)
+    backend = backend or reference_of(tree, method)[0]
+    for flag, name, known in (("--method", method, deployable(tree)), ("--backend", backend, BACKENDS.names())):
         if name not in known:
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
-    if size is not None:
-        raise BadInput("--size: expected with an .onnx file alone; a method's size is that of its training or export")
-    tree = RunTree.find(runs, dataset, variant)
     folder = output_dir or tree.root / "predictions" / f"{method}-{backend}"
     run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder, json_file)
 

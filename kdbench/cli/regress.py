@@ -19,7 +19,7 @@ from kdbench.cli.options import Dataset, Device, Runs, Variant, check_writable, 
 from kdbench.errors import BadInput, KdbenchError
 from kdbench.formats import PRECISIONS
 from kdbench.methods.base import student_methods
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import RunTree, imports_below
 
 if TYPE_CHECKING:
     from kdbench.regress.artifact import Artifact, Filter
@@ -54,7 +54,10 @@ def regress(
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the orders and noise inputs.", min=0)] = 0,
-    size: Annotated[str | None, typer.Option(help="--base-ref: HEIGHTxWIDTH of the exports.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH: of the exports of --base-ref, or of .onnx files that leave it open."),
+    ] = None,
     runs: Runs = Path("runs"),
     variant: Variant = None,
     dataset: Dataset = None,
@@ -73,12 +76,14 @@ def regress(
     from kdbench.regress.artifact import OUTPUTS, Filter
     from kdbench.regress.rule import Rule
 
+    folders = [path for path in (baseline, candidate) if path is not None and path.is_dir()]
+    imported = dict.fromkeys(name for folder in folders for name in imports_below(folder))
     try:
         options = RegressOptions(
             baseline=baseline, candidate=candidate, base_ref=base_ref, json_file=json_file, replay=replay,
             images=tuple(images or ()), budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
             chosen=Filter(
-                methods=() if method == "all" else choose("--method", method, student_methods()),
+                methods=() if method == "all" else choose("--method", method, (*student_methods(), *imported)),
                 backends=() if backend == "all" else choose("--backend", backend, BACKENDS.names()),
                 precisions=() if precision == "all" else choose("--precision", precision, PRECISIONS),
                 outputs=() if output == "all" else choose("--output", output, OUTPUTS),
@@ -167,6 +172,8 @@ def _regress(options: RegressOptions) -> int:
                 raise
             print("interrupted: what was measured so far is kept", file=sys.stderr)
     recording = latest[0]
+    for note in dict.fromkeys(note for pair in pairs for artifact in pair for note in artifact.notes):
+        print(f"note: {note}", file=sys.stderr if destination is None else sys.stdout)
     _present(recording, destination)
     if any(cell.interrupted for cell in recording.cells):
         return 130
@@ -181,9 +188,9 @@ def _require_sides(options: RegressOptions) -> None:
     if (baseline is None or candidate is None) == (base_ref is None) or (base_ref and (baseline or candidate)):
         raise BadInput("kdbench regress: expected --baseline and --candidate, or --base-ref alone, or --replay alone")
     if options.size is not None:
-        if base_ref is None:
-            raise BadInput("--size: got it without --base-ref, expected only there: artifacts have a size of their own")
         parse_size(options.size)
+        if base_ref is None and not (baseline.is_file() and candidate.is_file()):  # type: ignore[union-attr]
+            raise BadInput("--size: got it with a folder, expected two .onnx files or --base-ref: exports have a size")
 
 
 def _destination(json_file: str | None) -> Path | None:
@@ -200,6 +207,7 @@ def _destination(json_file: str | None) -> Path | None:
 @contextmanager
 def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]:
     """Baseline and candidate of every cell; exports of a revision are there while the block runs."""
+    from kdbench.data.preprocessing import parse_size
     from kdbench.regress.artifact import find_artifacts, pair
     from kdbench.regress.base_ref import both_sides
 
@@ -210,8 +218,10 @@ def _pairs(options: RegressOptions) -> Iterator[list[tuple[Artifact, Artifact]]]
         return
     assert options.baseline is not None
     assert options.candidate is not None
-    sides = (find_artifacts(options.baseline, options.chosen), find_artifacts(options.candidate, options.chosen))
-    yield pair(*sides, (options.baseline.as_posix(), options.candidate.as_posix()))
+    size = parse_size(options.size) if options.size else None
+    paths = (options.baseline, options.candidate)
+    found = [find_artifacts(path, options.chosen, size) for path in paths]
+    yield pair(found[0], found[1], (options.baseline.as_posix(), options.candidate.as_posix()))
 
 
 def _present(recording: Recording, destination: Path | None) -> None:

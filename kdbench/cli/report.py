@@ -42,7 +42,7 @@ def report(
         raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")
     with json_result(json_file) as document:
         found = collect(tree, results or tree.comparison)
-        methods = tuple(method for method in found.trainings if method != "teacher")
+        methods = (*(method for method in found.trainings if method != "teacher"), *tree.imports())
         gallery, legend = [], []
         if pictures == 0:
             found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."

@@ -6,26 +6,26 @@ A row that cannot run keeps its place and says why. Nothing is claimed of a meth
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.backends import BACKENDS, artifact_of, load_backend, runs_checkpoints
-from kdbench.comparison.evaluate import Evaluation, evaluate
+from kdbench.backends import BACKENDS, artifact_of, runs_checkpoints
+from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.fairness import notes_on
 from kdbench.comparison.image_bootstrap import miou_interval, miou_loss
 from kdbench.comparison.latency import LatencyCase, measure
+from kdbench.comparison.references import Reference, Run, evaluate_artifact, evaluate_reference, require_one_size
 from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size, resize_image
 from kdbench.errors import (
     BackendUnavailable,
-    BadInput,
     EngineRefused,
     KdbenchError,
     Missing,
@@ -35,7 +35,6 @@ from kdbench.errors import (
 from kdbench.formats import companions
 from kdbench.machine.environment import environment
 from kdbench.models.network import Network
-from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
 from kdbench.runs.sidecar import read_training_sidecar
@@ -65,35 +64,6 @@ class CompareOptions:
     variants: tuple[str | None, ...] = (None,)
 
 
-class _Run(NamedTuple):
-    """A method of a variant."""
-
-    tree: RunTree
-    method: str
-
-    @property
-    def name(self) -> str:
-        return self.tree.run(self.method)
-
-    @property
-    def command(self) -> str:
-        return f"kdbench train --method {self.method} --dataset {self.tree.dataset}"
-
-
-@dataclass
-class _Reference:
-    """A method's checkpoints through PyTorch: seed → evaluation; the first is what exports are held against."""
-
-    by_seed: dict[int, Evaluation] = field(default_factory=dict)
-    sidecars: list[dict[str, Any]] = field(default_factory=list)
-    error: KdbenchError | None = None
-
-    @property
-    def size(self) -> Size | None:
-        """(H, W) of the input; all seeds' alike."""
-        return tuple(self.sidecars[0]["size"]) if self.sidecars else None
-
-
 def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions) -> Comparison:
     """Evaluate and time all rows.
 
@@ -102,9 +72,9 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         dataset: the split to score on.
     """
     runs = _runs(tree, options)
-    references = {run.name: _evaluate_checkpoints(run, dataset, options) for run in runs}
+    references = {run.name: evaluate_reference(run, dataset, options) for run in runs}
     for variant in options.variants:
-        _require_one_size([references[run.name] for run in runs if run.tree.variant == variant])
+        require_one_size([references[run.name] for run in runs if run.tree.variant == variant])
     rows = [
         _row(run, (backend, precision), dataset, options, references[run.name])
         for run in runs
@@ -148,63 +118,20 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
     )  # fmt: skip
 
 
-def _runs(tree: RunTree, options: CompareOptions) -> list[_Run]:
-    every = [_Run(tree.of_variant(variant), method) for variant in options.variants for method in options.methods]
-    return [run for run in every if run.tree.variant is None or run.tree.checkpoint(run.method).exists()]
-
-
-def _evaluate_checkpoints(run: _Run, dataset: SegmentationDataset, options: CompareOptions) -> _Reference:
-    reference = _Reference()
-    try:
-        paths, command = run.tree.seed_checkpoints(run.method), run.command
-        if not run.tree.checkpoint(run.method).exists():
-            raise Missing(f"no checkpoint '{run.tree.checkpoint(run.method)}': make it with `{command}`")
-        for path in paths:
-            sidecar = read_training_sidecar(sidecar_path(path), command)
-            if sidecar["classes"] != list(dataset.classes):
-                raise BadInput(
-                    f"'{path}' was trained on the classes {', '.join(sidecar['classes'])}; "
-                    f"dataset '{dataset.name}' has {', '.join(dataset.classes)} now: "
-                    f"put back its classes, or train again with `{command}`"
-                )
-            if sidecar["seed"] in reference.by_seed:
-                raise BadInput(
-                    f"'{path}' has the seed {sidecar['seed']}, which an earlier one of {run.name} has, expected each "
-                    "seed once: remove the copy"
-                )
-            title = f"{run.name} seed {sidecar['seed']}, torch"
-            reference.by_seed[sidecar["seed"]] = _evaluate("torch", path, dataset, options, title)
-            reference.sidecars.append(sidecar)
-    except KdbenchError as error:
-        reference.error = error
-    return reference
-
-
-def _evaluate(
-    backend_name: str, artifact: Path, dataset: SegmentationDataset, options: CompareOptions, title: str
-) -> Evaluation:
-    backend = load_backend(
-        backend_name, artifact, output=options.output, device=options.device, threads=options.threads
-    )
-    try:
-        with progress_bar(f"evaluate {title}", len(dataset)) as bar:
-            return evaluate(backend, dataset, keep_predictions=True, on_image=bar.advance)
-    finally:
-        backend.close()
-
-
-def _require_one_size(references: list[_Reference]) -> None:
-    sizes = {tuple(sidecar["size"]) for reference in references for sidecar in reference.sidecars}
-    if len(sizes) > 1:
-        raise RunFailed(f"methods were trained at different sizes {sorted(sizes)}: train them with the same --size")
+def _runs(tree: RunTree, options: CompareOptions) -> list[Run]:
+    imported = [method for method in options.methods if tree.is_import(method)]
+    trained = [method for method in options.methods if method not in imported]
+    every = [Run(tree.of_variant(variant), method) for variant in options.variants for method in trained]
+    kept = [run for run in every if run.tree.variant is None or run.tree.checkpoint(run.method).exists()]
+    return kept + [Run(tree.of_variant(None), method) for method in imported]
 
 
 def _row(
-    run: _Run,
+    run: Run,
     through: tuple[str, str],
     dataset: SegmentationDataset,
     options: CompareOptions,
-    reference: _Reference,
+    reference: Reference,
 ) -> Row:
     """Score one row.
 
@@ -214,27 +141,19 @@ def _row(
     backend, precision = through
     row = Row(
         method=run.method, variant=run.tree.variant, backend=backend, precision=precision, output=options.output,
-        status="ok", reference="torch",
+        status="ok", **reference.about_row(),
     )  # fmt: skip
     path = artifact_of(run.tree, run.method, backend, precision, options.output)
-    if reference.sidecars:
-        first = reference.sidecars[0]
-        network = Network.recorded(first)
-        row.params, row.student = first["params"], network.label
-        row.labelled = first.get("labelled_images", first["train_images"])
-        row.unlabelled = first.get("unlabelled_images", 0)
-        if reference.error is None:  # else the network may be none that can be built
-            row.gflops = count_gflops(network, len(first["classes"]), (first["size"][0], first["size"][1]))
     try:
         if (why_not := BACKENDS[backend].why_not(precision)) is not None:
             raise NoSuchPrecision(why_not)
-        if reference.error is not None:
-            raise reference.error
-        expected = next(iter(reference.by_seed.values()))
-        if backend == "torch":
+        if reference.imported is not None and runs_checkpoints(backend):
+            raise NoSuchPrecision(f"{run.method} was imported as an ONNX file: there is no checkpoint to load")
+        expected = reference.expected
+        if (backend, precision) == reference.through:
             result = expected
         else:
-            result = _evaluate(backend, path, dataset, options, f"{run.name}, {backend} {precision}")
+            result = evaluate_artifact(backend, path, dataset, options, f"{run.name}, {backend} {precision}")
         row.miou = result.miou
         row.miou_ci95 = miou_interval(result.confusions)
         row.miou_loss = miou_loss(expected.confusions, result.confusions, row.reference_row)
@@ -304,7 +223,7 @@ def _add_latency(
             bar.advance(len(group), backend)
 
 
-def _teacher(tree: RunTree, baseline: _Reference | None) -> Teacher | None:
+def _teacher(tree: RunTree, baseline: Reference | None) -> Teacher | None:
     """The teacher and its lead over the baseline's mean over all seeds; no lead without a baseline that was scored."""
     path = sidecar_path(tree.checkpoint("teacher"))
     if not path.exists():
@@ -319,7 +238,7 @@ def _teacher(tree: RunTree, baseline: _Reference | None) -> Teacher | None:
     )
 
 
-def _training(reference: _Reference) -> dict[str, Any]:
+def _training(reference: Reference) -> dict[str, Any]:
     first = reference.sidecars[0]
     return {
         "seeds": [s["seed"] for s in reference.sidecars],

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kdbench.backends.onnx_file import OnnxFile
+from kdbench.backends.onnx_layout import Reading
 from kdbench.comparison.parity import Parity, compare_outputs, drift
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.data.base import read_image
@@ -38,6 +39,7 @@ class ParityOptions:
         limit: images at most, evenly spread over what there is.
         size: (H, W) for files that leave them open.
         mean, std: of a float input, R, G and B of 0 to 1; None = by the metadata, or ImageNet's.
+        readings: of the reference and the candidate, in place of the three above; () = those for both.
     """
 
     tolerance: str | None = None
@@ -45,6 +47,7 @@ class ParityOptions:
     size: Size | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,12 @@ def open_files(paths: Sequence[Path], options: ParityOptions) -> list[OnnxFile]:
     """
     if options.tolerance is not None and options.tolerance not in PRECISIONS:
         raise BadInput(f"--tolerance: got '{options.tolerance}', expected one of {', '.join(PRECISIONS)}")
+    readings = options.readings or (Reading(options.size, options.mean, options.std),) * 2
+    # Two engines take turns in this process.
     return [
-        OnnxFile.open(
-            path, size=options.size, mean=options.mean, std=options.std,
-            threads=answer_threads(), spinning=False,  # two engines take turns in this process
-        )
-        for path in paths
-    ]  # fmt: skip
+        OnnxFile.open(path, reading, threads=answer_threads(), spinning=False)
+        for path, reading in zip(paths, readings, strict=True)
+    ]
 
 
 def compare_files(
@@ -110,8 +112,12 @@ def compare_files(
     finally:
         for file in files:
             file.close()
-    notes = tuple(file.assumption for file in files if file.assumption)
-    return FilesParity(result, tolerance, drift(result, tolerance, shown), notes)
+    return FilesParity(result, tolerance, drift(result, tolerance, shown), assumptions(files))
+
+
+def assumptions(files: Sequence[OnnxFile]) -> tuple[str, ...]:
+    """What was assumed about them, for a person to check."""
+    return tuple(file.assumption for file in files if file.assumption)
 
 
 def class_names(files: Sequence[OnnxFile], names: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -83,6 +83,8 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
             f"{comparison.teacher.params / 1e6:.2f}M parameters"
             + ("." if lead is None else f", {100 * lead:+.1f} points from the baseline's mean.")
         )
+    if imported := imported_line(comparison):
+        lines.append(imported)
     if computed := operators_line(comparison):
         lines.append(computed)
     lines += [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
@@ -106,6 +108,17 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
         f"improvements are means over the seeds {', '.join(map(str, seeds))}.",
         f"mIoU over seeds, mean ± standard error (torch): {'; '.join(means)}.",
     ]
+
+
+def imported_line(comparison: Comparison) -> str | None:
+    """Which rows are of imported files, and what that means; None without any."""
+    names = list(dict.fromkeys(row.run for row in comparison.rows if row.reference == "onnx fp32"))
+    if not names:
+        return None
+    return (
+        f'Imported: {", ".join(names)}. Their "= torch" is agreement with their own fp32 ONNX run; nothing is known of '
+        "their training, so no gain is claimed."
+    )
 
 
 def operators_line(comparison: Comparison) -> str | None:

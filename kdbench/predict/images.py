@@ -20,8 +20,9 @@ from PIL import Image
 
 from kdbench.backends import Backend, artifact_of, load_backend, runs_checkpoints
 from kdbench.backends.onnx_file import OnnxFile
+from kdbench.backends.onnx_layout import NOTHING_SAID, Reading
 from kdbench.data.base import IMAGE_SUFFIXES, Color, exif_orientation, read_image
-from kdbench.data.preprocessing import Size, resize_image, resize_label
+from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
 from kdbench.predict.overlay import blend, palette_image, shares, with_legend
 from kdbench.progress import progress_bar
@@ -87,16 +88,16 @@ def predictor_of(engine: Backend, artifact: Path, made_by: str) -> Predictor:
 
 
 @contextmanager
-def open_file_predictor(model: Path, size: Size | None = None) -> Iterator[Predictor]:
+def open_file_predictor(model: Path, reading: Reading = NOTHING_SAID) -> Iterator[Predictor]:
     """Load an ONNX file with nothing beside it: ours say what class ids mean, others get numbers and generated colours.
 
     Args:
-        size: (H, W) for a file that leaves them open.
+        reading: what the file does not say itself.
 
     Raises:
         BadInput: no ONNX file, or no segmentation of one image.
     """
-    engine = OnnxFile.open(model, size=size)
+    engine = OnnxFile.open(model, reading)
     try:
         classes = engine.about.get("classes") or [str(i) for i in range(engine.classes or 256)]
         palette = engine.about.get("palette") or generated_palette(len(classes))

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdbench.backends import BACKENDS
 from kdbench.data.normalisation import IMAGENET, Input
+from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS, PRECISIONS, companions, format_of
 from kdbench.methods.base import METHODS
@@ -33,6 +34,7 @@ class Artifact:
         input: how a float input is normalised.
         checkout: the source tree whose kdbench runs it.
         shown: the path as a person gave it, for messages and the report.
+        notes: what was assumed about it, for a person to check.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Artifact:
     shown: str
     checkout: Path = CHECKOUT
     input: Input = IMAGENET
+    notes: tuple[str, ...] = ()
 
     def spec(self) -> dict[str, Any]:
         """What ``worker.py`` needs to run it."""
@@ -76,8 +79,11 @@ class Filter:
         )  # fmt: skip
 
 
-def find_artifacts(path: Path, wanted: Filter) -> list[Artifact]:
+def find_artifacts(path: Path, wanted: Filter, size: Size | None = None) -> list[Artifact]:
     """What a path names: one file; or the artifacts in an export folder, a method's folder, or a tree of runs.
+
+    Args:
+        size: (H, W) of an .onnx file that leaves them open; nothing else has a choice.
 
     Raises:
         Missing, BadInput: there is none, or one that cannot be timed.
@@ -88,7 +94,10 @@ def find_artifacts(path: Path, wanted: Filter) -> list[Artifact]:
                 f"'{path}' is a file of numbers, expected an artifact (.onnx, an export, a checkpoint): stored "
                 "milliseconds are no baseline, both sides are measured in the same run"
             )
-        return [_file(path)]
+        found = [_file(path, size)]
+        if size is not None and size not in (found[0].shape[1:3], found[0].shape[2:4]):
+            raise BadInput(f"--size: got {size[0]}x{size[1]}, '{path}' takes {_shown(found[0])}: leave it out")
+        return found
     if not path.is_dir():
         raise Missing(
             f"'{path}' does not exist, expected an .onnx file, a checkpoint, an export folder or a runs folder"
@@ -127,9 +136,9 @@ def _backends_for(loads: str | None, wanted: Filter) -> list[str]:
     return [name for name in able if name in wanted.backends] if wanted.backends else able[:1]
 
 
-def _file(path: Path) -> Artifact:
+def _file(path: Path, size: Size | None) -> Artifact:
     if path.suffix == ".onnx":
-        return _onnx_file(path)
+        return _onnx_file(path, size)
     if (known := format_of(path)) is not None and (able := _backends_for(known.name, Filter())):
         return _export(path, "", known.name, able[0])
     if path.suffix == ".safetensors":
@@ -160,13 +169,15 @@ def _ours(path: Path, name: str, backend: str, output: str, sidecar: dict[str, A
     return Artifact(name, path, backend, output, shape, dtype, path.as_posix(), input=Input.recorded(sidecar))
 
 
-def _onnx_file(path: Path) -> Artifact:
+def _onnx_file(path: Path, size: Size | None) -> Artifact:
     import onnx
 
     from kdbench.backends.onnx_file import check_file
+    from kdbench.backends.onnx_metadata import read_metadata
 
     check_file(path)
-    graph = onnx.load(path, load_external_data=False).graph
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
     weights = {initializer.name for initializer in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -176,8 +187,19 @@ def _onnx_file(path: Path) -> Artifact:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     sides = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in tensor.shape.dim]
     # An open batch is one, other open sides are those of an image.
-    shape = tuple(side or (1 if index == 0 else UNNAMED_SIDES) for index, side in enumerate(sides))
-    return Artifact("", path, "onnx-file", None, shape, str(dtype), path.as_posix())
+    opened = iter(size or ())
+    shape = tuple(side or (1 if index == 0 else next(opened, UNNAMED_SIDES)) for index, side in enumerate(sides))
+    own = (read_metadata({entry.key: entry.value for entry in model.metadata_props}, path) or {}).get("normalisation")
+    notes = []
+    if 0 in sides[1:] and size is None:
+        notes.append(f"'{path}' leaves its size open: timed at {'x'.join(map(str, shape))} (--size)")
+    if str(dtype).startswith("float") and len(shape) == 4 and own is None:
+        notes.append(f"'{path}' does not say how images are normalised: it is fed with ImageNet's mean and deviation")
+    if len(graph.output) > 1:
+        names = ", ".join(f"'{value.name}'" for value in graph.output)
+        notes.append(f"'{path}' has {len(graph.output)} outputs, {names}: all are computed, the first is compared")
+    wanted = Input.recorded({"input": own} if own else {})
+    return Artifact("", path, "onnx-file", None, shape, str(dtype), path.as_posix(), input=wanted, notes=tuple(notes))
 
 
 def pair(

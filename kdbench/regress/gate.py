@@ -55,7 +55,7 @@ def run_gate(
             np.save(file, inputs)
             files.append(file)
             outputs = [outputs_of(side, settings, file) for side in (baseline, candidate)]
-            same, how_near = compare_outputs(*outputs)
+            same, how_near = compare_outputs(outputs[0], outputs[1], baseline.shape)
             name = baseline.name or baseline.path.stem
             if not same and not allow_different_outputs:
                 raise BadInput(

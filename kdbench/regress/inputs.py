@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.backends.onnx_layout import possible_axes
 from kdbench.data.base import read_image
 from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.data.preprocessing import normalise, resize_image
@@ -48,6 +49,21 @@ def make_inputs(
     return (np.moveaxis(normalised, 2, -1) if layout == "NHWC" else normalised), what
 
 
+def channels_of(output: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
+    """Where the classes of logits are; None where that is not certain, or there are no two.
+
+    Args:
+        output: its shape, batch first.
+        shape: of the image that it is of.
+    """
+    layout = _image_layout(shape)
+    if layout is None or len(output) != 4:
+        return None
+    size = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
+    found = [axis for axis, _ in possible_axes(output, size) if axis is not None]
+    return found[0] if len(found) == 1 and output[found[0]] > 1 else None
+
+
 def _image_layout(shape: tuple[int, ...]) -> str | None:
     if len(shape) != 4:
         return None
@@ -64,11 +80,16 @@ def _noise(shape: tuple[int, ...], dtype: str, seed: int) -> NDArray[np.generic]
     raise BadInput(f"the input is of type {dtype}, expected numbers")
 
 
-def compare_outputs(baseline: list[NDArray[np.generic]], candidate: list[NDArray[np.generic]]) -> tuple[bool, str]:
+def compare_outputs(
+    baseline: list[NDArray[np.generic]], candidate: list[NDArray[np.generic]], shape: tuple[int, ...] = ()
+) -> tuple[bool, str]:
     """Whether both sides compute the same thing, and how near they are.
 
     Class ids, and logits by their largest class, must agree on 99.9% of pixels, which is what kdbench asks of an
-    export in float32; anything else to 1% of the baseline's spread.
+    export in float32; anything else, and what may be logits of two layouts, to 1% of the baseline's spread.
+
+    Args:
+        shape: of the input, by whose height and width classes are found in an output.
     """
     shapes = {(a.shape, b.shape) for a, b in zip(baseline, candidate, strict=True) if a.shape != b.shape}
     if shapes:
@@ -77,8 +98,9 @@ def compare_outputs(baseline: list[NDArray[np.generic]], candidate: list[NDArray
     first, second = np.stack(baseline), np.stack(candidate)
     if first.dtype.kind == "f" and not (np.isfinite(first).all() and np.isfinite(second).all()):
         return False, "NaN or infinite numbers in the outputs"
-    if first.dtype.kind == "f" and first.ndim == 5 and first.shape[2] > 1:  # inputs x N x C x H x W
-        first, second = first.argmax(2), second.argmax(2)
+    axis = channels_of(first.shape[1:], shape) if first.dtype.kind == "f" else None
+    if axis is not None:
+        first, second = first.argmax(axis + 1), second.argmax(axis + 1)
     if first.dtype.kind in "iub":
         share = float((first == second).mean())
         return share >= 0.999, f"the same class on {100 * share:.3f}% of pixels"

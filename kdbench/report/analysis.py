@@ -97,20 +97,32 @@ def speed_sentences(comparison: Comparison) -> list[str]:
     ]
 
 
+def is_imported(row: Row) -> bool:
+    return row.reference == "onnx fp32"
+
+
 def agreement_sentences(comparison: Comparison) -> list[str]:
     """Whether exports are still the same model, by precision."""
     sentences = []
     exported = [row for row in comparison.rows if row.status == "ok" and not runs_checkpoints(row.backend)]
-    for precision in dict.fromkeys(row.precision for row in exported):
-        rows = [row for row in exported if row.precision == precision and row.agreement_with_torch is not None]
+    for imported, precision in dict.fromkeys((is_imported(row), row.precision) for row in exported):
+        rows = [
+            row for row in exported
+            if (is_imported(row), row.precision) == (imported, precision) and row.agreement_with_torch is not None
+        ]  # fmt: skip
         if not rows:
             continue
         worst = min(rows, key=lambda row: row.agreement_with_torch or 0.0)
-        torch = {row.run: row.miou for row in comparison.rows if row.backend == "torch" and row.miou is not None}
+        reference = ("onnx", "fp32") if imported else ("torch", "fp32")
+        torch = {
+            row.run: row.miou for row in comparison.rows
+            if (row.backend, row.precision) == reference and row.miou is not None
+        }  # fmt: skip
         changes = [100 * (row.miou - torch[row.run]) for row in rows if row.miou is not None and row.run in torch]
         change = f"; mIoU changes by {min(changes):+.2f} to {max(changes):+.2f} points" if changes else ""
+        whose = "of an imported file gives its own fp32 run's" if imported else "that ran gives PyTorch's"
         sentences.append(
-            f"In {precision}, every export that ran gives PyTorch's class to at least "
+            f"In {precision}, every export {whose} class to at least "
             f"{100 * (worst.agreement_with_torch or 0.0):.3f}% of pixels ({worst.backend}, "
             f"{title_of(worst.method)}){change}."
         )

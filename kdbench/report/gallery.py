@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdbench.backends import load_backend
+from kdbench.backends import load_backend, reference_of
 from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import SegmentationDataset
 from kdbench.data.base import Color
@@ -48,7 +48,7 @@ class Picture:
 
 
 def make_gallery(tree: RunTree, methods: tuple[str, ...], dataset: SegmentationDataset, count: int) -> list[Picture]:
-    """Run every method's checkpoint over the split and keep the ``count`` images of most disagreement.
+    """Run every method or imported file over the split and keep the ``count`` images of most disagreement.
 
     Args:
         methods: runs: methods, those of variants as "variant/method".
@@ -60,7 +60,7 @@ def make_gallery(tree: RunTree, methods: tuple[str, ...], dataset: SegmentationD
     with progress_bar("gallery", len(methods) * len(dataset)) as bar:
         for method in methods:
             own = tree.of_variant(method.rpartition("/")[0] or None)
-            backend = load_backend("torch", own.checkpoint(method_in(method)), output="mask")
+            backend = load_backend(*reference_of(own, method_in(method)), output="mask")
             class_maps[method] = []
             for index in range(len(dataset)):
                 sample = dataset[index]

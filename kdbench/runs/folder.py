@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.runs.files import sha256
+from kdbench.runs.files import read_json, sha256
+
+IMPORTED = "imported.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,26 @@ class RunFolder:
     @property
     def exports(self) -> Path:
         return self.path / "exports"
+
+    @property
+    def imported(self) -> Path:
+        """What ``kdbench import`` says of the file that lies here in place of a checkpoint."""
+        return self.path / IMPORTED
+
+    @property
+    def description(self) -> Path:
+        """What the model here says of itself: an imported file's, else the checkpoint's training."""
+        return self.imported if self.imported.is_file() else self.sidecar
+
+    def origin_sha256(self) -> str | None:
+        """The hash of what exports are made from; None where that does not lie here.
+
+        A checkpoint itself is hashed: its sidecar may be missing, or not fit it, on the machine that only runs exports.
+        """
+        if self.imported.is_file():
+            found = read_json(self.imported, "kdbench import").get("sha256")
+            return None if found is None else str(found)
+        return sha256(self.checkpoint) if self.checkpoint.exists() else None
 
     def finished(self, made_by: str) -> dict[str, Any] | None:
         """The sidecar of the training that was finished here; None where there is none, or it is not at its end.

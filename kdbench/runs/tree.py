@@ -12,7 +12,7 @@ from kdbench.data.open import DATASETS
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS
 from kdbench.methods.base import METHODS
-from kdbench.runs.folder import RunFolder
+from kdbench.runs.folder import IMPORTED, RunFolder
 from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked of this module
 
 USUAL = "usual"
@@ -78,6 +78,17 @@ class RunTree:
         """The method's checkpoint, then those of further seeds (seed-<n>/student.safetensors): existing ones."""
         return [folder.checkpoint for folder in self.folders(method) if folder.checkpoint.exists()]
 
+    def imported(self, name: str) -> Path:
+        """What ``kdbench import`` says of the file that it took in under a name."""
+        return RunFolder(self.root / name).imported
+
+    def imports(self) -> tuple[str, ...]:
+        """Names of the imported files of the dataset."""
+        return tuple(sorted(path.parent.name for path in self.root.glob(f"*/{IMPORTED}")))
+
+    def is_import(self, method: str) -> bool:
+        return method not in METHODS and self.imported(method).is_file()
+
     @property
     def comparison(self) -> Path:
         """What ``kdbench compare`` writes unless it is told where; .txt, .md and .csv lie beside it."""
@@ -126,7 +137,7 @@ class RunTree:
                 known = ", ".join([USUAL, *(name for name in tree.variants() if name)])
                 raise BadInput(f"--variant: got '{variant:.80}', expected one of {known}")
             return tree.of_variant(variant)
-        students = [path for at in (".", "*=*") for path in _sidecars(tree.root, at) if path.stem == "student"]
+        students = [path for at in (".", "*=*") for path in _sidecars(tree.root, at) if path.stem != "teacher"]
         folder = max(students, key=lambda p: p.stat().st_mtime).parent.parent if students else tree.root
         if folder == tree.root:
             return tree
@@ -135,9 +146,16 @@ class RunTree:
 
 
 def _sidecars(root: Path, at: str) -> list[Path]:
-    """Sidecars of trained models in the method folders below ``root``/``at``."""
+    """Sidecars of trained and imported models in the folders below ``root``/``at``."""
     names = ("student", "teacher")
-    return [path for m in METHODS.names() for name in names for path in root.glob(f"{at}/{m}/{name}.json")]
+    found = [path for m in METHODS.names() for name in names for path in root.glob(f"{at}/{m}/{name}.json")]
+    return [*found, *root.glob(f"{at}/*/{IMPORTED}")]
+
+
+def imports_below(folder: Path) -> tuple[str, ...]:
+    """Names of the imported files in a name's folder, a dataset's, or a tree of runs."""
+    found = {path.absolute().parent.name for at in ("", "*/", "*/*/") for path in folder.glob(f"{at}{IMPORTED}")}
+    return tuple(sorted(found))
 
 
 def run_name(variant: str | None, method: str) -> str:
