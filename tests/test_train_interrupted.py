@@ -304,7 +304,10 @@ def test_a_recipe_with_odd_values_is_one_line(kdbench, folder_dataset, tmp_path,
         (["--seeds", "0,00"], "--seeds: got '0,00', expected different whole numbers"),
         (["--seeds", "99999999999999999999"], "expected different whole numbers below 2^31"),
         (["--size", "99999999999x64"], "--size: got '99999999999x64'"),
-        (["--weights", "w.pth"], "--weights: got 'w.pth', but they are the teacher's start: add teacher to --method"),
+        (
+            ["--weights", "w.pth"],
+            "--teacher-weights: got 'w.pth', but they are the teacher's start: add teacher to --method",
+        ),
     ],
 )
 def test_odd_flags_are_one_line(baseline, tmp_path, flags, message):

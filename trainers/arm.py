@@ -105,6 +105,8 @@ class Arm:
             raise
         except Exception as error:  # torch.load raises whatever the unpickler meets in a broken file
             text = " ".join(str(error).split())[:200]
+            if "weights_only" in text:  # torch's advice is to switch off what keeps a file from running code
+                text = "it holds other things than tensors and numbers"
             raise BadInput(f"--resume: '{self.state_file}' is corrupt ({text}): train without --resume") from error
 
     def _expect(self, what: str, changed: list[str]) -> None:

@@ -68,15 +68,14 @@ def say_start(model: SegmentationModel, filled: Filled | None, dataset: Segmenta
     if not is_main():
         return
     if filled is not None:
-        print(f"kdbench: {filled.line('student')}", file=sys.stderr)
+        print(filled.line("student"))
     elif dataset.photographs:
         names = model.published()
         flag = f"--student-weights {next(iter(names))}" if names else "--student-weights FILE"
         print(
-            "kdbench: the student starts from scratch: ImageNet weights usually add more than distillation does (on "
-            "CamVid's test split, a student with them has twelve points of mIoU more than the built-in one from "
-            f"scratch): {flag} takes them",
-            file=sys.stderr,
+            "The student starts from scratch: ImageNet weights usually add more than distillation does (on CamVid's "
+            "test split, a student with them has twelve points of mIoU more than the built-in one from scratch): "
+            f"{flag} takes them"
         )
 
 

@@ -174,7 +174,7 @@ def train_students(
             arms = []
             for method in group:
                 student, filled = new_student(network, len(data.train.classes), seeded)
-                if not said:
+                if not said and not job.resume:
                     say_start(student, filled, data.train)
                     said = True
                 student_about = {**about, **student_fields(network, student, filled)}
@@ -227,7 +227,7 @@ def train_the_teacher(job: TrainingJob, network: Network, about: dict[str, Any],
         into = job.recipe.teacher.weights_into
         filled = load_weights(model, network.label, job.weights, "--teacher-weights", into)
         if is_main():
-            print(f"kdbench: {filled.line('teacher')}", file=sys.stderr)
+            print(filled.line("teacher"))
     complete = filled is not None and filled.complete
     arm_state = job.tree.folder("teacher").state
     if complete:
