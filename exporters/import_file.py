@@ -35,6 +35,7 @@ from kdbench.comparison.readings import (
 )
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.errors import BadInput, RunFailed
+from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment, git_revision
 from kdbench.methods.base import METHODS
@@ -56,6 +57,7 @@ class ImportOptions:
         reading: what a person says of it.
         overwrite: replace what was imported under that name before, with its exports.
         data_root: the dataset's folder, for the commands after this one.
+        limit_s: seconds that the file may take in all.
         on_readings: shown the readings that were scored, best first, before one of them is taken.
     """
 
@@ -63,6 +65,7 @@ class ImportOptions:
     reading: Reading = NOTHING_SAID
     overwrite: bool = False
     data_root: Path | None = None
+    limit_s: float = LIMIT_S
     on_readings: Callable[[list[Scored]], None] = lambda scored: None
 
 
@@ -111,7 +114,7 @@ def import_file(path: Path, tree: RunTree, split: SegmentationDataset, options: 
     samples = spread(split, PARITY_IMAGES)
     classes = len(split.classes)
     reading = replace(options.reading, classes=classes, only_output=True)
-    file = OnnxFile.open(path, reading, threads=answer_threads(), spinning=False)
+    file = OnnxFile.open(path, reading, threads=answer_threads(), spinning=False, limit_s=options.limit_s)
     try:
         require_classes(file, path, split, spread(split, IMAGES))
         assumed, scored = settle_input(file, path, spread(split, IMAGES), reading, options)

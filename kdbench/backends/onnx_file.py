@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.backends.apart import SessionApart
 from kdbench.backends.base import Backend
 from kdbench.backends.onnx_layout import NOTHING_SAID, Output, Reading, default_threshold, read_output
 from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.backends.onnx_runtime import open_session
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import MAX_SIDE, Size, normalise, resize_image
-from kdbench.errors import BadInput, RunFailed
+from kdbench.errors import BadInput, KdbenchError, RunFailed
 
 INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 GIT_LFS = b"version https://git-lfs"
@@ -59,21 +60,36 @@ class OnnxFile(Backend):
         return cls.open(artifact, Reading(size=size), threads=threads)
 
     @classmethod
-    def open(cls, path: Path, reading: Reading = NOTHING_SAID, *, threads: int = 0, spinning: bool = True) -> OnnxFile:
+    def open(
+        cls,
+        path: Path,
+        reading: Reading = NOTHING_SAID,
+        *,
+        threads: int = 0,
+        spinning: bool = True,
+        limit_s: float | None = None,
+    ) -> OnnxFile:
         """Open a file and try it on two images.
 
         Args:
             reading: what the file does not say itself.
             threads, spinning: see ``onnx_runtime.configure``.
+            limit_s: run it in a process of its own, which may take so many seconds in all; None = in this one.
 
         Raises:
             BadInput: no ONNX file, or one that is no segmentation of one image; the message says what is in the way.
+            RunFailed: it hangs or crashes in a process of its own.
         """
         check_file(path)
-        session, details = open_session(path, threads=threads, spinning=spinning)
         backend = cls()
-        backend._session, backend._path = session, path
-        backend.about = read_metadata(session.get_modelmeta().custom_metadata_map, path) or {}
+        backend._path = path
+        if limit_s is None:
+            backend._session, details = open_session(path, threads=threads, spinning=spinning)
+            metadata = backend._session.get_modelmeta().custom_metadata_map
+        else:
+            backend._session = SessionApart(path, threads=threads, spinning=spinning, limit_s=limit_s)
+            metadata, details = backend._session.metadata, backend._session.details
+        backend.about = read_metadata(metadata, path) or {}
         backend._read_input(reading.size)
         assumed = backend._read_normalisation(reading)
         assumed += backend._read_output(reading)
@@ -194,6 +210,8 @@ class OnnxFile(Backend):
     def _run(self, batch: NDArray[Any], names: list[str] | None) -> list[NDArray[Any]]:
         try:
             return [np.asarray(result) for result in self._session.run(names, {self.image_input: batch})]
+        except KdbenchError:
+            raise
         except Exception as error:  # ONNX Runtime's exception classes have no stable names
             raise BadInput(f"'{self._path}' does not run on a {batch.shape} image ({first_line(error)})") from error
 
@@ -203,6 +221,8 @@ class OnnxFile(Backend):
         return result if self.output == "mask" else result.argmax(0).astype(np.uint8)
 
     def close(self) -> None:
+        if isinstance(self._session, SessionApart):
+            self._session.close()
         del self._session
 
 

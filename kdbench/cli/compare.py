@@ -17,6 +17,7 @@ from kdbench.cli.options import (
     Device,
     OutputOption,
     Runs,
+    Timeout,
     check_writable,
     choose,
     choose_device,
@@ -28,6 +29,7 @@ from kdbench.cli.options import (
 )
 from kdbench.errors import BadInput
 from kdbench.formats import PRECISIONS
+from kdbench.machine.apart import LIMIT_S
 from kdbench.methods.base import student_methods
 from kdbench.runs.files import read_json
 from kdbench.runs.tree import USUAL, RunTree
@@ -48,6 +50,7 @@ def compare(
     variant: Annotated[
         str, typer.Option(help="Of the trainings, as student=student_lite0 or usual: several with commas, or all.")
     ] = "all",
+    timeout: Timeout = LIMIT_S,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Timed calls per row.", min=10)] = 100,
@@ -61,7 +64,7 @@ def compare(
       kdbench compare --backend onnx,openvino --precision fp32,int8
     """
     tree = RunTree.find(runs, dataset, USUAL)
-    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant)
+    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant, timeout)
     run_compare(tree, flags, json_file, data_root)
 
 
@@ -77,6 +80,7 @@ class CompareFlags:
     threads: int = 0
     rounds: int = 100
     variant: str = "all"
+    timeout: float = LIMIT_S
 
 
 def chosen_variants(tree: RunTree, text: str) -> tuple[str | None, ...]:
@@ -120,6 +124,7 @@ def run_compare(
     variants = chosen_variants(tree, flags.variant)
     options = CompareOptions(
         variants=variants,
+        limit_s=flags.timeout,
         methods=chosen_methods(tree, flags.method, variants),
         backends=choose("--backend", flags.backend, BACKENDS.names(), usual_backends()),
         precisions=choose("--precision", flags.precision, PRECISIONS, PRECISIONS),

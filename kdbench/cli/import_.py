@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdbench.cli.app import app
-from kdbench.cli.options import JsonFile, Runs, json_result
+from kdbench.cli.options import JsonFile, Runs, Timeout, json_result
 from kdbench.cli.reading import Bgr, FileSize, Mean, OutputLayout, OutputName, Range, Std, Threshold, make_reading
+from kdbench.machine.apart import LIMIT_S
 from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def import_file(
         bool, typer.Option("--overwrite", help="Replace what has that name, and its exports.")
     ] = False,
     runs: Runs = Path("runs"),
+    timeout: Timeout = LIMIT_S,
     json_file: JsonFile = None,
 ) -> None:
     """Take in an ONNX file from elsewhere, to be exported, compared and shipped beside what was trained here.
@@ -60,7 +62,7 @@ def import_file(
     tree = RunTree(runs, dataset)
     with json_result(json_file) as document:
         split = open_dataset(dataset, "val", data_root)
-        taken = run(file, tree, split, ImportOptions(name, reading, overwrite, data_root, print_readings))
+        taken = run(file, tree, split, ImportOptions(name, reading, overwrite, data_root, timeout, print_readings))
         document.update(**taken.sidecar, parity=taken.parity.as_json())
         print("\n".join(lines(taken)))
         print(f"written: {', '.join(path.as_posix() for path in taken.written)}")

@@ -24,6 +24,9 @@ Variant = Annotated[
     str | None,
     typer.Option(help="What differs, as student=student_lite0, or usual. Default: what was trained last."),
 ]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds that an artifact may take, before its row is failed.", min=1, max=1e6)
+]
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's folder. Default: where it was at training.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonFile = Annotated[

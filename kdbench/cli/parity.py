@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.cli.app import app
-from kdbench.cli.options import JsonFile, json_result
+from kdbench.cli.options import JsonFile, Timeout, json_result
 from kdbench.cli.reading import make_reading
 from kdbench.errors import BadInput, RunFailed
+from kdbench.machine.apart import LIMIT_S
 
 if TYPE_CHECKING:
     from kdbench.backends.onnx_layout import Reading
@@ -41,6 +42,7 @@ def parity(
     output_layout: Annotated[list[str] | None, typer.Option(help="NCHW or NHWC of an output, as --mean.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Of a one-channel output, as --mean.")] = None,
     tolerance: Annotated[str | None, typer.Option(help="fp32, fp16 or int8. Default: by the files' metadata.")] = None,
+    timeout: Timeout = LIMIT_S,
     json_file: JsonFile = None,
 ) -> None:
     """Tell whether two ONNX files are still the same segmentation model, on real images.
@@ -60,7 +62,7 @@ def parity(
         "mean": mean, "std": std, "range": range_, "space": space, "output_name": output_name,
         "output_layout": output_layout, "threshold": threshold,
     }  # fmt: skip
-    options = ParityOptions(tolerance, limit, readings=two_readings(size, flags))
+    options = ParityOptions(tolerance, limit, readings=two_readings(size, flags), limit_s=timeout)
     with json_result(json_file) as document:
         files = open_files((reference, candidate), options)
         about = files[0].about or files[1].about

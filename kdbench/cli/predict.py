@@ -12,9 +12,20 @@ import typer
 
 from kdbench.backends import BACKENDS, reference_of
 from kdbench.cli.app import app
-from kdbench.cli.options import Dataset, Device, JsonFile, Runs, Variant, choose_device, deployable, json_result
+from kdbench.cli.options import (
+    Dataset,
+    Device,
+    JsonFile,
+    Runs,
+    Timeout,
+    Variant,
+    choose_device,
+    deployable,
+    json_result,
+)
 from kdbench.cli.reading import Bgr, FileSize, Mean, OutputLayout, OutputName, Range, Std, Threshold, make_reading
 from kdbench.errors import BadInput
+from kdbench.machine.apart import LIMIT_S
 from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
@@ -44,6 +55,7 @@ def predict(
     runs: Runs = Path("runs"),
     variant: Variant = None,
     device: Device = "auto",
+    timeout: Timeout = LIMIT_S,
     json_file: JsonFile = None,
 ) -> None:
     """Segment images or a video: NAME-mask.png (class ids, dataset's colours) and NAME-overlay.png with a legend.
@@ -69,7 +81,7 @@ def predict(
     }  # fmt: skip
     if model is not None:
         folder = output_dir or model.parent / "predictions" / model.stem
-        run_predict(open_file_predictor(model, make_reading(**flags)), paths, video, folder, json_file)
+        run_predict(open_file_predictor(model, make_reading(**flags), timeout), paths, video, folder, json_file)
         return
     assert method is not None
     for flag, value in flags.items():

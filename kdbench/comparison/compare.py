@@ -33,6 +33,7 @@ from kdbench.errors import (
     RunFailed,
 )
 from kdbench.formats import companions
+from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.environment import environment
 from kdbench.models.network import Network
 from kdbench.progress import progress_bar
@@ -51,6 +52,7 @@ class CompareOptions:
         methods: of the usual training; of a variant, those of them that were trained.
         recipe_defaults: a recipe's fields and their defaults: what was done before a field existed.
         variants: to compare beside each other; None among them is the usual training.
+        limit_s: seconds that an imported file may take to score, and any artifact to time.
     """
 
     methods: tuple[str, ...]
@@ -62,6 +64,7 @@ class CompareOptions:
     rounds: int
     recipe_defaults: dict[str, Any]
     variants: tuple[str | None, ...] = (None,)
+    limit_s: float = LIMIT_S
 
 
 def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions) -> Comparison:
@@ -153,7 +156,9 @@ def _row(
         if (backend, precision) == reference.through:
             result = expected
         else:
-            result = evaluate_artifact(backend, path, dataset, options, f"{run.name}, {backend} {precision}")
+            title = f"{run.name}, {backend} {precision}"
+            foreign = run.tree.is_import(run.method)
+            result = evaluate_artifact(backend, path, dataset, options, title, apart=foreign)
         row.miou = result.miou
         row.miou_ci95 = miou_interval(result.confusions)
         row.miou_loss = miou_loss(expected.confusions, result.confusions, row.reference_row)
@@ -210,16 +215,22 @@ def _add_latency(
                 for name, row in group.items()
             ]  # fmt: skip
             usual = size == next(iter(sizes.values()))
+            kept = tree.latency(backend if usual else f"{backend}-{size[0]}x{size[1]}")
             try:
                 measured = measure(
                     cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-                    keep_json=tree.latency(backend if usual else f"{backend}-{size[0]}x{size[1]}"),
+                    limit_s=options.limit_s, keep_json=kept,
                 )  # fmt: skip
-                for name, row in group.items():
-                    row.latency = measured[name]
             except RunFailed as error:
+                measured = {}
                 for row in group.values():
                     row.status, row.reason = "failed", str(error)
+            for name, row in group.items():
+                found = measured.get(name)
+                if isinstance(found, RunFailed):
+                    row.status, row.reason = "failed", str(found)
+                elif found is not None:
+                    row.latency = found
             bar.advance(len(group), backend)
 
 

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from kdbench.comparison.results import Latency
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
+from kdbench.machine.apart import LIMIT_S
 from kdbench.runs.files import write_text
 
 BEYOND = 5
@@ -54,8 +56,11 @@ def measure(
     threads: int,
     rounds: int,
     keep_json: Path,
-) -> dict[str, Latency]:
-    """Time every case of one backend: case name → latency.
+    limit_s: float = LIMIT_S,
+) -> dict[str, Latency | RunFailed]:
+    """Time every case of one backend: case name → latency, or why it has none.
+
+    Where their process hangs or crashes, each case is timed in one of its own, so that none costs the others theirs.
 
     Args:
         cases: all of one backend.
@@ -63,10 +68,47 @@ def measure(
         device, threads: see ``load_backend``.
         rounds: timed calls per case.
         keep_json: where pytest-benchmark's own JSON goes, with every round.
+        limit_s: seconds for each case.
 
     Raises:
-        RunFailed: the process failed; its last line says why.
+        RunFailed: the only process failed; its last line says why.
     """
+    try:
+        report = _timed(cases, images, device=device, threads=threads, rounds=rounds, limit_s=limit_s)
+    except RunFailed:
+        if len(cases) == 1:
+            raise
+        return _one_by_one(cases, images, device=device, threads=threads, rounds=rounds, limit_s=limit_s)
+    write_text(keep_json, json.dumps(report, indent=1) + "\n")
+    return _summaries(report)
+
+
+def _one_by_one(
+    cases: list[LatencyCase], images: list[NDArray[np.uint8]], **how: Any
+) -> dict[str, Latency | RunFailed]:
+    found: dict[str, Latency | RunFailed] = {}
+    for case in cases:
+        try:
+            found |= _summaries(_timed([case], images, **how))
+        except RunFailed as error:
+            found[case.name] = error
+    return found
+
+
+def _summaries(report: dict[str, Any]) -> dict[str, Latency | RunFailed]:
+    return {b["extra_info"]["case"]: summarise(np.array(b["stats"]["data"]) * 1e3) for b in report["benchmarks"]}
+
+
+def _timed(
+    cases: list[LatencyCase],
+    images: list[NDArray[np.uint8]],
+    *,
+    device: str,
+    threads: int,
+    rounds: int,
+    limit_s: float,
+) -> dict[str, Any]:
+    """pytest-benchmark's report of all cases in one process."""
     suite = importlib.util.find_spec("benchmarks.test_latency")
     if suite is None or suite.origin is None:
         raise RunFailed("the latency suite benchmarks/test_latency.py is not installed: install kdbench again")
@@ -93,12 +135,20 @@ def measure(
         environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # pytest-benchmark measures nothing where it takes itself for one of pytest-xdist's workers.
         environment.pop("PYTEST_XDIST_WORKER", None)
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, errors="replace")
+        limit = limit_s * len(cases)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment, errors="replace", timeout=limit
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RunFailed(
+                f"latency of {cases[0].backend}: no answer within {limit:g} s: give it more with --timeout, or ask for "
+                "fewer --rounds"
+            ) from error
         if done.returncode != 0 or not raw.exists():
             raise RunFailed(f"latency of {cases[0].backend}: the benchmark process failed: {_why(done)}")
-        report = json.loads(raw.read_text(encoding="utf-8"))
-    write_text(keep_json, json.dumps(report, indent=1) + "\n")
-    return {b["extra_info"]["case"]: summarise(np.array(b["stats"]["data"]) * 1e3) for b in report["benchmarks"]}
+        found: dict[str, Any] = json.loads(raw.read_text(encoding="utf-8"))
+    return found
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:

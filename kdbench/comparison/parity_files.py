@@ -40,6 +40,7 @@ class ParityOptions:
         size: (H, W) for files that leave them open.
         mean, std: of a float input, R, G and B of 0 to 1; None = by the metadata, or ImageNet's.
         readings: of the reference and the candidate, in place of the three above; () = those for both.
+        limit_s: run each file in a process of its own, which may take so many seconds; None = in this one.
     """
 
     tolerance: str | None = None
@@ -48,6 +49,7 @@ class ParityOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     readings: tuple[Reading, ...] = ()
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def open_files(paths: Sequence[Path], options: ParityOptions) -> list[OnnxFile]:
     readings = options.readings or (Reading(options.size, options.mean, options.std),) * 2
     # Two engines take turns in this process.
     return [
-        OnnxFile.open(path, reading, threads=answer_threads(), spinning=False)
+        OnnxFile.open(path, reading, threads=answer_threads(), spinning=False, limit_s=options.limit_s)
         for path, reading in zip(paths, readings, strict=True)
     ]
 

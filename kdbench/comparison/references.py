@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kdbench.backends import load_backend
+from kdbench.backends.apart import BackendApart
+from kdbench.backends.base import Backend
 from kdbench.backends.load import reference_of
 from kdbench.comparison.evaluate import Evaluation, evaluate
 from kdbench.data import SegmentationDataset
@@ -29,6 +31,8 @@ class Through(Protocol):
     def device(self) -> str: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def limit_s(self) -> float: ...
 
 
 class Run(NamedTuple):
@@ -125,7 +129,7 @@ def _evaluate_import(run: Run, dataset: SegmentationDataset, options: Through, r
     )
     backend, _ = reference_of(run.tree, run.method)
     artifact = run.tree.export(run.method, *reference.through, options.output)
-    reference.own = evaluate_artifact(backend, artifact, dataset, options, f"{run.name}, {backend} fp32")
+    reference.own = evaluate_artifact(backend, artifact, dataset, options, f"{run.name}, {backend} fp32", apart=True)
 
 
 def _evaluate_checkpoints(run: Run, dataset: SegmentationDataset, options: Through, reference: Reference) -> None:
@@ -154,12 +158,24 @@ def _require_classes(classes: list[str], dataset: SegmentationDataset, what: str
 
 
 def evaluate_artifact(
-    backend_name: str, artifact: Path, dataset: SegmentationDataset, options: Through, title: str
+    backend_name: str,
+    artifact: Path,
+    dataset: SegmentationDataset,
+    options: Through,
+    title: str,
+    apart: bool = False,
 ) -> Evaluation:
-    """One pass over the split through a backend, with its predictions."""
-    backend = load_backend(
-        backend_name, artifact, output=options.output, device=options.device, threads=options.threads
-    )
+    """One pass over the split through a backend, with its predictions.
+
+    Args:
+        apart: in a process of its own, with a time limit: of a file from elsewhere.
+    """
+    how = {"output": options.output, "device": options.device, "threads": options.threads}
+    backend: Backend
+    if apart:
+        backend = BackendApart(backend_name, artifact, how, options.limit_s)
+    else:
+        backend = load_backend(backend_name, artifact, **how)  # type: ignore[arg-type]
     try:
         with progress_bar(f"evaluate {title}", len(dataset)) as bar:
             return evaluate(backend, dataset, keep_predictions=True, on_image=bar.advance)

@@ -88,16 +88,19 @@ def predictor_of(engine: Backend, artifact: Path, made_by: str) -> Predictor:
 
 
 @contextmanager
-def open_file_predictor(model: Path, reading: Reading = NOTHING_SAID) -> Iterator[Predictor]:
+def open_file_predictor(
+    model: Path, reading: Reading = NOTHING_SAID, limit_s: float | None = None
+) -> Iterator[Predictor]:
     """Load an ONNX file with nothing beside it: ours say what class ids mean, others get numbers and generated colours.
 
     Args:
         reading: what the file does not say itself.
+        limit_s: see ``OnnxFile.open``.
 
     Raises:
-        BadInput: no ONNX file, or no segmentation of one image.
+        BadInput: no ONNX file, or no segmentation of one image. RunFailed: it hangs or crashes.
     """
-    engine = OnnxFile.open(model, reading)
+    engine = OnnxFile.open(model, reading, limit_s=limit_s)
     try:
         classes = engine.about.get("classes") or [str(i) for i in range(engine.classes or 256)]
         palette = engine.about.get("palette") or generated_palette(len(classes))

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -30,6 +31,8 @@ sample are timed several at once."""
 WARMUP_WINDOW, WARMUP_AGREEMENT, WARMUP_CAP = 3, 0.05, 4
 """Calls per window of the warm-up; adjacent windows' medians must agree within this share; windows at most."""
 
+BEYOND_BUDGET_S = 60.0
+"""What a process may take beyond the whole budget for one answer, before it is taken to hang."""
 MANY_BLOCKS = 24
 """Blocks that a budget should hold: what processes differ in averages out over blocks alone."""
 
@@ -70,6 +73,7 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment,
         )  # fmt: skip
         self._handle = psutil.Process(self._process.pid)
+        self._limit_s = settings.budget_s + BEYOND_BUDGET_S
 
     def started(self) -> Start:
         """Wait until it is loaded, and suspend it."""
@@ -90,9 +94,22 @@ class Worker:
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        hangs = threading.Event()
+
+        def end() -> None:
+            hangs.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._limit_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
         if not line:
-            raise RunFailed(f"'{self.artifact.shown}' cannot be timed: {self._why()}")
+            why = f"it gave no answer within {self._limit_s:g} s" if hangs.is_set() else self._why()
+            raise RunFailed(f"'{self.artifact.shown}' cannot be timed: {why}")
         return json.loads(line)
 
     def _why(self) -> str:
