@@ -1,7 +1,7 @@
 """kdbench: fair benchmarks and proven exports for distilled segmentation models.
 
-``kdbench.open_dataset``, ``load``, ``evaluate``, ``parity``, ``gate``, ``open_predictor``, ``predict_images`` and
-``compare`` are the public API; see ``docs/python-api.md``.
+``kdbench.open_dataset``, ``load``, ``evaluate``, ``parity``, ``gate``, ``open_predictor``, ``predict_images``,
+``compare`` and ``trust_code`` are the public API; see ``docs/python-api.md``.
 
 They are imported when they are asked for, and heavy packages (torch, onnxruntime, tensorrt) where they are used, so
 that ``import kdbench`` and ``kdbench --help`` stay fast.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         open_predictor,
         parity,
         predict_images,
+        trust_code,
     )
     from kdbench.comparison.parity_files import ParityOptions
 
@@ -36,6 +37,7 @@ __all__ = [
     "open_predictor",
     "parity",
     "predict_images",
+    "trust_code",
 ]
 
 

@@ -31,8 +31,18 @@ PathLike = str | os.PathLike[str]
 
 __all__ = [
     "KdbenchError", "compare", "evaluate", "gate", "load", "open_dataset", "open_predictor", "parity",
-    "predict_images",
+    "predict_images", "trust_code",
 ]  # fmt: skip
+
+
+def trust_code() -> None:
+    """Agree that checkpoints may import the Python files that built their networks, which you have read.
+
+    As ``--trust-code`` of the commands; it holds until the process ends, and in those that it starts.
+    """
+    from kdbench.models.code import trust_all
+
+    trust_all()
 
 
 def open_dataset(name: str, split: str = "val", root: PathLike | None = None) -> SegmentationDataset:
@@ -61,7 +71,6 @@ def load(
     size: tuple[int, int] | None = None,
     device: str = "cpu",
     threads: int = 0,
-    trust_code: bool = False,
 ) -> Backend:
     """Load a model: ``prepare(image)`` makes its input, ``infer(batch)`` runs it, ``close()`` frees it.
 
@@ -74,7 +83,6 @@ def load(
         size: (H, W), for a checkpoint or an .onnx file that leaves them open; None = its own.
         device: "cpu" or "cuda".
         threads: CPU threads; 0 = one per core.
-        trust_code: import the Python file that built a checkpoint's network, which you have read.
 
     Raises:
         Missing, BadInput: no such file, or a broken one.
@@ -83,12 +91,9 @@ def load(
     from kdbench.backends import load_backend
     from kdbench.backends.onnx_file import OnnxFile
     from kdbench.backends.onnx_layout import Reading
-    from kdbench.models.code import trust_all
     from kdbench.regress.artifact import Filter, find_artifacts
 
     path = Path(artifact)
-    if trust_code:
-        trust_all()
     if not path.is_file():
         raise Missing(f"'{path}' is no file, expected an .onnx file, a checkpoint or an engine: check the path")
     if backend is None:
@@ -255,7 +260,6 @@ def compare(
     backends: Sequence[str] = ("torch", "onnx"),
     precisions: Sequence[str] = ("fp32",),
     rounds: int = 100,
-    trust_code: bool = False,
 ) -> Comparison:
     """Score and time what ``kdbench train`` and ``kdbench export`` made: every method through every backend.
 
@@ -264,7 +268,6 @@ def compare(
         dataset: whose runs; None = the one trained last.
         methods: None = those that were trained.
         rounds: timed calls per row.
-        trust_code: import the Python files that built networks of one's own, which you have read.
 
     Returns:
         ``rows``, each with ``status``, ``miou`` (a fraction), ``latency`` (milliseconds) and ``artifact``; and
@@ -279,11 +282,8 @@ def compare(
     from kdbench.comparison.compare import compare as run
     from kdbench.formats import PRECISIONS
     from kdbench.methods.base import student_methods
-    from kdbench.models.code import trust_all
     from kdbench.runs.tree import USUAL, RunTree
 
-    if trust_code:
-        trust_all()
     tree = RunTree.find(Path(runs), dataset, USUAL)
     variants = tuple(tree.trained_variants()) or (None,)
     trees = [tree.of_variant(variant) for variant in variants]

@@ -46,7 +46,7 @@ class _Session:
 
 
 class SessionApart:
-    """As ``onnxruntime.InferenceSession``, as far as ``OnnxFile`` asks.
+    """As ONNX Runtime's own session, as far as ``OnnxFile`` asks.
 
     Raises:
         BadInput: ONNX Runtime cannot load the file. RunFailed: it hangs or crashes.
