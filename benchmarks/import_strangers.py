@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdbench.data.base import SegmentationDataset
 from kdbench.data.normalisation import IMAGENET, MEAN, STD, Input
 from kdbench.data.preprocessing import Size
+from kdbench.torchvision_compat import torchvision  # before smp and transformers, which import it by themselves
 from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.recipe import Recipe
@@ -59,8 +60,6 @@ class Stranger:
 
 
 def lraspp(classes: int) -> nn.Module:
-    from kdbench.torchvision_compat import torchvision
-
     network: nn.Module = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=classes
     )
@@ -68,8 +67,6 @@ def lraspp(classes: int) -> nn.Module:
 
 
 def deeplab(classes: int) -> nn.Module:
-    from kdbench.torchvision_compat import torchvision
-
     network: nn.Module = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=classes, aux_loss=True
     )
