@@ -27,7 +27,7 @@ SIGNATURES = {
     "parity": "(reference, candidate, on, options=None)",
     "predict_images": "(artifact, images, folder)",
     "trust_code": "()",
-    "ParityOptions": "(tolerance=None, limit=100, size=None, mean=None, std=None, readings=())",
+    "ParityOptions": "(tolerance=None, limit=100, size=None, mean=None, std=None, readings=(), limit_s=None)",
 }
 """A change here is a change for everybody who has written a script: say it in CHANGELOG.md."""
 
