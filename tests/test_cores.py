@@ -15,6 +15,7 @@ from PIL import Image
 from exporters import export_job, quantise, to_onnx
 from exporters.proven_export import prove
 from exporters.quantise import few_threads, quantise_for_onnxruntime
+from kdbench.backends.apart import SessionApart, _Session
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.machine import cores
 from kdbench.machine.cores import answer_threads, quota, usable_cores
@@ -146,14 +147,28 @@ def test_the_class_of_options_is_put_back_after_an_error():
     assert onnxruntime.SessionOptions is before
 
 
-def test_the_two_engines_of_kdbench_parity_sleep_in_turn(tmp_path, sessions, kdbench, monkeypatch):
+def test_the_two_engines_of_kdbench_parity_sleep_in_turn(tmp_path, kdbench, monkeypatch):
+    asked = []
+
+    class Recorded(SessionApart):
+        def __init__(self, path, **options):
+            asked.append((options["threads"], options["spinning"]))
+            super().__init__(path, **options)
+
     monkeypatch.setattr("kdbench.comparison.parity_files.answer_threads", lambda: 3)
+    monkeypatch.setattr("kdbench.backends.onnx_file.SessionApart", Recorded)
     for name in ("a", "b"):
         nchw_logits(tmp_path / f"{name}.onnx")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "x.png")
     done = kdbench("parity", tmp_path / "a.onnx", tmp_path / "b.onnx", "--images", tmp_path / "x.png")
     assert done.code == 0, done.err
-    assert sessions == [(3, "0"), (3, "0")]
+    assert asked == [(3, False), (3, False)]
+
+
+def test_a_session_apart_is_configured_as_it_was_asked(tmp_path, sessions):
+    served = _Session(nchw_logits(tmp_path / "a.onnx"), threads=3, spinning=False)
+    assert [value.name for value in served.about()["outputs"]]
+    assert sessions == [(3, "0")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the log of a C++ library is not captured there")

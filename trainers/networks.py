@@ -11,6 +11,7 @@ import torch
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput
 from kdbench.methods.base import METHODS
+from kdbench.models.foreign import ForeignModel
 from kdbench.models.network import LEVELS, Code, Network
 from kdbench.models.registry import build_model, shared_levels, tried
 from kdbench.models.segmentation import SegmentationModel
@@ -80,7 +81,7 @@ def say_start(model: SegmentationModel, filled: Filled | None, dataset: Segmenta
 
 
 def say_levels(methods: tuple[str, ...], recipe: Recipe, model: SegmentationModel, teacher: SegmentationModel) -> None:
-    """One line where feature distillation lacks a level of one side.
+    """Which modules of a network from elsewhere feature distillation reads, and which level one side lacks.
 
     Raises:
         BadInput: there is no level at all that both have.
@@ -91,6 +92,11 @@ def say_levels(methods: tuple[str, ...], recipe: Recipe, model: SegmentationMode
         if any(term.adapted and getattr(recipe, term.weight.name) for term in METHODS[method].terms)
     ]
     shared = shared_levels(model.tap_channels, teacher.tap_channels)
+    if adapted and is_main():
+        for who, network in (("student", model), ("teacher", teacher)):
+            if isinstance(network, ForeignModel):
+                taps = ", ".join(f"{tap.module} (stride {tap.stride})" for tap in network.tap_modules.values())
+                print(f"{who}: feature maps are read at {taps or 'no module'}")
     if not adapted or shared == LEVELS:
         return
     told = f"the student has feature maps at {_strides(model)}, the teacher at {_strides(teacher)}"

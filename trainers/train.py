@@ -181,7 +181,8 @@ def train_students(
                 if needs_teacher(method):
                     assert teaching is not None
                     student_about["teacher"] = teaching.sidecar
-                    say_levels((method,), seeded, student, teaching.model)
+                    if seed == job.seeds[0]:
+                        say_levels((method,), seeded, student, teaching.model)
                 folder = student_folder(job, method, seed)
                 arms.append(make_arm(method, student, folder.checkpoint, student_about, batches, teacher))
             run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{more}")
