@@ -65,8 +65,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         for tap in report["taps"]
     ]
     return [
-        f"{Network.recorded(report).label}, {report['classes']} classes, input {height} x {width}, "
-        f"{told['space']} from 0 to {told['range']}, mean {told['mean']}, std {told['std']}",
+        f"{Network.recorded(report).label}, {report['classes']} classes, input {height} x {width}",
+        f"images: {told['space']} from 0 to {told['range']}, mean {told['mean']}, std {told['std']}",
         "",
         f"{'stage':<22}{'parameters':>12}{'':>8}{'GFLOP':>10}",
         *(row(stage["name"], stage["params"], stage["gflops"]) for stage in report["stages"]),

@@ -19,7 +19,7 @@ from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.files import SCHEMA_VERSION
 
 
-def describe(network: Network, classes: int, size: Size) -> dict[str, Any]:
+def describe(network: Network | str, classes: int, size: Size) -> dict[str, Any]:
     """Count one image of H x W = ``size`` through a network.
 
     FLOPs are those that torch's FlopCounterMode counts, convolutions and matrix products, a multiply-add as two; what
@@ -33,6 +33,7 @@ def describe(network: Network, classes: int, size: Size) -> dict[str, Any]:
     Raises:
         BadInput: no such architecture, or it does not take images of that size.
     """
+    network = Network(network) if isinstance(network, str) else network
     network = tried(network, classes, size, "network")
     model = cheaply_built(network, classes).eval()
     image = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
