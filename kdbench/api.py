@@ -39,6 +39,9 @@ def trust_code() -> None:
     """Agree that checkpoints may import the Python files that built their networks, which you have read.
 
     As ``--trust-code`` of the commands; it holds until the process ends, and in those that it starts.
+
+    Raises:
+        Nothing: a file that has changed since its training is refused where it would be imported.
     """
     from kdbench.models.code import trust_all
 

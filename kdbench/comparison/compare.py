@@ -211,7 +211,8 @@ def _add_latency(
             images = [resize_image(dataset[i].image, size) for i in range(min(TIMED_IMAGES, len(dataset)))]
             cases = [
                 LatencyCase(name, backend, str(artifact_of(tree.of_variant(row.variant), row.method, backend,
-                            row.precision, row.output)), row.output, size if runs_checkpoints(backend) else None)
+                            row.precision, row.output)), row.output, size if runs_checkpoints(backend) else None,
+                            limit_s=options.limit_s)
                 for name, row in group.items()
             ]  # fmt: skip
             usual = size == next(iter(sizes.values()))
@@ -219,7 +220,7 @@ def _add_latency(
             try:
                 measured = measure(
                     cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-                    limit_s=options.limit_s, keep_json=kept,
+                    keep_json=kept,
                 )  # fmt: skip
             except RunFailed as error:
                 measured = {}

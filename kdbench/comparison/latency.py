@@ -38,7 +38,7 @@ UNSTABLE_HALVES, UNSTABLE_INTERVAL, UNSTABLE_STEAL = 0.05, 0.025, 0.02
 
 @dataclass(frozen=True)
 class LatencyCase:
-    """One artifact to time; ``name`` is unique among the cases of a process."""
+    """One artifact to time; ``name`` is unique among the cases of a process, and it may take ``limit_s`` seconds."""
 
     name: str
     backend: str
@@ -46,6 +46,7 @@ class LatencyCase:
     output: str
     size: Size | None
     batch: int = 1
+    limit_s: float = LIMIT_S
 
 
 def measure(
@@ -56,7 +57,6 @@ def measure(
     threads: int,
     rounds: int,
     keep_json: Path,
-    limit_s: float = LIMIT_S,
 ) -> dict[str, Latency | RunFailed]:
     """Time every case of one backend: case name → latency, or why it has none.
 
@@ -68,17 +68,16 @@ def measure(
         device, threads: see ``load_backend``.
         rounds: timed calls per case.
         keep_json: where pytest-benchmark's own JSON goes, with every round.
-        limit_s: seconds for each case.
 
     Raises:
         RunFailed: the only process failed; its last line says why.
     """
     try:
-        report = _timed(cases, images, device=device, threads=threads, rounds=rounds, limit_s=limit_s)
+        report = _timed(cases, images, device=device, threads=threads, rounds=rounds)
     except RunFailed:
         if len(cases) == 1:
             raise
-        return _one_by_one(cases, images, device=device, threads=threads, rounds=rounds, limit_s=limit_s)
+        return _one_by_one(cases, images, device=device, threads=threads, rounds=rounds)
     write_text(keep_json, json.dumps(report, indent=1) + "\n")
     return _summaries(report)
 
@@ -106,7 +105,6 @@ def _timed(
     device: str,
     threads: int,
     rounds: int,
-    limit_s: float,
 ) -> dict[str, Any]:
     """pytest-benchmark's report of all cases in one process."""
     suite = importlib.util.find_spec("benchmarks.test_latency")
@@ -135,7 +133,7 @@ def _timed(
         environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # pytest-benchmark measures nothing where it takes itself for one of pytest-xdist's workers.
         environment.pop("PYTEST_XDIST_WORKER", None)
-        limit = limit_s * len(cases)
+        limit = sum(case.limit_s for case in cases)
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, env=environment, errors="replace", timeout=limit

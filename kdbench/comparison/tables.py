@@ -197,6 +197,8 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", *(f"{line}\n" for line in footnotes(comparison, reasons))]).rstrip() + "\n"
 
 
+LATER = ("variant", "student", "labelled", "unlabelled", "reference")
+"""Fields that rows did not always have: the last columns of the CSV, where any row has them."""
 IN_JSON_ALONE = ("miou_ci95", "miou_loss", "iou_per_class", "engine")
 """Fields of a row that are no plain number or word."""
 
@@ -208,7 +210,9 @@ def as_csv(comparison: Comparison) -> str:
     """
     spread = {"latency": Latency.model_fields, "artifact": Artifact.model_fields}
     interval = {"ci95_ms": ("ci95_low_ms", "ci95_high_ms")}
-    kept = [field for field in Row.model_fields if field not in IN_JSON_ALONE]
+    fields = [field for field in Row.model_fields if field not in IN_JSON_ALONE]
+    later = [field for field in LATER if any(getattr(row, field) is not None for row in comparison.rows)]
+    kept = [*(field for field in fields if field not in LATER), *later]
     names = [name for field in kept for name in spread.get(field, (field,))]
     columns = [column for name in names for column in interval.get(name, (name,))]
     out = io.StringIO()
