@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from kdbench.data.decoding import exif_orientation as exif_orientation
+from kdbench.data.decoding import read_image as read_image
+from kdbench.data.decoding import read_mask as read_mask
 from kdbench.data.labels import IGNORE
 from kdbench.errors import BadInput
 
 Color = tuple[int, int, int]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -56,64 +56,6 @@ class SegmentationDataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to H x W x 3 RGB uint8, pixels as stored: an EXIF orientation is not applied.
-
-    Masks are drawn on stored pixels (VOC, most tools), and turning the image alone would part it from its mask.
-
-    Raises:
-        BadInput: the file is missing, cut short, no image, over Pillow's size limit, or has 16 or 32 bits a channel.
-    """
-    with _decoding("image", path), Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):  # conversion would clip everything over 255 to white
-            raise BadInput(f"image '{path}' has mode {image.mode}, expected 8 bits a channel: save it with 8 bits")
-        image.info.pop("transparency", None)  # dropped, as alpha is; Pillow would warn about it in palette files
-        return np.asarray(image.convert("RGB"))
-
-
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Decode a mask file to H x W class ids as stored: of a palette image its indices, not its colours.
-
-    Raises:
-        BadInput: the file is missing, cut short, no image, lossy, or anything but one channel of at most 8 bits.
-    """
-    with _decoding("mask", path), Image.open(path) as image:
-        if image.mode not in ("L", "P", "1"):
-            deep = image.mode.startswith(("I", "F"))
-            fix = "save it with 8 bits" if deep else "convert the colours to class ids"
-            raise BadInput(f"mask '{path}' has mode {image.mode}, expected one 8-bit channel of class ids: {fix}")
-        if image.format == "JPEG":
-            raise BadInput(f"mask '{path}' is a JPEG, which alters class ids: make it again as PNG from its source")
-        # Pillow stretches 2 and 4 bit greyscale to 0 … 255, which for ids means multiples of 85 and 17.
-        stored = str(image.tile[0][3]) if image.tile else ""
-        step = 85 if "L;2" in stored else 17 if "L;4" in stored else 1
-        return np.asarray(image, dtype=np.uint8) // np.uint8(step)
-
-
-def exif_orientation(path: Path) -> int:
-    """The orientation tag of an image file, 1 to 8; 1 (upright) where there is none or it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            tag = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # damaged metadata raises anything; reading the pixels reports what matters
-        return 1
-    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
-
-
-@contextmanager
-def _decoding(item: str, path: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises on a damaged ``path`` into one line that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BadInput(f"{item} '{path}' does not exist: restore it, or take its partner out too") from error
-    except UnidentifiedImageError as error:  # its text is the path again
-        raise BadInput(f"{item} '{path}' is not an image file that can be read: replace or remove it") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Broken PNG chunks are a SyntaxError, broken palettes and sizes a ValueError, a huge claimed size a bomb.
-        raise BadInput(f"{item} '{path}' cannot be decoded ({error}): replace or remove it") from error
 
 
 class ImageMaskPairs(SegmentationDataset):
