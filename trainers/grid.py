@@ -27,6 +27,7 @@ class Grid(BaseModel):
 
     dataset: str = Field(description="as --dataset of kdbench train")
     data_root: Path | None = Field(None, description="as --data-root")
+    accept_data: bool = Field(False, description="as --accept-data")
     recipe: str | None = Field(None, description="as --recipe; None = the dataset's")
     methods: list[str] = Field(min_length=1, description="students; the teacher is trained when one needs it")
     seeds: list[int] = Field([0], min_length=1, description="all methods are trained with each")

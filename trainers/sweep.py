@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdbench.data import open_dataset
+from kdbench.data.check import require_sound
 from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
@@ -80,6 +81,8 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
     os.chdir(folder)
     sys.argv = command
     grid = run.grid
+    train_set, validation = (open_dataset(grid.dataset, split, grid.data_root) for split in ("train", "val"))
+    accepted = require_sound(train_set, validation, grid.accept_data)
     job = TrainingJob(
         tree=run.tree,
         # Seeds other than the job's own lie in folders of their own.
@@ -91,9 +94,13 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         device=torch.device(device),
         weights=None,
         resume=True,
-        about={"dataset": grid.dataset, "data_root": None if grid.data_root is None else grid.data_root.as_posix()},
+        about={
+            "dataset": grid.dataset,
+            "data_root": None if grid.data_root is None else grid.data_root.as_posix(),
+            **accepted,
+        },
     )
-    train(job, open_dataset(grid.dataset, "train", grid.data_root), open_dataset(grid.dataset, "val", grid.data_root))
+    train(job, train_set, validation)
 
 
 def import_ray() -> ModuleType:

@@ -33,21 +33,28 @@ def check(
     from rich.console import Console
 
     from kdbench.data import open_dataset
-    from kdbench.data.check import check_dataset, overlap, report_tables
+    from kdbench.data.check import check_splits, report_tables
+    from kdbench.data.faults import collected
 
-    train_set = open_dataset(dataset, "train", data_root, sbd=sbd, download=download)
-    validation = open_dataset(dataset, "val", data_root)
+    opened, problems = [], list[str]()
+    with collected() as faults:
+        for split, options in (("train", {"sbd": sbd, "download": download}), ("val", {})):
+            try:
+                opened.append(open_dataset(dataset, split, data_root, **options))
+            except BadInput as error:
+                problems.append(str(error))
+    if not opened:  # of two lines that say the same of both splits, the first
+        raise BadInput(problems[0])
     with json_result(json_file) as document:
         console = Console()
-        problems, warnings = overlap(train_set, validation), list[str]()
-        reports = [check_dataset(split) for split in (train_set, validation)]
-        for report in reports:
+        checked = check_splits(*opened)
+        problems = [*problems, *faults, *checked.problems]
+        for report in checked.reports:
             for table in report_tables(report):
                 console.print(table)
-            problems += report.problems
-            warnings += report.warnings
-        document.update(splits=[asdict(report) for report in reports], problems=problems, warnings=warnings)
-        for label, lines in (("warning", warnings), ("problem", problems)):
+        splits = [asdict(report) for report in checked.reports]
+        document.update(splits=splits, problems=problems, warnings=checked.warnings)
+        for label, lines in (("warning", checked.warnings), ("problem", problems)):
             for line in lines:
                 console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
         if problems:

@@ -83,6 +83,9 @@ def train(
     ] = None,
     sbd: Annotated[bool, typer.Option(help="{sbd}: train on the 10,582 images that SBD adds to.")] = False,
     download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="Train in spite of problems that a look at the data shows.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train the teacher, or students with and without it, under one budget.
@@ -121,7 +124,7 @@ def train(
             methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match,
             weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
-            deterministic=deterministic,
+            deterministic=deterministic, accept_data=accept_data,
         )  # fmt: skip
         document.update(models=run_training(RunTree(runs, dataset), flags, data_root))
 
@@ -156,6 +159,7 @@ class TrainFlags:
     download: bool = False
     keep_teacher: bool = False
     deterministic: bool = False
+    accept_data: bool = False
     go_on: str = GO_ON
 
 
@@ -164,6 +168,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     import torch
 
     from kdbench.data import open_dataset
+    from kdbench.data.check import require_sound
     from kdbench.data.preprocessing import parse_size
     from trainers.methods import needs_teacher
     from trainers.network_recipe import NO_WEIGHTS
@@ -200,6 +205,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         require_teacher_arch(tree, recipe.teacher.network)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
+    accepted = require_sound(train_set, validation, flags.accept_data)
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
     chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     job = TrainingJob(
@@ -212,7 +218,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         device=torch.device(choose_device(flags.device)),
         weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
-        about=about_data(tree, data_root, flags.sbd),
+        about={**about_data(tree, data_root, flags.sbd), **accepted},
         deterministic=flags.deterministic,
     )
     return execute(job, train_set, validation, flags.go_on)
@@ -225,6 +231,7 @@ def rerun(
     import torch
 
     from kdbench.data import open_dataset
+    from kdbench.data.check import require_sound
     from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
     from trainers.train import TrainingJob
@@ -237,6 +244,8 @@ def rerun(
     data_root = data_root or (Path(recorded) if recorded else None)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd)
     require_same_data(past, train_set)
+    validation = open_dataset(tree.dataset, "val", data_root)
+    accepted = require_sound(train_set, validation, accept="accepted_data" in past.sidecar)
     bring_teacher(past, tree)
     is_teacher = past.method == "teacher"
     job = TrainingJob(
@@ -249,12 +258,12 @@ def rerun(
         device=torch.device(choose_device(device)),
         weights=past.sidecar.get("weights"),
         resume=resume,
-        about=about_data(tree, data_root, sbd),
+        about={**about_data(tree, data_root, sbd), **accepted},
         deterministic=deterministic or past.sidecar.get("deterministic", False),
         time_matched=past.sidecar.get("time_matched"),
         code=Network.recorded(past.sidecar).code,
     )
-    models = execute(job, train_set, open_dataset(tree.dataset, "val", data_root))
+    models = execute(job, train_set, validation)
     for trained in models:
         print(verdict(past, Path(trained["checkpoint"])))
     return models
