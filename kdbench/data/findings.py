@@ -40,7 +40,6 @@ def problems_of(dataset: SegmentationDataset, reads: Sequence[Read], whole: bool
         lines.append(_coloured(dataset, coloured, len(reads)))
     return [
         *lines,
-        *_palettes(dataset, reads),
         *_too_little(dataset, reads),
         *_taken_for_ignored(dataset, reads, whole),
     ]
@@ -141,7 +140,8 @@ def _coloured(dataset: SegmentationDataset, coloured: Sequence[Read], read: int)
 def palettes_differ(reads: Iterable[Read]) -> list[str]:
     """One line where palette masks, of one split or of several, do not share a palette.
 
-    They are read by index, which is a class id only if each has the same colour everywhere. A program that turned colours into a palette file by file has numbered the colours anew in each.
+    They are read by index, which is a class id only if it has the same colour everywhere. A program that turned colours
+    into a palette file by file has numbered the colours anew in each.
     """
     first: dict[int, tuple[Color, Read]] = {}
     for read in reads:
