@@ -31,6 +31,7 @@ import torch
 
 from kdbench.data import open_dataset
 from kdbench.data.check import require_sound
+from kdbench.data.open import how_to_open, join_dataset
 from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
@@ -81,7 +82,8 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
     os.chdir(folder)
     sys.argv = command
     grid = run.grid
-    train_set, validation = (open_dataset(grid.dataset, split, grid.data_root) for split in ("train", "val"))
+    name = join_dataset(grid.dataset)
+    train_set, validation = (open_dataset(name, split, grid.data_root) for split in ("train", "val"))
     accepted = require_sound(train_set, validation, grid.accept_data)
     job = TrainingJob(
         tree=run.tree,
@@ -94,11 +96,7 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         device=torch.device(device),
         weights=None,
         resume=True,
-        about={
-            "dataset": grid.dataset,
-            "data_root": None if grid.data_root is None else grid.data_root.as_posix(),
-            **accepted,
-        },
+        about={**how_to_open(name, grid.data_root), **accepted},
     )
     train(job, train_set, validation)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kdbench.data.open import join_recorded
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS
@@ -82,6 +83,7 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     candidates = [tree.checkpoint(m) for m in (method, *METHODS.names()) if sidecar_path(tree.checkpoint(m)).exists()]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
     sidecar = read_json(sidecar_path(candidates[0] if candidates else tree.checkpoint(method)), command)
+    join_recorded(tree.dataset, sidecar)
     recorded = sidecar.get("data_root")
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
 

@@ -11,6 +11,7 @@ import typer
 
 from kdbench.cli.app import app
 from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result, trust_named
+from kdbench.data.open import how_to_open, join_dataset, join_recorded
 from kdbench.errors import BadInput
 from kdbench.methods.base import METHODS, all_methods, distilled_methods
 from kdbench.runs.files import read_json
@@ -111,6 +112,7 @@ def train(
         return
     if method is None:
         raise BadInput("--method: got none, expected what to train, for example --method all (or --from a sidecar)")
+    dataset = join_dataset(dataset)
     methods = choose("--method", method, METHODS.names(), all_methods())
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
@@ -238,6 +240,7 @@ def rerun(
 
     past = read_past_training(past_file)
     tree = RunTree(runs, past.sidecar["dataset"], past.sidecar.get("variant"))
+    join_recorded(tree.dataset, past.sidecar)
     check_runs(tree)
     require_new_place(past, tree)
     recorded, sbd = past.sidecar.get("data_root"), past.sidecar.get("sbd", False)
@@ -271,9 +274,8 @@ def rerun(
 
 def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
     """What a sidecar says of where the data are."""
-    root = None if data_root is None else data_root.as_posix()
     variant = {} if tree.variant is None else {"variant": tree.variant}
-    return {"dataset": tree.dataset, **variant, "data_root": root, **({"sbd": True} if sbd else {})}
+    return {**how_to_open(tree.dataset, data_root), **variant, **({"sbd": True} if sbd else {})}
 
 
 def variant_name(dataset: str, recipe: Recipe) -> str | None:
