@@ -213,4 +213,5 @@ def open_declared(spec: DatasetFile, name: str, folder: Path, root: Path | None,
     """
     from kdbench.data.listing import open_listed
 
-    return open_listed(spec, name, folder / spec.root if root is None else root, split)
+    own = folder / spec.root
+    return open_listed(spec, name, root or (own.resolve() if ".." in own.parts else own), split)
