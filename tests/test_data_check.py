@@ -71,9 +71,7 @@ def test_every_broken_file_is_named_and_the_rest_is_counted(root):
     assert report.images == 6
     assert sum(report.sizes.values()) == 3
     assert len(report.problems) == 3
-    for line, parts in zip(
-        report.problems, (("f.png", "5x8", "4x8"), (str(cut),), ("1 of 6 masks hold 9,", "e.png")), strict=True
-    ):
+    for line, parts in zip(report.problems, (("f.png", "5x8", "4x8"), (str(cut),), ("e.png", "[9]")), strict=True):
         assert "\n" not in line
         assert all(part in line for part in parts)
 

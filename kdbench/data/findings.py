@@ -28,14 +28,19 @@ def problems_of(dataset: SegmentationDataset, reads: Sequence[Read], whole: bool
     Args:
         whole: ``reads`` are all of the split, not a sample of it.
     """
-    unknown = [(read, read.problem) for read in reads if isinstance(read.problem, UnknownValues)]
+    unknown = [read for read in reads if isinstance(read.problem, UnknownValues)]
     coloured = [read for read in reads if isinstance(read.problem, ColouredMask)]
     others = [str(r.problem) for r in reads if r.problem and not isinstance(r.problem, UnknownValues | ColouredMask)]
+    # The only mask of its kind says itself what is wrong with it.
+    for faults in (unknown, coloured):
+        if len(faults) == 1:
+            others.append(str(faults[0].problem))
+            faults.clear()
     lines = others[:NAMED]
     if len(others) > NAMED:
         lines.append(f"{dataset.split}: {len(others) - NAMED} more files cannot be read")
     if unknown:
-        lines.append(_unknown_values(dataset, [problem for _, problem in unknown], len(reads)))
+        lines.append(_unknown_values(dataset, unknown, len(reads)))
     if coloured:
         lines.append(_coloured(dataset, coloured, len(reads)))
     return [
@@ -86,8 +91,9 @@ def _absent(dataset: SegmentationDataset, reads: Sequence[Read]) -> list[str]:
     return [name for index, name in enumerate(dataset.classes) if pixels[index] == 0]
 
 
-def _unknown_values(dataset: SegmentationDataset, faults: Sequence[UnknownValues], read: int) -> str:
+def _unknown_values(dataset: SegmentationDataset, reads: Sequence[Read], read: int) -> str:
     """One line of all masks with values that are no class, and what these look like."""
+    faults = [read.problem for read in reads if isinstance(read.problem, UnknownValues)]
     counts = Counter(value for fault in faults for value in fault.unknown)
     seen = sorted({value for fault in faults for value in fault.seen}, key=str)
     shown = listed(f"{value} (in {count})" if len(counts) > 1 else value for value, count in counts.most_common())
@@ -131,9 +137,11 @@ def _coloured(dataset: SegmentationDataset, coloured: Sequence[Read], read: int)
     shares = listed(f"{colour} {count / total:.1%}" for colour, count in pixels.most_common(4))
     more = f" and {len(pixels) - 4} more" if len(pixels) > 4 else ""
     example = pixels.most_common(1)[0][0] if pixels else "#804080"
+    first = str(coloured[0].problem).split(" has ")[0]
     return (
-        f"{dataset.split}: {len(coloured)} of {read} masks are coloured, expected class ids: {shares}{more}: name each "
-        f"class's colour in classes.txt, as '{short(dataset.classes[0])} {example}', or in a dataset file; {DESCRIBE}"
+        f"{dataset.split}: {len(coloured)} of {read} masks are coloured, expected class ids: {shares}{more} (first "
+        f"{first}): name each class's colour in classes.txt, as '{short(dataset.classes[0])} {example}', or in a "
+        f"dataset file; {DESCRIBE}"
     )
 
 
