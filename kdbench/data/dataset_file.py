@@ -114,7 +114,7 @@ class DatasetFile(BaseModel):
                 if value in owner:
                     problems.append(f"{key}: got {short(value)}, which is in {owner[value]} too: leave one out")
                 owner[value] = key
-        if not any(values for _, values in entries):
+        if self.labels == "masks" and not any(values for _, values in entries):
             problems.append("classes: got no value, expected some of each class")
         if self.unmasked is not None and self.unmasked not in self.classes:
             names = short(", ".join(self.classes))
