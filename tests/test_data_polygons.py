@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
@@ -15,9 +14,7 @@ from test_dataset_file import write
 from kdbench.data import open_dataset
 from kdbench.errors import Missing
 
-needs_pycocotools = pytest.mark.skipif(
-    importlib.util.find_spec("pycocotools") is None, reason="needs pycocotools (kdbench[polygons])"
-)
+needs_pycocotools = pytest.mark.needs("pycocotools")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 HEIGHT, WIDTH = 8, 10
 
