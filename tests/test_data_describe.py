@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_data_findings import COLOURS, own_palette, plain, scene
 from test_data_files import refused
+from test_data_findings import COLOURS, own_palette, plain, scene
 from test_dataset_file import forget as forget
 
 from kdbench.data import open_dataset
