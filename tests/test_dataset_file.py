@@ -153,6 +153,32 @@ def test_masks_beside_their_images(tmp_path):
     assert names(write(tmp_path, text), "train") == ["a0", "a1", "a2"]
 
 
+def test_folders_and_single_files_as_images(yard):
+    split = 'split = { val = ["frames/run3_*"] }\n'
+    head = HEAD.replace("frames/*.png", "frames").replace("labels/{stem}", "{folder}/../labels/{stem}")
+    file = write(yard, head.replace("{folder}", "frames/{folder}") + CLASSES + split)
+    assert len(open_dataset(file, "train")) == 20
+    some = HEAD.replace('"frames/*.png"', '["frames/run1_0.png", "frames/run3_0.png"]')
+    assert names(write(yard, some + CLASSES + split), "train") == ["run1_0"]
+
+
+def test_a_test_split_is_checked_too(yard, kdbench):
+    text = HEAD + CLASSES + 'group = "^([^_]+)_"\nsplit = { val = ["run2"], test = ["run3"] }\n'
+    save(yard / "labels" / "run3_4_L.png", ids(7))
+    done = kdbench("data", "check", "--dataset", write(yard, text))
+    assert done.code == 2
+    assert "run3_4_L.png' holds the values [7]" in done.out
+    assert "test image" in done.out  # every image of this test is the same
+
+
+def test_a_grid_takes_a_dataset_file(yard):
+    from trainers.grid import plan, read_grid
+
+    data = write(yard, HEAD + CLASSES + 'name = "garden"\nsplit = { val = 0.2 }\n')
+    sweep = plan(read_grid(Path(write(yard, f'dataset = "{data}"\nmethods = ["baseline"]\n', "grid.toml"))), yard)
+    assert sweep.runs[0].tree.root == yard / "garden"
+
+
 def test_a_list_of_pairs(yard):
     lines = [f"frames/run1_{i}.png, labels/run2_{i}_L.png" for i in range(4)]
     write(yard, "# image, mask\n" + "\n".join(lines), "pairs.csv")
@@ -207,11 +233,12 @@ def test_all_that_is_wrong_is_one_line(tmp_path):
         ('name = "camvid"\n' + HEAD + CLASSES + "split = { val = 0.1 }", ["name 'camvid' is a built-in dataset's"]),
         ('root = "nowhere"\n' + HEAD + CLASSES + "split = { val = 0.1 }", ["nowhere' is no folder"]),
         (HEAD.replace("frames", "photos") + CLASSES + "split = { val = 0.1 }", ["'photos/*.png' finds no image"]),
+        (HEAD.replace("frames", "/frames") + CLASSES + "split = { val = 0.1 }", ["images: got '/frames/*.png'"]),
         ("images = ", ["cannot be read as TOML"]),
     ],
 )
 def test_one_thing_wrong(tmp_path, text, parts):
-    refused(lambda: open_dataset(write(tmp_path, text), "val"), tmp_path if "name" not in text else "dataset", *parts)
+    refused(lambda: open_dataset(write(tmp_path, text), "val"), "dataset", *parts)
 
 
 def test_no_such_file(tmp_path):

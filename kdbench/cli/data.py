@@ -35,10 +35,12 @@ def check(
     from kdbench.data import open_dataset
     from kdbench.data.check import check_splits, report_tables
     from kdbench.data.faults import collected
+    from kdbench.data.open import DATASETS, join_dataset
 
     opened, problems = [], list[str]()
     with collected() as faults:
-        for split, options in (("train", {"sbd": sbd, "download": download}), ("val", {})):
+        for split in DATASETS[join_dataset(dataset)].splits:
+            options = {"sbd": sbd, "download": download} if split == "train" else {}
             try:
                 opened.append(open_dataset(dataset, split, data_root, **options))
             except BadInput as error:

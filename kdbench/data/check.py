@@ -26,7 +26,7 @@ from kdbench.data.base import ImageMaskPairs, SegmentationDataset
 from kdbench.data.faults import short
 from kdbench.data.findings import palettes_differ, problems_of, warnings_of
 from kdbench.data.labels import IGNORE
-from kdbench.data.leakage import copies, near_duplicates, overlap, shared_groups
+from kdbench.data.leakage import copied_line, copies, near_duplicates, overlap, shared_groups
 from kdbench.data.reading import Read, read_split
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
@@ -84,17 +84,16 @@ def check_dataset(dataset: SegmentationDataset) -> DatasetReport:
 
 
 def check_splits(*datasets: SegmentationDataset) -> Checked:
-    """Read every sample of the splits that opened, and compare train with val."""
+    """Read every sample of the splits that opened, and compare train with the others."""
     reads = {dataset.split: read_split(dataset, range(len(dataset))) for dataset in datasets}
-    by_split = {dataset.split: dataset for dataset in datasets}
     reports = tuple(_report(dataset, reads[dataset.split]) for dataset in datasets)
     problems, warnings = palettes_differ(read for of_split in reads.values() for read in of_split), list[str]()
-    if "train" in by_split and "val" in by_split:
-        train, val = by_split["train"], by_split["val"]
-        problems += overlap(train, val)
-        warnings += shared_groups(train, val)
+    trains = [dataset for dataset in datasets if dataset.split == "train"]
+    for train, other in [(train, other) for train in trains for other in datasets if other is not train]:
+        problems += overlap(train, other)
+        warnings += shared_groups(train, other)
         if isinstance(train, ImageMaskPairs) and not train.groups:
-            warnings += near_duplicates(reads["train"], reads["val"])
+            warnings += near_duplicates(reads["train"], reads[other.split], other.split)
     for report in reports:
         problems += report.problems
         warnings += report.warnings
@@ -118,10 +117,7 @@ def check_sample(train: SegmentationDataset, val: SegmentationDataset) -> Checke
         sizes = {path.stat().st_size for path in looked_at}
         same = [path for path in known if path.stat().st_size in sizes]
         if len(same) <= SAMPLE:  # files without compression are all of one size
-            problems += [
-                f"val image '{path}' is byte for byte the train image '{twin}': remove it from one split"
-                for path, twin in copies(same, looked_at)
-            ]
+            problems += [copied_line(val, path, twin) for path, twin in copies(same, looked_at)]
     problems += palettes_differ(palettes)
     return Checked((), tuple(problems), (*warnings, *shared_groups(train, val)))
 

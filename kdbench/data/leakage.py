@@ -32,15 +32,19 @@ def overlap(train: SegmentationDataset, val: SegmentationDataset) -> list[str]:
     lines, copied = [], set[str]()
     for path, twin in copies(train_files, val_files):
         copied.add(path.stem)
-        lines.append(f"val image '{path}' is byte for byte the train image '{twin}': remove it from one split")
+        lines.append(copied_line(val, path, twin))
     stems = {path.stem: path for path in train_files}
     alike = [path for path in val_files if path.stem in stems and path.stem not in copied]
     if alike and len(stems) == len(train_files):  # in several folders, names repeat
         lines.append(
-            f"val image '{alike[0]}' has the name of the train image '{stems[alike[0].stem]}' ({len(alike)} such "
-            "names): remove it from one split, or rename it if it is another image"
+            f"{val.split} image '{alike[0]}' has the name of the train image '{stems[alike[0].stem]}' ({len(alike)} "
+            "such names): remove it from one split, or rename it if it is another image"
         )
     return lines
+
+
+def copied_line(val: SegmentationDataset, path: Path, twin: Path) -> str:
+    return f"{val.split} image '{path}' is byte for byte the train image '{twin}': remove it from one split"
 
 
 def copies(train: Sequence[Path], val: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -67,13 +71,14 @@ def shared_groups(train: SegmentationDataset, val: SegmentationDataset) -> list[
         return []
     frames = sum(val.group_of(index) in shared for index in range(len(val)))
     return [
-        f"{len(shared)} of {len(val.groups)} recordings of val have frames in train too ({listed(shared)}; {frames} of "
-        f"{len(val)} val images): its scores say less of new scenes; a dataset file with group splits by recording"
+        f"{len(shared)} of {len(val.groups)} recordings of {val.split} have frames in train too ({listed(shared)}; "
+        f"{frames} of {len(val)} {val.split} images): its scores say less of new scenes; a dataset file "
+        "with group splits by recording"
     ]
 
 
-def near_duplicates(train: Sequence[Read], val: Sequence[Read]) -> list[str]:
-    """Validation images that look like a training image, with three examples; one line. No copies: ``overlap``'s."""
+def near_duplicates(train: Sequence[Read], val: Sequence[Read], split: str) -> list[str]:
+    """Images of ``split`` that look like a training image, with three examples; one line. No copies: ``overlap``'s."""
     ours, theirs = ([r for r in reads if r.thumbnail is not None] for reads in (val, train))
     if not ours or not theirs:
         return []
@@ -89,8 +94,8 @@ def near_duplicates(train: Sequence[Read], val: Sequence[Read]) -> list[str]:
         return []
     examples = "; ".join(f"'{ours}' and '{twin}'" for _, ours, twin in sorted(found, reverse=True)[:_EXAMPLES])
     return [
-        f"{len(found)} of {len(val)} val images look like a train image, as frames of one recording do ({examples}): "
-        "split by recording (group in a dataset file), or scores say less of new scenes"
+        f"{len(found)} of {len(val)} {split} images look like a train image, as frames of one recording do "
+        f"({examples}): split by recording (group in a dataset file), or scores say less of new scenes"
     ]
 
 

@@ -112,17 +112,23 @@ def _of_split(spec: DatasetFile, name: str, root: Path, split: str, declared: De
 def _list(spec: DatasetFile, name: str, root: Path, split: str, declared: Declared) -> list[Listed]:
     """Every image that ``images`` names, with its mask."""
     found: dict[Path, Path | None] = {}
-    for text in spec.images:
-        pattern = text.replace("{split}", split)
+    patterns = [text.replace("{split}", split) for text in spec.images]
+    patterns = [f"{text.rstrip('/')}/*" if (root / text).is_dir() else text for text in patterns]
+    for pattern in patterns:
         if pattern.endswith(LISTS):
             found.update(_listing(root / pattern, root, f"dataset '{name}': images"))
             continue
-        paths = root.glob(pattern) if _GLOB.search(pattern) else (root / pattern).glob("*")
+        try:
+            paths = list(root.glob(pattern))
+        except (ValueError, NotImplementedError) as error:  # "a**", "/a"
+            raise BadInput(
+                f"dataset '{name}': images: got '{short(pattern)}', expected a glob below root ({error}): mend it"
+            ) from error
         found.update(dict.fromkeys(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."))
     if not found:
-        shown = listed(text.replace("{split}", split) for text in spec.images)
+        shown = listed(patterns)
         raise BadInput(f"dataset '{name}': images: '{shown}' finds no image below '{root}': mend the path or root")
-    bases = [_base(text.replace("{split}", split)) for text in spec.images]
+    bases = [_base(pattern) for pattern in patterns]
     made = []
     for image, mask in found.items():
         relative = declared.relative(image)
