@@ -43,10 +43,11 @@ class Kind(Generic[T]):
         noun: for errors, as "method".
         flag: the command line's, as "--method".
         modules: that declare the built-in items when they are imported.
+        also: what else the flag takes, for errors.
     """
 
-    def __init__(self, noun: str, flag: str, modules: tuple[str, ...]) -> None:
-        self.noun, self.flag = noun, flag
+    def __init__(self, noun: str, flag: str, modules: tuple[str, ...], also: str = "") -> None:
+        self.noun, self.flag, self.also = noun, flag, also
         self._modules, self._items, self._loaded = modules, dict[str, T](), False
         self._module_of: dict[str, str] = {}
 
@@ -64,6 +65,11 @@ class Kind(Generic[T]):
         self._module_of[item.name] = sys._getframe(1).f_globals.get("__name__", "")
         return item
 
+    def replace(self, item: T) -> T:
+        """Declare an item in the place of the one of that name, where there is one."""
+        self._items.pop(item.name, None)
+        return self.add(item)
+
     def names(self) -> tuple[str, ...]:
         self._load()
         return tuple(self._sorted())
@@ -76,7 +82,8 @@ class Kind(Generic[T]):
         """
         self._load()
         if name not in self._items:
-            raise BadInput(f"{self.flag}: got '{name}', expected one of {', '.join(self._sorted())}")
+            known = ", ".join(self._sorted()) + (f", or {self.also}" if self.also else "")
+            raise BadInput(f"{self.flag}: got '{name:.80}', expected one of {known}")
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:

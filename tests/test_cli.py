@@ -68,7 +68,10 @@ def test_a_misspelt_dataset_lists_those_that_there_are(kdbench, tmp_path, comman
     done = kdbench(*command, *(() if command[0] == "data" else ("--runs", tmp_path)))
     assert done.code == 2
     (line,) = done.err.strip().splitlines()
-    assert re.match(r"kdbench: --dataset: got 'cityscape', expected one of (\w+, )*camvid(, \w+)*$", line)
+    assert re.match(
+        r"kdbench: --dataset: got 'cityscape', expected one of (\w+, )*camvid(, \w+)*, or the path of a dataset file \(.toml\)$",
+        line,
+    )
 
 
 def test_data_check_of_a_good_folder(kdbench, folder_dataset):
@@ -106,6 +109,7 @@ def test_training_on_a_bad_mask_names_file_and_values(kdbench, folder_dataset, t
     )  # fmt: skip
     assert done.code == 2
     assert "train3.png' holds the values [17, 99], expected 0 to 9" in done.err.splitlines()[-1]
+    assert "--accept-data" in done.err.splitlines()[-1]
 
 
 def test_runs_that_is_a_file_is_one_line(kdbench, tmp_path):

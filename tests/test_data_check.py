@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from kdbench.data import open_dataset
-from kdbench.data.check import check_dataset, overlap, report_tables
+from kdbench.data.check import check_dataset, check_splits, overlap, report_tables
 from kdbench.data.shapes import Shapes
 
 RNG = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_every_broken_file_is_named_and_the_rest_is_counted(root):
     assert report.images == 6
     assert sum(report.sizes.values()) == 3
     assert len(report.problems) == 3
-    for line, parts in zip(report.problems, (("e.png", "[9]"), ("f.png", "5x8", "4x8"), (str(cut),)), strict=True):
+    for line, parts in zip(report.problems, (("f.png", "5x8", "4x8"), (str(cut),), ("e.png", "[9]")), strict=True):
         assert "\n" not in line
         assert all(part in line for part in parts)
 
@@ -96,9 +96,12 @@ def test_class_without_pixels(root):
 def test_binary_masks_of_0_and_255(tmp_path):
     (tmp_path / "classes.txt").write_text("background\nroad\n")
     add(tmp_path, "train", "a", mask(0, 255))
-    (line,) = check(tmp_path).warnings
-    assert "'road'" in line
-    assert "write 1 for the second class" in line
+    add(tmp_path, "train", "b", mask(0, 255))
+    (line,) = check(tmp_path).problems
+    assert "no pixel is of class 'road', but 2 of 2 masks hold 255 (50.0% of all pixels)" in line
+    assert "write 1 for it" in line
+    assert '"road" = 255' in line
+    assert check(tmp_path).warnings == ()
 
 
 def test_mask_ignored_everywhere_and_turned_image(root):
@@ -107,8 +110,8 @@ def test_mask_ignored_everywhere_and_turned_image(root):
     exif[0x0112] = 3
     turned = add(root, "train", "w", mask(0), exif=exif)
     void, orientation = check(root).warnings
-    assert "'void' is ignored in every pixel" in void
-    assert f"'{turned}' has EXIF orientation 3" in orientation
+    assert "1 of 5 masks are ignored in every pixel and teach nothing: void.png" in void
+    assert f"1 of 5 images have an EXIF orientation (3 in '{turned}')" in orientation
 
 
 def test_one_image_is_too_few_to_train_on_but_not_to_score_on(tmp_path):
@@ -136,10 +139,10 @@ def test_palettes_that_differ(root):
         image = Image.fromarray(mask(0, 1, 2))
         image.putpalette(palette)
         image.save(root / "masks" / "train" / f"{name}.png")
-    (line,) = check(root).warnings
-    assert "a.png" in line
-    assert "b.png" in line
-    assert "different palettes" in line
+    (line,) = check_splits(*both(root)).problems
+    assert "value 1 is #ff0000 in that of" in line
+    assert "a.png' and #00ff00 in that of" in line
+    assert "b.png'" in line
 
 
 def test_shapes_are_clean():

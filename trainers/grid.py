@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kdbench.data.open import join_dataset
 from kdbench.errors import BadInput, Missing
 from kdbench.methods.base import METHODS
 from kdbench.runs.folder import RunFolder
@@ -27,6 +28,7 @@ class Grid(BaseModel):
 
     dataset: str = Field(description="as --dataset of kdbench train")
     data_root: Path | None = Field(None, description="as --data-root")
+    accept_data: bool = Field(False, description="as --accept-data")
     recipe: str | None = Field(None, description="as --recipe; None = the dataset's")
     methods: list[str] = Field(min_length=1, description="students; the teacher is trained when one needs it")
     seeds: list[int] = Field([0], min_length=1, description="all methods are trained with each")
@@ -138,7 +140,8 @@ def plan(grid: Grid, runs: Path) -> Sweep:
     Raises:
         BadInput: no such recipe, or a setting's field that is unknown or out of range.
     """
-    recipe_name = grid.recipe or recipe_of(grid.dataset)
+    dataset = join_dataset(grid.dataset)
+    recipe_name = grid.recipe or recipe_of(dataset)
     groups = [tuple(grid.methods)] if grid.side_by_side else [(method,) for method in grid.methods]
     planned = []
     for setting, fields in (grid.settings or {"": {}}).items():
@@ -147,12 +150,12 @@ def plan(grid: Grid, runs: Path) -> Sweep:
             raise BadInput(
                 f"settings.{setting}: got seed or teacher, which are the same for all settings: leave it out"
             )
-        tree = RunTree(runs / setting, grid.dataset)
+        tree = RunTree(runs / setting, dataset)
         for seed in grid.seeds:
             recipe = load_recipe(recipe_name, {**fields, "seed": seed})
             planned += [Run(setting, tree, recipe, group, grid) for group in groups]
     sweep = Sweep(planned)
     if any(run.needs_teacher for run in planned):
         recipe = load_recipe(recipe_name, {"seed": grid.seeds[0]})
-        sweep.teacher = Run("", RunTree(runs, grid.dataset), recipe, (), grid)
+        sweep.teacher = Run("", RunTree(runs, dataset), recipe, (), grid)
     return sweep

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdbench.data import open_dataset
+from kdbench.data.check import require_sound
+from kdbench.data.open import how_to_open, join_dataset
 from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
@@ -80,6 +82,9 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
     os.chdir(folder)
     sys.argv = command
     grid = run.grid
+    name = join_dataset(grid.dataset)
+    train_set, validation = (open_dataset(name, split, grid.data_root) for split in ("train", "val"))
+    accepted = require_sound(train_set, validation, grid.accept_data)
     job = TrainingJob(
         tree=run.tree,
         # Seeds other than the job's own lie in folders of their own.
@@ -91,9 +96,9 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         device=torch.device(device),
         weights=None,
         resume=True,
-        about={"dataset": grid.dataset, "data_root": None if grid.data_root is None else grid.data_root.as_posix()},
+        about={**how_to_open(name, grid.data_root), **accepted},
     )
-    train(job, open_dataset(grid.dataset, "train", grid.data_root), open_dataset(grid.dataset, "val", grid.data_root))
+    train(job, train_set, validation)
 
 
 def import_ray() -> ModuleType:

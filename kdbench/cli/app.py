@@ -54,7 +54,7 @@ FILLED: dict[str, Callable[[], str]] = {
     "{backend}": lambda: ", ".join(BACKENDS.names()),
     "{usual}": lambda: ", ".join(usual_backends()),
     "{format}": lambda: ", ".join(FORMATS.names()),
-    "{dataset}": lambda: ", ".join(DATASETS.names()),
+    "{dataset}": lambda: f"{', '.join(DATASETS.names())}, or a dataset file (.toml)",
     "{roots}": roots,
     "{sbd}": lambda: ", ".join(takers("sbd")),
     "{download}": lambda: ", ".join(takers("download")),

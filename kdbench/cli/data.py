@@ -33,24 +33,72 @@ def check(
     from rich.console import Console
 
     from kdbench.data import open_dataset
-    from kdbench.data.check import check_dataset, overlap, report_tables
+    from kdbench.data.check import check_splits, report_tables
+    from kdbench.data.faults import collected
+    from kdbench.data.open import DATASETS, join_dataset
 
-    train_set = open_dataset(dataset, "train", data_root, sbd=sbd, download=download)
-    validation = open_dataset(dataset, "val", data_root)
+    opened, problems = [], list[str]()
+    with collected() as faults:
+        for split in DATASETS[join_dataset(dataset)].splits:
+            options = {"sbd": sbd, "download": download} if split == "train" else {}
+            try:
+                opened.append(open_dataset(dataset, split, data_root, **options))
+            except BadInput as error:
+                problems.append(str(error))
+    if not opened:  # of two lines that say the same of both splits, the first
+        raise BadInput(problems[0])
     with json_result(json_file) as document:
         console = Console()
-        problems, warnings = overlap(train_set, validation), list[str]()
-        reports = [check_dataset(split) for split in (train_set, validation)]
-        for report in reports:
+        checked = check_splits(*opened)
+        problems = [*problems, *faults, *checked.problems]
+        for report in checked.reports:
             for table in report_tables(report):
                 console.print(table)
-            problems += report.problems
-            warnings += report.warnings
-        document.update(splits=[asdict(report) for report in reports], problems=problems, warnings=warnings)
-        for label, lines in (("warning", warnings), ("problem", problems)):
+        splits = [asdict(report) for report in checked.reports]
+        document.update(splits=splits, problems=problems, warnings=checked.warnings)
+        for label, lines in (("warning", checked.warnings), ("problem", problems)):
             for line in lines:
                 console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
         if problems:
             raise BadInput(
                 f"dataset '{dataset}' has {len(problems)} problem(s), listed above: mend them before training"
             )
+
+
+@data_app.command()
+def describe(
+    folder: Annotated[Path, typer.Argument(help="That holds images and masks, however they lie in it.")],
+    output: Annotated[Path | None, typer.Option(help="Write the dataset file there. Default: print it.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Look at a folder, say what it holds, and write the dataset file to start from.
+
+    Examples:
+      kdbench data describe my-data --output my.toml
+      kdbench data check --dataset my.toml
+    """
+    from dataclasses import asdict
+
+    from kdbench.data import open_dataset
+    from kdbench.data.describe import describe as look
+    from kdbench.data.described_file import as_toml, report
+    from kdbench.runs.files import write_text
+
+    if output is not None and output.suffix != ".toml":
+        raise BadInput(f"--output: got '{output}', expected a file that ends in .toml")
+    if output is not None and output.exists() and not overwrite:
+        raise BadInput(f"--output: '{output}' exists: name another, or add --overwrite")
+    with json_result(json_file) as document:
+        found = look(folder)
+        text = as_toml(found, output)
+        document.update({key: value for key, value in asdict(found).items() if key not in ("root", "unmasked")})
+        document.update(root=folder.as_posix(), unmasked=[path.as_posix() for path in found.unmasked], toml=text)
+        print("\n".join(report(found)))
+        if output is None:
+            print(f"\n{text}", end="")
+            return
+        write_text(output, text)
+        print(f"written: {output}")
+        for split in ("train", "val"):
+            print(f"{split}: {len(open_dataset(str(output), split))} images")

@@ -54,11 +54,13 @@ def import_file(
     from exporters.import_file import ImportOptions
     from exporters.import_file import import_file as run
     from kdbench.data import open_dataset
+    from kdbench.data.open import join_dataset
 
     reading = make_reading(
         mean=mean, std=std, range=range_, bgr=bgr, size=size, output_name=output_name, output_layout=output_layout,
         threshold=threshold,
     )  # fmt: skip
+    dataset = join_dataset(dataset)
     tree = RunTree(runs, dataset)
     with json_result(json_file) as document:
         split = open_dataset(dataset, "val", data_root)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kdbench.data.open import join_recorded
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, student_methods
@@ -90,6 +91,7 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     described = [tree.folder(m).description for m in (method, *METHODS.names(), *tree.imports())]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
     sidecar = read_json(next((path for path in described if path.exists()), described[0]), command)
+    join_recorded(tree.dataset, sidecar)
     recorded = sidecar.get("data_root")
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
 

@@ -113,12 +113,13 @@ def open_samples(
     """Real images, evenly spread over what was named, and the classes of a labelled split."""
     from kdbench.comparison.parity_files import spread, unlabelled
     from kdbench.data import DATASETS, open_dataset
+    from kdbench.data.open import join_dataset
 
     if images and dataset:
         raise BadInput("--images and --dataset: got both, expected one of them")
     if images:
         return unlabelled(images, limit), None
-    if dataset is None or (DATASETS[dataset].holds and data_root is None):
+    if dataset is None or (DATASETS[join_dataset(dataset)].holds and data_root is None):
         hint = f" --dataset {dataset} --data-root FOLDER" if dataset else " --dataset NAME --data-root FOLDER"
         raise BadInput(f"kdbench parity: expected real images to compare on: give --images FOLDER, or{hint}")
     split = open_dataset(dataset, "val", data_root)

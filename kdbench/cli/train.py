@@ -11,6 +11,7 @@ import typer
 
 from kdbench.cli.app import app
 from kdbench.cli.options import Device, JsonFile, Runs, choose, choose_device, choose_seeds, json_result, trust_named
+from kdbench.data.open import how_to_open, join_dataset, join_recorded
 from kdbench.errors import BadInput
 from kdbench.methods.base import METHODS, all_methods, distilled_methods
 from kdbench.runs.files import read_json
@@ -83,6 +84,9 @@ def train(
     ] = None,
     sbd: Annotated[bool, typer.Option(help="{sbd}: train on the 10,582 images that SBD adds to.")] = False,
     download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="Train in spite of problems that a look at the data shows.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train the teacher, or students with and without it, under one budget.
@@ -108,6 +112,7 @@ def train(
         return
     if method is None:
         raise BadInput("--method: got none, expected what to train, for example --method all (or --from a sidecar)")
+    dataset = join_dataset(dataset)
     methods = choose("--method", method, METHODS.names(), all_methods())
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
@@ -121,7 +126,7 @@ def train(
             methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match,
             weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
-            deterministic=deterministic,
+            deterministic=deterministic, accept_data=accept_data,
         )  # fmt: skip
         document.update(models=run_training(RunTree(runs, dataset), flags, data_root))
 
@@ -156,6 +161,7 @@ class TrainFlags:
     download: bool = False
     keep_teacher: bool = False
     deterministic: bool = False
+    accept_data: bool = False
     go_on: str = GO_ON
 
 
@@ -164,6 +170,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     import torch
 
     from kdbench.data import open_dataset
+    from kdbench.data.check import require_sound
     from kdbench.data.preprocessing import parse_size
     from trainers.methods import needs_teacher
     from trainers.network_recipe import NO_WEIGHTS
@@ -200,6 +207,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         require_teacher_arch(tree, recipe.teacher.network)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
+    accepted = require_sound(train_set, validation, flags.accept_data)
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
     chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     job = TrainingJob(
@@ -212,7 +220,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         device=torch.device(choose_device(flags.device)),
         weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
-        about=about_data(tree, data_root, flags.sbd),
+        about={**about_data(tree, data_root, flags.sbd), **accepted},
         deterministic=flags.deterministic,
     )
     return execute(job, train_set, validation, flags.go_on)
@@ -225,18 +233,22 @@ def rerun(
     import torch
 
     from kdbench.data import open_dataset
+    from kdbench.data.check import require_sound
     from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
     from trainers.train import TrainingJob
 
     past = read_past_training(past_file)
     tree = RunTree(runs, past.sidecar["dataset"], past.sidecar.get("variant"))
+    join_recorded(tree.dataset, past.sidecar)
     check_runs(tree)
     require_new_place(past, tree)
     recorded, sbd = past.sidecar.get("data_root"), past.sidecar.get("sbd", False)
     data_root = data_root or (Path(recorded) if recorded else None)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd)
     require_same_data(past, train_set)
+    validation = open_dataset(tree.dataset, "val", data_root)
+    accepted = require_sound(train_set, validation, accept="accepted_data" in past.sidecar)
     bring_teacher(past, tree)
     is_teacher = past.method == "teacher"
     job = TrainingJob(
@@ -249,12 +261,12 @@ def rerun(
         device=torch.device(choose_device(device)),
         weights=past.sidecar.get("weights"),
         resume=resume,
-        about=about_data(tree, data_root, sbd),
+        about={**about_data(tree, data_root, sbd), **accepted},
         deterministic=deterministic or past.sidecar.get("deterministic", False),
         time_matched=past.sidecar.get("time_matched"),
         code=Network.recorded(past.sidecar).code,
     )
-    models = execute(job, train_set, open_dataset(tree.dataset, "val", data_root))
+    models = execute(job, train_set, validation)
     for trained in models:
         print(verdict(past, Path(trained["checkpoint"])))
     return models
@@ -262,9 +274,8 @@ def rerun(
 
 def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
     """What a sidecar says of where the data are."""
-    root = None if data_root is None else data_root.as_posix()
     variant = {} if tree.variant is None else {"variant": tree.variant}
-    return {"dataset": tree.dataset, **variant, "data_root": root, **({"sbd": True} if sbd else {})}
+    return {**how_to_open(tree.dataset, data_root), **variant, **({"sbd": True} if sbd else {})}
 
 
 def variant_name(dataset: str, recipe: Recipe) -> str | None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from kdbench.data.labels import IGNORE
+from kdbench.data.decoding import exif_orientation as exif_orientation
+from kdbench.data.decoding import read_image as read_image
+from kdbench.data.decoding import read_mask as read_mask
+from kdbench.data.faults import named, raise_or_collect
+from kdbench.data.label_map import LabelMap
 from kdbench.errors import BadInput
 
 Color = tuple[int, int, int]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -57,63 +58,14 @@ class SegmentationDataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def group_of(self, index: int) -> str | None:
+        """The recording that an image belongs to, whose frames resemble each other; None where that is not known."""
+        return None
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to H x W x 3 RGB uint8, pixels as stored: an EXIF orientation is not applied.
-
-    Masks are drawn on stored pixels (VOC, most tools), and turning the image alone would part it from its mask.
-
-    Raises:
-        BadInput: the file is missing, cut short, no image, over Pillow's size limit, or has 16 or 32 bits a channel.
-    """
-    with _decoding("image", path), Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):  # conversion would clip everything over 255 to white
-            raise BadInput(f"image '{path}' has mode {image.mode}, expected 8 bits a channel: save it with 8 bits")
-        image.info.pop("transparency", None)  # dropped, as alpha is; Pillow would warn about it in palette files
-        return np.asarray(image.convert("RGB"))
-
-
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Decode a mask file to H x W class ids as stored: of a palette image its indices, not its colours.
-
-    Raises:
-        BadInput: the file is missing, cut short, no image, lossy, or anything but one channel of at most 8 bits.
-    """
-    with _decoding("mask", path), Image.open(path) as image:
-        if image.mode not in ("L", "P", "1"):
-            deep = image.mode.startswith(("I", "F"))
-            fix = "save it with 8 bits" if deep else "convert the colours to class ids"
-            raise BadInput(f"mask '{path}' has mode {image.mode}, expected one 8-bit channel of class ids: {fix}")
-        if image.format == "JPEG":
-            raise BadInput(f"mask '{path}' is a JPEG, which alters class ids: make it again as PNG from its source")
-        # Pillow stretches 2 and 4 bit greyscale to 0 … 255, which for ids means multiples of 85 and 17.
-        stored = str(image.tile[0][3]) if image.tile else ""
-        step = 85 if "L;2" in stored else 17 if "L;4" in stored else 1
-        return np.asarray(image, dtype=np.uint8) // np.uint8(step)
-
-
-def exif_orientation(path: Path) -> int:
-    """The orientation tag of an image file, 1 to 8; 1 (upright) where there is none or it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            tag = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # damaged metadata raises anything; reading the pixels reports what matters
-        return 1
-    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
-
-
-@contextmanager
-def _decoding(item: str, path: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises on a damaged ``path`` into one line that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BadInput(f"{item} '{path}' does not exist: restore it, or take its partner out too") from error
-    except UnidentifiedImageError as error:  # its text is the path again
-        raise BadInput(f"{item} '{path}' is not an image file that can be read: replace or remove it") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Broken PNG chunks are a SyntaxError, broken palettes and sizes a ValueError, a huge claimed size a bomb.
-        raise BadInput(f"{item} '{path}' cannot be decoded ({error}): replace or remove it") from error
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The recordings that the split has, by name."""
+        return tuple(sorted({group for i in range(len(self)) if (group := self.group_of(i)) is not None}))
 
 
 class ImageMaskPairs(SegmentationDataset):
@@ -122,6 +74,9 @@ class ImageMaskPairs(SegmentationDataset):
     Args:
         pairs: (image file, mask file), in the order of the split.
         ignore_values: mask values that mean "counts nowhere" (255 always does).
+
+    Attributes:
+        labels: which class a value or colour of a mask is.
     """
 
     def __init__(
@@ -135,39 +90,42 @@ class ImageMaskPairs(SegmentationDataset):
     ) -> None:
         super().__init__(name, split, classes, palette)
         self.pairs = list(pairs)
-        self._train_id = np.full(256, -1, dtype=np.int16)
-        self._train_id[: len(self.classes)] = np.arange(len(self.classes))
-        self._train_id[[IGNORE, *ignore_values]] = IGNORE
+        self.labels = LabelMap.of_ids(self.classes, ignore_values)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def read_mask(self, path: Path) -> NDArray[np.uint8]:
-        """Class ids as stored; a dataset with another mask format overrides this."""
-        return read_mask(path)
+    def name_of(self, index: int) -> str:
+        return self.pairs[index][0].stem
+
+    def read_mask(self, path: Path) -> NDArray[np.integer]:
+        """Values as stored; a dataset with another mask format overrides this."""
+        return self.labels.read(path)
+
+    def read_label(self, index: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """H x W labels; ``shape`` is the image's, for those that are drawn."""
+        mask = self.pairs[index][1]
+        return self.labels.labels(self.read_mask(mask), mask)
 
     def __getitem__(self, index: int) -> Sample:
         image_path, mask_path = self.pairs[index]
-        image, raw = read_image(image_path), self.read_mask(mask_path)
-        if image.shape[:2] != raw.shape:
+        image = read_image(image_path)
+        height, width = image.shape[:2]
+        label = self.read_label(index, (height, width))
+        if (height, width) != label.shape:
             turned = exif_orientation(image_path)
             fix = f"write its EXIF orientation {turned} into the pixels" if turned > 1 else "both must be the same size"
             raise BadInput(
-                f"image '{image_path}' is {image.shape[0]}x{image.shape[1]} but its mask '{mask_path}' is "
-                f"{raw.shape[0]}x{raw.shape[1]}: {fix}"
+                f"image '{image_path}' is {height}x{width} but its mask '{mask_path}' is "
+                f"{label.shape[0]}x{label.shape[1]}: {fix}"
             )
-        label = self._train_id[raw]
-        if label.min() < 0:
-            unknown = np.unique(raw[label < 0]).tolist()
-            raise BadInput(
-                f"mask '{mask_path}' holds the values {unknown}, expected 0 to {len(self.classes) - 1} "
-                f"({len(self.classes)} classes) or 255 for ignore: mend the mask or list its classes"
-            )
-        return Sample(image_path.stem, image, label.astype(np.uint8))
+        return Sample(self.name_of(index), image, label)
 
 
 def pair_by_stem(images: Path, masks: Path, fix: str) -> list[tuple[Path, Path]]:
     """Match the image files of two folders by file name without suffix, in sorted order.
+
+    Masks may all have the same ending after their image's name (a.jpg, a_mask.png).
 
     Args:
         fix: how to mend a wrong folder, the end of the error message.
@@ -180,9 +138,7 @@ def pair_by_stem(images: Path, masks: Path, fix: str) -> list[tuple[Path, Path]]
         if not folder.is_dir():
             raise BadInput(f"dataset folder '{folder}' does not exist: {fix}")
         found: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):  # "._a.png" comes from macOS
-                continue
+        for path in image_files(folder):
             if path.stem in found:
                 raise BadInput(
                     f"'{path}' and '{found[path.stem].name}' have the same name but for the suffix, expected one file "
@@ -194,14 +150,36 @@ def pair_by_stem(images: Path, masks: Path, fix: str) -> list[tuple[Path, Path]]
         return found
 
     by_image, by_mask = files(images), files(masks)
+    ending = mask_ending(by_image, by_mask)
+    by_mask = {stem.removesuffix(ending): path for stem, path in by_mask.items()}
+    faults = []
     for these, others, folder in ((by_image, by_mask, masks), (by_mask, by_image, images)):
-        alone = sorted(these.keys() - others.keys())
-        if alone:
-            raise BadInput(
-                f"'{these[alone[0]]}' has no partner in '{folder}' ({len(alone)} such files): "
-                "every image needs a mask of the same name"
+        if alone := [these[stem] for stem in sorted(these.keys() - others.keys())]:
+            faults.append(
+                f"'{alone[0]}' has no partner in '{folder}' ({len(alone)} such files: {named(alone)}): "
+                "every image needs a mask of the same name; a dataset file says how names pair, and what no mask means"
             )
-    return [(by_image[stem], by_mask[stem]) for stem in sorted(by_image)]
+    raise_or_collect(faults)
+    return [(by_image[stem], by_mask[stem]) for stem in sorted(by_image.keys() & by_mask.keys())]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder, by name."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))  # "._a.png" comes from macOS
+
+
+def mask_ending(images: Iterable[str], masks: Iterable[str]) -> str:
+    """What every mask's name has after its image's: "" where any two names are equal, or nothing fits."""
+    known, names = set(images), list(masks)
+    if known.intersection(names):
+        return ""
+    shortest = min(names, key=len, default="")
+    endings = [shortest[start:] for start in range(len(shortest))]
+    endings = [ending for ending in endings if all(name.endswith(ending) for name in names)]
+    fitting = {ending: sum(name.removesuffix(ending) in known for name in names) for ending in endings}
+    best = max(fitting, key=lambda ending: fitting[ending], default="")
+    return best if fitting.get(best) else ""
 
 
 def voc_palette(count: int) -> list[Color]:

@@ -3,6 +3,7 @@ Badrinarayanan et al. 2017). Mask value 11 is "unlabelled" and ignored."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from kdbench.data.open import DATASETS, Layout
 if TYPE_CHECKING:
     from kdbench.data.base import ImageMaskPairs
 
+VOID = 11
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
 )  # fmt: skip
@@ -26,14 +28,17 @@ def open_camvid(root: Path, split: str) -> ImageMaskPairs:
     Raises:
         BadInput: the folders are not there (the message says where they are when one level is off), or do not pair up.
     """
-    from kdbench.data.base import ImageMaskPairs, pair_by_stem
+    from kdbench.data.base import pair_by_stem
+    from kdbench.data.declared import DRIVE, Declared, DeclaredPairs
+    from kdbench.data.label_map import LabelMap
 
     fix = "point --data-root at the CamVid folder that holds train/, trainannot/, val/ and valannot/"
     near = [folder for folder in (root.parent, *sorted(root.glob("*/"))) if (folder / f"{split}annot").is_dir()]
     if near:
         fix += f", which '{near[0]}' does"
     pairs = pair_by_stem(root / split, root / f"{split}annot", fix)
-    return ImageMaskPairs("camvid", split, CLASSES, PALETTE, pairs, ignore_values=(11,))
+    declared = Declared(LabelMap.of_ids(CLASSES, (VOID,)), re.compile(DRIVE))
+    return DeclaredPairs("camvid", split, CLASSES, PALETTE, pairs, declared)
 
 
 DATASETS.add(

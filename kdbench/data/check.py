@@ -1,10 +1,10 @@
 """Is the data what training expects? Every file of a split is read once and every problem listed, not just the first.
 
     train, val = open_dataset("folder", "train", root), open_dataset("folder", "val", root)
-    for report in (check_dataset(train), check_dataset(val)):
+    checked = check_splits(train, val)
+    for report in checked.reports:
         for table in report_tables(report):
             console.print(table)
-    problems = overlap(train, val)
 
 A problem stops training or makes a number wrong (a broken file, an unknown mask value, an image in both splits); a
 warning may be meant so (a class without pixels).
@@ -12,25 +12,29 @@ warning may be meant so (a class without pixels).
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from kdbench.data.base import IMAGE_SUFFIXES, ImageMaskPairs, SegmentationDataset, exif_orientation
+from kdbench.data.base import ImageMaskPairs, SegmentationDataset
+from kdbench.data.faults import short
+from kdbench.data.findings import palettes_differ, problems_of, warnings_of
 from kdbench.data.labels import IGNORE
+from kdbench.data.leakage import copied_line, copies, near_duplicates, overlap, shared_groups
+from kdbench.data.reading import Read, read_split
 from kdbench.errors import BadInput
-from kdbench.progress import progress_bar
+from kdbench.machine.environment import process_rank
 
 _SIZES_SHOWN = 10
 """VOC's images have hundreds of sizes; the most frequent ones tell enough."""
+SAMPLE = 64
+"""Files that training reads of both splits together before its first step."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,18 @@ class DatasetReport:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """One sample: pixels per label value, its size and its oddities; or why it cannot be read."""
+class Checked:
+    """What was found in the splits of a dataset.
 
-    pixels: NDArray[np.int64] | None = None
-    size: str = ""
-    warnings: tuple[str, ...] = ()
-    problem: str = ""
+    Attributes:
+        reports: of each split that opened.
+        problems: of the splits and of the two together, one line each.
+        warnings: likewise.
+    """
+
+    reports: tuple[DatasetReport, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def check_dataset(dataset: SegmentationDataset) -> DatasetReport:
@@ -71,148 +80,98 @@ def check_dataset(dataset: SegmentationDataset) -> DatasetReport:
 
     Broken files are listed in the report; only what is no fault of the data raises.
     """
-    pixels = np.zeros(256, dtype=np.int64)
-    sizes: Counter[str] = Counter()
-    problems, warnings = [], list[str]()
-    title = f"check {dataset.name} {dataset.split}"
-    with ThreadPoolExecutor() as pool, progress_bar(title, len(dataset)) as bar:
-        for read in pool.map(lambda index: _read(dataset, index), range(len(dataset))):
-            if read.pixels is None:
-                problems.append(read.problem)
-            else:
-                pixels += read.pixels
-                sizes[read.size] += 1
-                warnings += read.warnings
-            bar.advance(text=f"{len(problems)} problems" if problems else "")
-    if isinstance(dataset, ImageMaskPairs):
-        warnings += _palette_warnings(dataset)
-    problems += _too_little(dataset, pixels)
-    warnings += _class_warnings(dataset, pixels)
+    return _report(dataset, read_split(dataset, range(len(dataset))))
+
+
+def check_splits(*datasets: SegmentationDataset) -> Checked:
+    """Read every sample of the splits that opened, and compare train with the others."""
+    reads = {dataset.split: read_split(dataset, range(len(dataset))) for dataset in datasets}
+    reports = tuple(_report(dataset, reads[dataset.split]) for dataset in datasets)
+    problems, warnings = palettes_differ(read for of_split in reads.values() for read in of_split), list[str]()
+    trains = [dataset for dataset in datasets if dataset.split == "train"]
+    for train, other in [(train, other) for train in trains for other in datasets if other is not train]:
+        problems += overlap(train, other)
+        warnings += shared_groups(train, other)
+        if isinstance(train, ImageMaskPairs) and not train.groups:
+            warnings += near_duplicates(reads["train"], reads[other.split], other.split)
+    for report in reports:
+        problems += report.problems
+        warnings += report.warnings
+    return Checked(reports, tuple(problems), tuple(warnings))
+
+
+def check_sample(train: SegmentationDataset, val: SegmentationDataset) -> Checked:
+    """What is wrong with the splits by a look at ``SAMPLE`` of their files, spread evenly; no reports."""
+    problems, warnings, palettes = list[str](), list[str](), list[Read]()
+    for dataset in (train, val):
+        count = min(SAMPLE // 2, len(dataset))
+        indices = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+        reads = read_split(dataset, indices)
+        palettes += [read for read in reads if read.palette]
+        whole = count == len(dataset)
+        problems += problems_of(dataset, reads, whole)
+        warnings += warnings_of(dataset, reads, whole)
+    if isinstance(train, ImageMaskPairs) and isinstance(val, ImageMaskPairs):
+        looked_at = [image for image, _ in val.pairs[: SAMPLE // 2] if image.is_file()]
+        known = [image for image, _ in train.pairs if image.is_file()]
+        sizes = {path.stat().st_size for path in looked_at}
+        same = [path for path in known if path.stat().st_size in sizes]
+        if len(same) <= SAMPLE:  # files without compression are all of one size
+            problems += [copied_line(val, path, twin) for path, twin in copies(same, looked_at)]
+    problems += palettes_differ(palettes)
+    return Checked((), tuple(problems), (*warnings, *shared_groups(train, val)))
+
+
+def require_sound(train: SegmentationDataset, val: SegmentationDataset, accept: bool) -> dict[str, Any]:
+    """Look at a sample of the data before training on them; warnings go to stderr.
+
+    Args:
+        accept: go on in spite of problems.
+
+    Returns:
+        What the sidecar says of it: {"accepted_data": the problems}, or nothing where there are none.
+
+    Raises:
+        BadInput: the sample shows problems, and they are not accepted.
+    """
+    checked = check_sample(train, val)
+    for kind, lines in (("warning", checked.warnings), ("accepted", checked.problems if accept else ())):
+        for line in lines if process_rank() == 0 else ():
+            print(f"kdbench: {kind}: {line}", file=sys.stderr)
+    if checked.problems and not accept:
+        raise BadInput(
+            f"{'; '.join(checked.problems)} (found by reading {SAMPLE} files at most; `kdbench data check` reads all, "
+            "--accept-data trains all the same)"
+        )
+    return {"accepted_data": list(checked.problems)} if checked.problems else {}
+
+
+def _report(dataset: SegmentationDataset, reads: Sequence[Read]) -> DatasetReport:
+    pixels = sum((read.pixels for read in reads if read.pixels is not None), np.zeros(256, dtype=np.int64))
     shares = pixels / max(1, pixels.sum())
     return DatasetReport(
         dataset=dataset.name,
         split=dataset.split,
         classes=dataset.classes,
         images=len(dataset),
-        sizes=dict(sizes.most_common()),
+        sizes=dict(Counter(read.size for read in reads if read.size).most_common()),
         pixel_share=tuple(shares[: len(dataset.classes)].tolist()),
         ignored_share=float(shares[IGNORE]),
-        problems=tuple(problems),
-        warnings=tuple(warnings),
+        problems=tuple(problems_of(dataset, reads, whole=True)),
+        warnings=tuple(warnings_of(dataset, reads, whole=True)),
     )
 
 
-def _read(dataset: SegmentationDataset, index: int) -> _Read:
-    try:
-        sample = dataset[index]
-    except BadInput as error:
-        return _Read(problem=str(error))
-    pixels = np.bincount(sample.label.ravel(), minlength=256)
-    warnings = []
-    if pixels[IGNORE] == sample.label.size:
-        warnings.append(f"{dataset.split} mask of '{sample.name}' is ignored in every pixel: it teaches nothing")
-    if isinstance(dataset, ImageMaskPairs) and (turned := exif_orientation(dataset.pairs[index][0])) > 1:
-        warnings.append(
-            f"image '{dataset.pairs[index][0]}' has EXIF orientation {turned}, which is not applied: "
-            "make sure that its mask is drawn on the pixels as stored"
-        )
-    return _Read(pixels, f"{sample.label.shape[0]}x{sample.label.shape[1]}", tuple(warnings))
-
-
-def _too_little(dataset: SegmentationDataset, pixels: NDArray[np.int64]) -> list[str]:
-    """What a split lacks to be trained or scored on, though each of its files is fine."""
-    lines = []
-    if dataset.split == "train" and len(dataset) < 2:
-        lines.append(f"train: {len(dataset)} image, expected at least 2: BatchNorm's statistics need more than one")
-    if 0 < pixels.sum() == pixels[IGNORE]:
-        lines.append(
-            f"{dataset.split}: no mask has a labelled pixel, all are {IGNORE} (ignore): make the masks again with "
-            "class ids"
-        )
-    return lines
-
-
-def _class_warnings(dataset: SegmentationDataset, pixels: NDArray[np.int64]) -> list[str]:
-    """Classes that no pixel shows, with the usual reason where the counts point at it."""
-    absent = [name for index, name in enumerate(dataset.classes) if pixels[index] == 0]
-    if not absent or pixels.sum() == pixels[IGNORE]:
-        return []
-    hint = ""
-    if len(dataset.classes) == 2 and pixels[IGNORE]:
-        hint = "; masks of 0 and 255 are read as class 0 and ignore: write 1 for the second class"
-    return [f"{dataset.split}: no pixel is of class '{name}'{hint}" for name in absent]
-
-
-def _palette_warnings(dataset: ImageMaskPairs) -> list[str]:
-    """Palette masks are read by index, which is a class id only if all of them share one palette.
-
-    A program that turned colours into a palette file by file has numbered the colours anew in each.
-    """
-    first: tuple[Path, list[int]] | None = None
-    for path in (mask for _, mask in dataset.pairs if mask.suffix.lower() in IMAGE_SUFFIXES):
-        try:
-            with Image.open(path) as image:
-                palette = image.getpalette() if image.mode == "P" else None
-        except Exception:  # broken, and already among the problems
-            continue
-        if palette is None:
-            continue
-        first = first or (path, palette)
-        shared = min(len(palette), len(first[1]), 3 * len(dataset.classes))  # files may store only the colours in use
-        if palette[:shared] != first[1][:shared]:
-            return [
-                f"masks '{first[0]}' and '{path}' have different palettes, so that the same index may be two "
-                "classes: make them again with one palette, or as greyscale class ids"
-            ]
-    return []
-
-
-def overlap(train: SegmentationDataset, val: SegmentationDataset) -> list[str]:
-    """Images that both splits hold, one line per finding; empty for datasets that are not made of files.
-
-    Byte-for-byte copies are listed one by one. Images that only share their name are one line together: they may be
-    different images numbered alike, or the same image encoded anew.
-    """
-    if not isinstance(train, ImageMaskPairs) or not isinstance(val, ImageMaskPairs):
-        return []
-    train_files = [image for image, _ in train.pairs if image.is_file()]
-    val_files = [image for image, _ in val.pairs if image.is_file()]
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in train_files:
-        by_size[path.stat().st_size].append(path)
-    lines, copied = [], set[str]()
-    # Only files of a size that occurs in both splits can be copies, so few are read in full.
-    candidates = [path for path in val_files if path.stat().st_size in by_size]
-    sizes = {path.stat().st_size for path in candidates}
-    known = {_digest(path): path for size in sizes for path in by_size[size]}
-    for path in candidates:
-        twin = known.get(_digest(path))
-        if twin is not None:
-            copied.add(path.stem)
-            lines.append(f"val image '{path}' is byte for byte the train image '{twin}': remove it from one split")
-    stems = {path.stem: path for path in train_files}
-    alike = [path for path in val_files if path.stem in stems and path.stem not in copied]
-    if alike:
-        lines.append(
-            f"val image '{alike[0]}' has the name of the train image '{stems[alike[0].stem]}' ({len(alike)} such "
-            "names): remove it from one split, or rename it if it is another image"
-        )
-    return lines
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def report_tables(report: DatasetReport) -> list[Table]:
-    """The report for the screen: pixels per class, then images per size."""
+    """The report for the screen: pixels per class, then images per size; nothing where nothing could be read."""
+    if not report.sizes:
+        return []
     shares = Table(title=f"{report.dataset} {report.split}: {report.images} images", title_justify="left")
     shares.add_column("Id", justify="right")
     shares.add_column("Class")
     shares.add_column("Pixels", justify="right")
     for index, (name, share) in enumerate(zip(report.classes, report.pixel_share, strict=True)):
-        shares.add_row(str(index), escape(name), f"{share:.2%}")
+        shares.add_row(str(index), escape(short(name)), f"{share:.2%}")
     shares.add_row(str(IGNORE), "ignored", f"{report.ignored_share:.2%}", style="dim")
     sizes = Table("Size", "Images", title_justify="left")
     for size, count in list(report.sizes.items())[:_SIZES_SHOWN]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import BadInput
 from kdbench.kinds import Kind
@@ -24,6 +24,7 @@ class Layout:
         recipe: name of the recipe that it is trained by, or the path of a .toml file; None = that of ``folder``.
         splits: that it can open; a training needs train and val.
         options: of "sbd" and "download", those that it takes.
+        file: the dataset file that declares it; None = it is declared in Python.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layout:
     recipe: str | None = None
     splits: tuple[str, ...] = ("train", "val")
     options: tuple[str, ...] = ()
+    file: Path | None = None
 
 
 DATASETS = Kind[Layout](
@@ -42,7 +44,10 @@ DATASETS = Kind[Layout](
         "kdbench.data.camvid",
         "kdbench.data.voc2012",
         "kdbench.data.folder",
+        "kdbench.data.cityscapes",
+        "kdbench.data.ade20k",
     ),
+    also="the path of a dataset file (.toml)",
 )
 
 
@@ -61,8 +66,8 @@ def open_dataset(
     """Open one split of a dataset.
 
     Args:
-        name: one of ``DATASETS``.
-        split: "train" or "val".
+        name: one of ``DATASETS``, or the path of a dataset file.
+        split: "train", "val", or another that it has.
         root: the dataset's folder; ``shapes`` needs none.
         sbd: ``voc2012`` only: train on the 10,582 images that the Semantic Boundaries Dataset adds to.
         download: ``voc2012`` only: fetch into ``root`` what is not there yet.
@@ -71,7 +76,7 @@ def open_dataset(
         BadInput: an unknown name or split, no root, or a root that does not hold the dataset.
         RunFailed: a failed download.
     """
-    layout = DATASETS[name]
+    layout = DATASETS[join_dataset(name)]
     if split not in layout.splits:
         raise BadInput(f"split: got '{split}', expected one of {', '.join(layout.splits)}")
     options = {option: True for option, on in (("sbd", sbd), ("download", download)) if on}
@@ -83,6 +88,46 @@ def open_dataset(
     return layout.open(root, split, **options)
 
 
+def join_dataset(name: str) -> str:
+    """The name of a dataset: ``name``, or that of the one which a dataset file declares, known from then on.
+
+    Raises:
+        BadInput: no such file, or what is wrong with it; or it takes the name of a dataset of another kind.
+    """
+    if not name.endswith(".toml"):
+        return name
+    from kdbench.data.dataset_file import layout_in
+
+    layout = layout_in(Path(name))
+    if layout.name in DATASETS and DATASETS[layout.name].file is None:
+        raise BadInput(f"dataset file '{name}': name '{layout.name}' is a built-in dataset's: add name = another")
+    return DATASETS.replace(layout).name
+
+
+def how_to_open(name: str, root: Path | None) -> dict[str, str | None]:
+    """What a sidecar says of where a dataset is; ``join_recorded`` reads it."""
+    file = DATASETS[name].file
+    about = {"dataset": name, "data_root": None if root is None else root.as_posix()}
+    return about if file is None else {**about, "dataset_file": file.as_posix()}
+
+
+def join_recorded(name: str, sidecar: dict[str, Any]) -> None:
+    """Make the dataset of a sidecar known, where a file declares it that this command did not name.
+
+    Raises:
+        BadInput: the file is not there any more.
+    """
+    file = sidecar.get("dataset_file")
+    if file is None or name in DATASETS:
+        return
+    if not Path(file).is_file():
+        raise BadInput(
+            f"dataset '{name}' was trained from the dataset file '{file:.200}', which is not there: restore it, or "
+            "name it with --dataset"
+        )
+    join_dataset(file)
+
+
 def takers(option: str) -> tuple[str, ...]:
     """The datasets that take an option."""
     return tuple(layout.name for layout in DATASETS if option in layout.options)
@@ -91,5 +136,5 @@ def takers(option: str) -> tuple[str, ...]:
 def roots() -> str:
     """What ``--data-root`` holds, dataset by dataset, in a line for help."""
     folders = [f"{layout.name} {layout.holds}" for layout in DATASETS if layout.holds]
-    others = [layout.name for layout in DATASETS if not layout.holds]
+    others = [layout.name for layout in DATASETS if not layout.holds and layout.file is None]
     return f"{'; '.join(folders)}; {', '.join(others)} nothing"

@@ -14,7 +14,7 @@ from kdbench.errors import BadInput
 class VocPairs(ImageMaskPairs):
     """VOC's palette PNG masks (index = class, 255 = void), and SBD's MATLAB files beside them."""
 
-    def read_mask(self, path: Path) -> NDArray[np.uint8]:
+    def read_mask(self, path: Path) -> NDArray[np.integer]:
         if path.suffix != ".mat":
             return super().read_mask(path)
         from scipy.io import loadmat

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.data.open import DATASETS
+from kdbench.data.open import DATASETS, join_dataset
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS
 from kdbench.methods.base import METHODS
@@ -121,9 +121,9 @@ class RunTree:
             BadInput: there is no such dataset and nothing of that name, or no such variant.
         """
         if dataset is not None:
-            tree = RunTree(runs, dataset)
+            tree = RunTree(runs, join_dataset(dataset))
             if not tree.root.is_dir():
-                DATASETS[dataset]  # a slip of the keyboard is not a training to make up for
+                DATASETS[tree.dataset]  # a slip of the keyboard is not a training to make up for
         else:
             sidecars = [path for at in ("*", "*/*=*") for path in _sidecars(runs, at)]
             if not sidecars:
