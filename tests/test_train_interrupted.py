@@ -324,6 +324,9 @@ def test_a_validation_split_without_labels_is_one_line(kdbench, tiny_arguments, 
     data = shutil.copytree(folder_dataset, tmp_path / "data")
     for path in (data / "masks" / "val").iterdir():
         Image.fromarray(np.full((64, 96), 255, dtype=np.uint8)).save(path)
-    done = kdbench("train", "--method", "baseline", *tiny_arguments, "--data-root", data, "--runs", tmp_path / "r")
-    assert done.code == 2
-    assert "dataset 'folder': its val split has no labelled pixel, expected some to measure mIoU on" in done.err
+    command = ("train", "--method", "baseline", *tiny_arguments, "--data-root", data, "--runs", tmp_path / "r")
+    done = kdbench(*command)
+    assert (done.code, "4 of 4 masks are ignored in every pixel" in done.err) == (2, True)
+    accepted = kdbench(*command, "--accept-data")
+    assert accepted.code == 2
+    assert "dataset 'folder': its val split has no labelled pixel, expected some to measure mIoU on" in accepted.err
