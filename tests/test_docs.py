@@ -168,6 +168,7 @@ def test_deploy(workspace, run, trained_runs):
     assert read_mask(workspace / "mask.png").shape == read_image(workspace / "photos" / "0.jpg").shape[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("openvino", "nncf")
 def test_bring_your_onnx_file(workspace, run):
     nchw_logits(workspace / "theirs.onnx", classes=10, height=64, width=96)
