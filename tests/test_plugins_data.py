@@ -168,23 +168,14 @@ def test_model_describes_it(ask):
 def test_from_training_to_report(trained, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(trained, runs)
-    sidecar = json.loads((runs / "tiles/baseline/student.json").read_text(encoding="utf-8"))
+    sidecar = json.loads((runs / "tiles/student=tiny/baseline/student.json").read_text(encoding="utf-8"))
     assert (sidecar["arch"], sidecar["dataset"]) == ("tiny", "tiles")
     assert sidecar["input"] == {"mean": list(MEAN), "std": list(STD), "range": 1, "space": "RGB"}
     # An untrained student's classes are close to each other, so that rounding changes more of them than in earnest.
     run(
-        *JOIN,
-        "export",
-        "--method",
-        "all",
-        "--format",
-        "onnx",
-        "--output",
-        "mask,logits",
-        "--runs",
-        runs,
+        *JOIN, "export", "--method", "all", "--format", "onnx", "--output", "mask,logits", "--runs", runs,
         "--allow-drift",
-    )
+    )  # fmt: skip
     run(*JOIN, "compare", "--backend", "torch,onnx", "--rounds", "10", "--runs", runs)
     table = json.loads((runs / "tiles/compare.json").read_text(encoding="utf-8"))
     rows = {(row["method"], row["backend"]): row for row in table["rows"]}
@@ -224,7 +215,7 @@ for name, path in (("torch", folder / "student.safetensors"), ("onnx", onnx_file
 about = json.loads({p.key: p.value for p in onnx.load(onnx_file).metadata_props}["kdbench"])
 print(json.dumps([differences, float((mask == wanted.argmax(1)).mean()), float(np.ptp(wanted)), about["normalisation"]]))
 """,
-        runs / "tiles" / "baseline",
+        runs / "tiles" / "student=tiny" / "baseline",
     )
     differences, same, spread, normalisation = got
     assert max(differences) < 1e-4 < spread
