@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 
 import onnx
 import pytest
+import torch.distributed as dist
 
 import trainers.loop
 from kdbench.comparison.results import Comparison
@@ -99,6 +103,48 @@ def test_the_same_again_from_a_sidecar(trained, kdbench, folder):
     done = kdbench("train", "--from", trained.folder("feature").sidecar, "--runs", folder / "again", "--trust-code")
     assert done.code == 0, done.err
     assert "the same weights as" in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo, the CPU's communication")
+def test_two_processes_follow_one(flags, kdbench, folder):
+    """Plain gradient descent: Adam's first steps are of equal size whatever rounding makes of a gradient near 0."""
+    recipe = folder / "sgd.toml"
+    recipe.write_text('optimizer = "sgd"\nlr = 1e-3\n' + RECIPE.format(own=OWN, teacher=""), encoding="utf-8")
+    command = ["train", "--method", "teacher,feature", *flags, "--recipe", recipe, "--runs"]
+    assert kdbench(*command, folder / "one").code == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "kdbench"]
+    done = subprocess.run(
+        [*torchrun, *map(str, (*command, folder / "two"))], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for role in ("one", "two"):
+        (variant,) = RunTree(folder / role, "folder").trained_variants()
+    for method in ("teacher", "feature"):
+        one, two = (RunTree(folder / name, "folder", variant).folder(method) for name in ("one", "two"))
+        histories = [[json.loads(line) for line in run.history.read_text().splitlines()] for run in (one, two)]
+        for expected, row in zip(*histories, strict=True):
+            for name in set(expected) - {"seconds", "miou"}:
+                assert row[name] == pytest.approx(expected[name], rel=5e-3), (method, name)
+    assert json.loads(two.sidecar.read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'kdbench[sweep]'"
+)
+def test_swept_networks_are_those_trained_alone(trained, flags, kdbench, folder, folder_dataset):
+    grid = folder / "grid.toml"
+    grid.write_text(
+        f'dataset = "folder"\ndata_root = "{folder_dataset}"\nrecipe = "{folder / "own.toml"}"\n'
+        'methods = ["baseline", "feature"]\nseeds = [0]\n',
+        encoding="utf-8",
+    )
+    done = kdbench("sweep", grid, "--runs", folder / "swept", "--trust-code")
+    assert done.code == 0, done.err
+    swept = RunTree(folder / "swept", "folder", trained.variant)
+    for method in ("teacher", "baseline", "feature"):
+        assert sidecar(swept, method)["sha256"] == sidecar(trained, method)["sha256"], method
 
 
 def test_exports_know_how_images_are_wanted(trained, kdbench):

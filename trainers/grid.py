@@ -16,7 +16,7 @@ from kdbench.runs.folder import RunFolder
 from kdbench.runs.history import read_rows
 from kdbench.runs.tree import RunTree
 from trainers.methods import needs_teacher
-from trainers.recipe import MAX_SEED, Recipe, load_recipe, recipe_of
+from trainers.recipe import MAX_SEED, Recipe, load_recipe, recipe_of, variant_name
 
 State = Literal["waiting", "training", "done", "finished before", "failed"]
 
@@ -150,9 +150,9 @@ def plan(grid: Grid, runs: Path) -> Sweep:
             raise BadInput(
                 f"settings.{setting}: got seed or teacher, which are the same for all settings: leave it out"
             )
-        tree = RunTree(runs / setting, dataset)
         for seed in grid.seeds:
             recipe = load_recipe(recipe_name, {**fields, "seed": seed})
+            tree = RunTree(runs / setting, dataset, variant_name(dataset, recipe))
             planned += [Run(setting, tree, recipe, group, grid) for group in groups]
     sweep = Sweep(planned)
     if any(run.needs_teacher for run in planned):

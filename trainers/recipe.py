@@ -19,6 +19,7 @@ from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
 from kdbench.methods.base import recipe_fields
 from kdbench.models.architectures import require_size
+from kdbench.runs.tree import variant_of
 from trainers.network_recipe import NetworkRecipe, StudentRecipe, TeacherRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -126,6 +127,17 @@ def recipe_of(dataset: str) -> str:
 def usual_recipe(dataset: str) -> str:
     """The recipe that a dataset's usual training is by, whichever this one is."""
     return DATASETS[dataset].recipe or OTHER_DATA
+
+
+def variant_name(dataset: str, recipe: Recipe) -> str | None:
+    """What a recipe's student has that the dataset's usual training has not, as a folder's name."""
+    usual = load_recipe(usual_recipe(dataset), {}).student
+    own = recipe.student
+    if own == usual:
+        return None
+    told = own.network.label + "".join(f" {key}" for key in (own.taps, own.input) if key)
+    weights = own.weights or ("none" if usual.weights and own.arch == usual.arch else None)
+    return variant_of({"student": told, **({"weights": weights} if weights else {})})
 
 
 def recipe_file(name_or_path: str) -> Path:

@@ -94,7 +94,7 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         train_teacher=not run.methods,
         seeds=(run.recipe.seed,),
         device=torch.device(device),
-        weights=None,
+        weights=run.recipe.teacher.weights,
         resume=True,
         about={**how_to_open(name, grid.data_root), **accepted},
     )

@@ -90,6 +90,7 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
     images = min(len(train_set), job.recipe.images or len(train_set))
     about = {
         **job.about,
+        **({"variant": job.tree.variant} if job.tree.variant else {}),
         "classes": list(train_set.classes),
         "palette": [list(color) for color in train_set.palette],
         "train_images": images,

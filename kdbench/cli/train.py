@@ -19,7 +19,6 @@ from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
     from kdbench.data import SegmentationDataset
-    from trainers.recipe import Recipe
     from trainers.train import TrainingJob
 
 
@@ -175,7 +174,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     from trainers.methods import needs_teacher
     from trainers.network_recipe import NO_WEIGHTS
     from trainers.processes import launcher_precision
-    from trainers.recipe import load_recipe
+    from trainers.recipe import load_recipe, variant_name
     from trainers.teacher import require_teacher_arch, teacher_is_ready
     from trainers.train import TrainingJob
 
@@ -274,22 +273,7 @@ def rerun(
 
 def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
     """What a sidecar says of where the data are."""
-    variant = {} if tree.variant is None else {"variant": tree.variant}
-    return {**how_to_open(tree.dataset, data_root), **variant, **({"sbd": True} if sbd else {})}
-
-
-def variant_name(dataset: str, recipe: Recipe) -> str | None:
-    """What a recipe's student has that the dataset's usual training has not, as a folder's name."""
-    from kdbench.runs.tree import variant_of
-    from trainers.recipe import load_recipe, usual_recipe
-
-    usual = load_recipe(usual_recipe(dataset), {}).student
-    own = recipe.student
-    if own == usual:
-        return None
-    told = own.network.label + "".join(f" {key}" for key in (own.taps, own.input) if key)
-    weights = own.weights or ("none" if usual.weights and own.arch == usual.arch else None)
-    return variant_of({"student": told, **({"weights": weights} if weights else {})})
+    return {**how_to_open(tree.dataset, data_root), **({"sbd": True} if sbd else {})}
 
 
 def check_runs(tree: RunTree) -> None:
