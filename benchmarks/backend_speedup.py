@@ -139,11 +139,7 @@ def main() -> None:
         "schema_version": 1, "benchmark": "backend_speedup", "method": arguments.method, "size": list(size),
         "trained_size": trained_size, "threads": arguments.threads, "rows": rows, "block_ms": found,
         "kdbench_over_bare_session_run": {"ratio": added[0], "ci95": list(added[1:])},
-        "environment": {
-            **environment(),
-            "command": f"python -m benchmarks.backend_speedup --method {arguments.method} --size {arguments.size} "
-            f"--threads {arguments.threads} --blocks {arguments.blocks}",
-        },
+        "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -87,10 +87,9 @@ def main() -> None:
             f"{row['backend']:<10}{statistics.median(share):>14.1%} ({min(share):.1%}–{max(share):.1%})"
             f"{statistics.median(ratio):>14.2f} ({min(ratio):.2f}–{max(ratio):.2f})"
         )
-    command = f"python -m benchmarks.evaluate_overlap --dataset {dataset.name} --size {arguments.size}"
     report = {
         "schema_version": 1, "benchmark": "evaluate_overlap", "dataset": dataset.name, "images": len(dataset),
-        "size": list(size), "rows": rows, "environment": {**environment(), "command": command},
+        "size": list(size), "rows": rows, "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -200,7 +200,7 @@ def score(budget_s: float, json_file: Path | None) -> None:
         "live": summarise(rows), "replayed": replays(rows, budget_s),
         # What else a run holds follows from its recording.
         "runs": [{k: r[k] for k in ("machine", "number", "cell", "scenario", "verdict", "seconds")} for r in rows],
-        "environment": {**environment(), "command": "python -m benchmarks.gate_study score"},
+        "environment": environment(),
     }  # fmt: skip
     lines = as_text(report)
     print(lines)

@@ -130,7 +130,7 @@ def main() -> None:
     report = {
         "schema_version": 1, "benchmark": "gpu_training", "teacher": arguments.teacher, "cases": cases,
         "recipe": recipe.model_dump(mode="json"), "gpu_before": before, "gpu_after": gpu_clocks(),
-        "environment": {**environment(), "command": "python -m benchmarks.gpu_training"},
+        "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

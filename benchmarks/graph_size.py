@@ -60,7 +60,7 @@ def main() -> None:
         rows.append(describe("kdbench fp16", path))
     report = {
         "schema_version": 1, "benchmark": "graph_size", "size": list(SIZE), "rows": rows,
-        "environment": {**environment(), "command": "python -m benchmarks.graph_size"},
+        "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -185,7 +185,7 @@ def main() -> None:
     report = {
         "schema_version": 1, "benchmark": "import_files", "dataset": arguments.dataset, "size": list(arguments.size),
         "steps": arguments.steps, "goal": GOAL, "rows": rows,
-        "environment": {**environment(), "command": "python -m benchmarks.import_files"},
+        "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -74,7 +74,7 @@ def main() -> None:
     report = {
         "schema_version": 1, "benchmark": "import_overhead", "size": list(arguments.size), "threads": arguments.threads,
         "block_ms": found, "ratio_to": {way: {"ratio": r, "ci95": [a, b]} for way, (r, a, b) in ratios.items()},
-        "goal": GOAL, "environment": {**environment(), "command": "python -m benchmarks.import_overhead"},
+        "goal": GOAL, "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

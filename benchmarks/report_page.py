@@ -63,7 +63,7 @@ def main() -> None:
     report = {
         "schema_version": 1, "benchmark": "report_page", "bytes": arguments.report.stat().st_size,
         "embedded_pictures": len(re.findall(r"data:image/", html)), "rows": rows,
-        "environment": {**environment(), "command": "python -m benchmarks.report_page"},
+        "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-IMAGES, STEPS, SCORED = 64, 4, 12
+IMAGES, STEPS, SCORED = 64, 4, 48
 """Training images in memory, steps in a slice of training, images in a slice of evaluation."""
 
 

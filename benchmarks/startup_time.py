@@ -42,8 +42,7 @@ def main() -> None:
     for row in rows:
         s = row["seconds"]
         print(f"{row['command']:<20}{statistics.median(s):>10.3f}{min(s):>8.3f}{max(s):>8.3f}")
-    about = {**environment(), "command": "python -m benchmarks.startup_time"}
-    report = {"schema_version": 1, "benchmark": "startup_time", "rows": rows, "environment": about}
+    report = {"schema_version": 1, "benchmark": "startup_time", "rows": rows, "environment": environment()}
     if arguments.json:
         write_json(arguments.json, report)
     print(json.dumps(report))

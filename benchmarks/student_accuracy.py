@@ -99,7 +99,7 @@ def score(arguments: argparse.Namespace) -> None:
     report = {
         "schema_version": 1, "benchmark": "student_accuracy", "rows": rows, "recipe": recipe.model_dump(mode="json"),
         "comparison": str(arguments.comparison),
-        "environment": {**environment(), "command": "python -m benchmarks.student_accuracy score"},
+        "environment": environment(),
         "yardstick_revisions": sorted({s["environment"]["git"]["revision"] for s in yardsticks.values()}),
     }  # fmt: skip
     if arguments.json:

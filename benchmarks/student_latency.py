@@ -67,7 +67,7 @@ def main() -> None:
     ratio, low, high = ratio_with_interval(found[MODELS[0]], found[MODELS[1]])
     report = {
         "schema_version": 1, "benchmark": "student_latency", "rows": rows, "block_ms": found, "ratio": ratio,
-        "ci95": [low, high], "environment": {**environment(), "command": "python -m benchmarks.student_latency"},
+        "ci95": [low, high], "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -241,12 +241,7 @@ def main() -> None:
         "threads": arguments.threads,
         "size": list(recipe.size), "batch_size": recipe.batch_size, "teacher_precision": recipe.teacher_precision,
         "rows": rows, "block_ms": raw,
-        "environment": {
-            **environment(),
-            "command": f"python -m benchmarks.training_speed --dataset {arguments.dataset} --recipe {arguments.recipe} "
-            f"--teachers {arguments.teachers} --teacher-images {arguments.teacher_images} "
-            f"--device {arguments.device} --threads {arguments.threads} --blocks {arguments.blocks}",
-        },
+        "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -69,8 +69,9 @@ def hardware() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command as a person would type it: the program's name without its folder."""
-    return " ".join(["kdbench", *sys.argv[1:]])
+    """The command as a person would type it: ``kdbench``, or the module that ``python -m`` runs, and its arguments."""
+    module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    return " ".join([f"python -m {module}" if module.startswith("benchmarks.") else "kdbench", *sys.argv[1:]])
 
 
 def process_rank() -> int:
