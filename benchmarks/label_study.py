@@ -41,7 +41,7 @@ from kdbench.runs.files import sha256, write_json
 from kdbench.runs.tree import RunTree
 from trainers.recipe import Recipe
 from trainers.teacher import teacher_is_ready
-from trainers.train import TrainingJob, student_folder, train
+from trainers.train import Data, TrainingJob, student_folder, train
 
 METHODS = ("baseline", "response", "feature", "dist", "imitation")
 SCORED_AT_ONCE = 16
@@ -141,7 +141,7 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
             train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device, weights="imagenet",
             resume=True, about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip
-        train(job, splits["train"], splits["val"])
+        train(job, Data(splits["train"], splits["val"]))
         for name in ("val", "test"):
             scored.setdefault(name, open_scored(splits[name], recipe.size, device))
         for method in arguments.methods:

@@ -136,6 +136,7 @@ def training_data(about: dict[str, Any]) -> dict[str, Any]:
     for part in ("teacher", "student_weights"):
         if part in about:
             data[part] = about[part]["sha256"]
+    data |= {key: about[key] for key in ("labelled", "unlabelled_train_images") if key in about}
     if code := about.get("network", {}).get("code"):
         data["code"] = code["sha256"]
     return data

@@ -3,18 +3,19 @@
 Which images a batch holds and how they are augmented depends on (seed, epoch) alone, so every method sees the same
 pixels in the same order, and a resumed run sees what it would have seen. Several processes share each batch.
 
-Images without labels. With a recipe's ``labelled`` below 1, labels of that share of the images are used, evenly spaced;
-the others are images without labels. Two kinds of batches come from such a split, with the same number of steps of the
-same size: those of the labelled images alone, which a baseline trains on, and those of all images in one shuffled
-order, which distilled arms train on; there every pixel of an image without labels has the label 254.
+Images without labels are those that a recipe's ``labelled`` leaves out of the split, and those that were never labelled
+(``--unlabelled``). Two kinds of batches come from such data, with the same number of steps of the same size: those of
+the labelled images alone, which a baseline trains on, and those of all images in one shuffled order, which distilled
+arms train on. So a step of theirs holds labelled images in the share that they have of all. Every pixel of an image
+without labels has the label 254, but for padding, which has 255 as everywhere.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -73,10 +74,20 @@ class TrainingBatches:
                 f"--batch-size: got {recipe.batch_size} (of {images.count} images) for {world_size()} processes, "
                 "expected at least one image for each: it is the batch of all processes together"
             )
-        self.labelled = evenly_spaced(images.count, recipe.labelled)
+        self.labelled = labelled_indices(images, recipe.labelled)
         self.indices = range(images.count) if unlabelled else self.labelled
         self.batch_size = min(recipe.batch_size, images.count)
         self.steps_per_epoch = max(1, images.count // recipe.batch_size)
+
+    @property
+    def step_images(self) -> dict[str, float]:
+        """What a step holds, mean over steps: labelled images, and images without labels."""
+        labelled = self.batch_size * len(self.labelled) / len(self.indices)
+        return {"labelled": round(labelled, 3), "unlabelled": round(self.batch_size - labelled, 3)}
+
+    @property
+    def labelled_names(self) -> list[str]:
+        return [self._images.dataset.name_of(index) for index in self.labelled]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,24 +114,11 @@ class TrainingBatches:
         drawn = [Augmentation(*(values[mine] for values in one)) for one in drawn]
         moved = to_device(drawn, self.device)
         known = set(self.labelled)
-        for step, (images, labels) in enumerate(self._gathered(chunks)):
+        for step, (images, labels) in enumerate(self._images.batches(chunks)):
             if len(known) < self._images.count:
                 blind = [row for row, index in enumerate(chunks[step]) if index not in known]
                 labels[blind] = UNLABELLED
             yield self._batch(*augment(images, labels, moved[step], moves(drawn[step]), self._wanted))
-
-    def _gathered(self, chunks: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._images.on_device:
-            yield from map(self._images.gather, chunks)
-            return
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            # One batch ahead: the next one is gathered (and decoded, if need be) while the current one trains.
-            following = pool.submit(self._images.gather, chunks[0])
-            for chunk in [*chunks[1:], None]:
-                gathered = following.result()
-                if chunk is not None:
-                    following = pool.submit(self._images.gather, chunk)
-                yield gathered
 
     def _batch(self, view: Tensor, labels: Tensor) -> Batch:
         factor = view.shape[2] // self.recipe.size[0]
@@ -129,6 +127,36 @@ class TrainingBatches:
             return Batch(view, labels, shown)
         middle = slice(factor // 2, None, factor)
         return Batch(F.avg_pool2d(view, factor), labels[:, middle, middle].contiguous(), shown)
+
+
+def labelled_indices(images: TrainingImages, labelled: float | str) -> list[int]:
+    """Which images' labels are used, in order.
+
+    Args:
+        labelled: a share, or a list file that names them.
+
+    Raises:
+        BadInput: the file cannot be read, or names an image that the split lacks, or fewer than two.
+    """
+    if not isinstance(labelled, str):
+        return evenly_spaced(images.with_masks, labelled)
+    try:
+        lines = Path(labelled).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"--labelled: list file '{labelled}' cannot be read ({error}): name a share, as 0.25, or a text file"
+        ) from error
+    asked = [Path(line.strip()).name for line in lines if line.strip() and not line.startswith("#")]
+    by_name = {images.dataset.name_of(index): index for index in range(images.with_masks)}
+    found = {name: by_name.get(name, by_name.get(Path(name).stem)) for name in asked}
+    if unknown := [name for name, index in found.items() if index is None]:
+        raise BadInput(
+            f"--labelled: '{labelled}' names {len(unknown)} images that the training split lacks (first "
+            f"'{unknown[0]:.80}'), expected names of its {images.with_masks} images: mend the list"
+        )
+    if len(found) < 2:
+        raise BadInput(f"--labelled: '{labelled}' names {len(found)} images, expected at least 2")
+    return sorted(index for index in found.values() if index is not None)
 
 
 def evenly_spaced(count: int, share: float) -> list[int]:

@@ -29,6 +29,7 @@ class Grid(BaseModel):
     dataset: str = Field(description="as --dataset of kdbench train")
     data_root: Path | None = Field(None, description="as --data-root")
     accept_data: bool = Field(False, description="as --accept-data")
+    unlabelled: Path | None = Field(None, description="as --unlabelled")
     recipe: str | None = Field(None, description="as --recipe; None = the dataset's")
     methods: list[str] = Field(min_length=1, description="students; the teacher is trained when one needs it")
     seeds: list[int] = Field([0], min_length=1, description="all methods are trained with each")
@@ -36,6 +37,10 @@ class Grid(BaseModel):
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="name → fields of the recipe; with several, runs lie in <runs>/<name>/"
     )
+
+    def about_unlabelled(self) -> dict[str, str]:
+        """What a sidecar says of the folder of images without labels."""
+        return {} if self.unlabelled is None else {"unlabelled": self.unlabelled.as_posix()}
 
 
 @dataclass

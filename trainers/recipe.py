@@ -12,7 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from kdbench.data.open import DATASETS
 from kdbench.data.preprocessing import MAX_SIDE, Size
@@ -40,12 +41,10 @@ class Common(BaseModel):
         description="the table [student], fields below, or a network's name alone",
     )
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
-    labelled: float = Field(
+    labelled: float | str = Field(
         1.0,
-        gt=0,
-        le=1,
-        description="share of the training images whose labels are used, evenly spaced; distilled methods learn from "
-        "the teacher on the others, the baseline and the teacher do not see them",
+        description="share of the training images whose labels are used, evenly spaced, or a list file of their "
+        "names; distilled methods learn from the teacher on the others, the baseline and the teacher do not see them",
     )
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(8, ge=2, description="images per step, 2 or more; a smaller last batch is left out")
@@ -88,6 +87,15 @@ class Common(BaseModel):
         table = {"arch": student} if isinstance(student, str) else dict(student)
         rest = {key: value for key, value in given.items() if key != "student_weights"}
         return {**rest, "student": {**table, "weights": given["student_weights"]}}
+
+    @field_validator("labelled")
+    @classmethod
+    def a_share_or_a_list(cls, labelled: float | str) -> float | str:
+        if not (Path(labelled).suffix == ".txt" if isinstance(labelled, str) else 0 < labelled <= 1):
+            raise PydanticCustomError(
+                "labelled", "Expected a share above 0, 1 at most, or a list file that ends in .txt"
+            )
+        return labelled
 
     @property
     def view_size(self) -> Size:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdbench.data import SegmentationDataset
+from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import BadInput, Missing
 from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.folder import at_its_end
@@ -90,7 +91,9 @@ def require_new_place(past: PastTraining, tree: RunTree) -> None:
         )
 
 
-def require_same_data(past: PastTraining, train_set: SegmentationDataset) -> None:
+def require_same_data(
+    past: PastTraining, train_set: SegmentationDataset, unlabelled: ImagesWithoutLabels | None
+) -> None:
     """Raise BadInput where the data are not those of the past training."""
     was, now = past.sidecar["classes"], list(train_set.classes)
     if was != now:
@@ -100,6 +103,12 @@ def require_same_data(past: PastTraining, train_set: SegmentationDataset) -> Non
         raise BadInput(
             f"--from: '{past.path}' was trained on {past.sidecar['train_images']} images, dataset '{train_set.name}' "
             f"has {images}: name its data with --data-root"
+        )
+    before, now_without = past.sidecar.get("unlabelled_train_images", 0), len(unlabelled or ())
+    if before != now_without:
+        raise BadInput(
+            f"--from: '{past.path}' was trained beside {before} images without labels, now there are {now_without}: "
+            "put back their folder as it was"
         )
 
 

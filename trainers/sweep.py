@@ -32,13 +32,15 @@ import torch
 from kdbench.data import open_dataset
 from kdbench.data.check import require_sound
 from kdbench.data.open import how_to_open, join_dataset
+from kdbench.data.remembered import Remembered
+from kdbench.data.unlabelled import open_unlabelled
 from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.grid import Run, Sweep
 from trainers.teacher import teacher_is_ready
-from trainers.train import TrainingJob, train
+from trainers.train import Data, TrainingJob, train
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -84,7 +86,10 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
     grid = run.grid
     name = join_dataset(grid.dataset)
     train_set, validation = (open_dataset(name, split, grid.data_root) for split in ("train", "val"))
-    accepted = require_sound(train_set, validation, grid.accept_data)
+    unlabelled = open_unlabelled(grid.unlabelled, train_set, validation, grid.data_root)
+    accepted = require_sound(
+        train_set, validation, unlabelled, accept=grid.accept_data, remembered=Remembered(run.tree.data_file)
+    )
     job = TrainingJob(
         tree=run.tree,
         # Seeds other than the job's own lie in folders of their own.
@@ -96,9 +101,9 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         device=torch.device(device),
         weights=run.recipe.teacher.weights,
         resume=True,
-        about={**how_to_open(name, grid.data_root), **accepted},
+        about={**how_to_open(name, grid.data_root), **grid.about_unlabelled(), **accepted},
     )
-    train(job, train_set, validation)
+    train(job, Data(train_set, validation, unlabelled))
 
 
 def import_ray() -> ModuleType:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from kdbench.data import SegmentationDataset
+from kdbench.data.remembered import Remembered
+from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import environment
 from kdbench.methods.base import METHODS
@@ -23,7 +25,7 @@ from kdbench.runs.folder import RunFolder, at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.arm import Arm, mark_started, training_data
-from trainers.batches import TrainingBatches, evenly_spaced
+from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
@@ -68,13 +70,14 @@ class TrainingJob:
 
 
 class Data(NamedTuple):
-    """Both splits of a training."""
+    """Both splits of a training, and images without labels that distilled methods learn from as well."""
 
     train: SegmentationDataset
     validation: SegmentationDataset
+    unlabelled: ImagesWithoutLabels | None = None
 
 
-def train(job: TrainingJob, train_set: SegmentationDataset, validation: SegmentationDataset) -> list[Path]:
+def train(job: TrainingJob, data: Data) -> list[Path]:
     """Run the job and return the checkpoints, those that ``--resume`` found finished included.
 
     Raises:
@@ -82,27 +85,26 @@ def train(job: TrainingJob, train_set: SegmentationDataset, validation: Segmenta
         BadInput: another process trains in one of the folders, or a network does not fit the data.
     """
     networks = tried_networks(
-        job.recipe, len(train_set.classes), student=bool(job.methods), teacher=job.train_teacher, code=job.code
+        job.recipe, len(data.train.classes), student=bool(job.methods), teacher=job.train_teacher, code=job.code
     )
     if job.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(job.deterministic)
-    images = min(len(train_set), job.recipe.images or len(train_set))
     about = {
         **job.about,
         **({"variant": job.tree.variant} if job.tree.variant else {}),
-        "classes": list(train_set.classes),
-        "palette": [list(color) for color in train_set.palette],
-        "train_images": images,
-        **labelled_fields(job.recipe, images),
-        "val_images": len(validation),
+        "classes": list(data.train.classes),
+        "palette": [list(color) for color in data.train.palette],
+        "train_images": min(len(data.train), job.recipe.images or len(data.train)),
+        **({"unlabelled_train_images": len(data.unlabelled)} if data.unlabelled is not None else {}),
+        "val_images": len(data.validation),
         "processes": world_size(),
         "threads": torch.get_num_threads(),
         "device": job.device.type,
         "deterministic": job.deterministic,
         "environment": environment(),  # now: the checkout may move on while a training runs
     }
-    data, teaching = Data(train_set, validation), None
+    teaching = None
     distils = any(needs_teacher(method) for method in job.methods)
     if distils and not job.train_teacher:
         teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
@@ -164,21 +166,28 @@ def train_students(
     made = []
     matched = about.get("time_matched")
     more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
-    images = TrainingImages(data.train, recipe.view_size, recipe.images, job.device)
+    remembered = Remembered(job.tree.data_file)
+    images = TrainingImages(
+        data.train, recipe.view_size, recipe.images, job.device, data.unlabelled, remembered=remembered
+    )
     wanted, said = members(network)[0].input, False
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
-        for distils, group in side_by_side(methods, recipe):
+        for distils, group in side_by_side(methods, mixed=recipe.labelled != 1 or data.unlabelled is not None):
             teacher = teaching.model if teaching is not None and distils else None
             view = None if teacher is None else teacher.input
             batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted, view=view)
             arms = []
+            if batches.step_images["unlabelled"] and seed == job.seeds[0]:
+                say_steps(group, batches)
             for method in group:
                 student, filled = new_student(network, len(data.train.classes), seeded)
                 if not said and not job.resume:
                     say_start(student, filled, data.train)
                     said = True
-                student_about = {**about, **student_fields(network, student, filled)}
+                student_about = {
+                    **about, **labelled_fields(batches, data.unlabelled), **student_fields(network, student, filled)
+                }  # fmt: skip
                 if needs_teacher(method):
                     assert teaching is not None
                     student_about["teacher"] = teaching.sidecar
@@ -191,24 +200,40 @@ def train_students(
     return made
 
 
-def side_by_side(methods: tuple[str, ...], recipe: Recipe) -> list[tuple[bool, tuple[str, ...]]]:
+def side_by_side(methods: tuple[str, ...], *, mixed: bool) -> list[tuple[bool, tuple[str, ...]]]:
     """Groups of methods that train on the same batches, each with whether a teacher teaches it.
 
-    All together, unless there are images without labels, which only distilled methods train on.
+    Args:
+        mixed: there are images without labels, which only distilled methods train on; else all are together.
     """
     distilled = tuple(method for method in methods if needs_teacher(method))
     others = tuple(method for method in methods if not needs_teacher(method))
-    if recipe.labelled == 1:
+    if not mixed:
         return [(bool(distilled), methods)]
     return [(distils, group) for distils, group in ((False, others), (True, distilled)) if group]
 
 
-def labelled_fields(recipe: Recipe, images: int) -> dict[str, int]:
-    """What sidecars say of a training on few labels; nothing where every image has its own."""
-    if recipe.labelled == 1:
+def say_steps(methods: tuple[str, ...], batches: TrainingBatches) -> None:
+    """One line: how many images without labels there are, and what a step holds."""
+    if is_main():
+        held = batches.step_images
+        print(
+            f"{', '.join(methods)}: {len(batches.labelled)} images with labels and "
+            f"{len(batches.indices) - len(batches.labelled)} without, of which the teacher's opinion is learnt; a step "
+            f"of {batches.batch_size} images holds {held['labelled']:.1f} with labels and {held['unlabelled']:.1f} "
+            f"without, mean; an epoch has {batches.steps_per_epoch} steps, the baseline's too"
+        )
+
+
+def labelled_fields(batches: TrainingBatches, unlabelled: ImagesWithoutLabels | None) -> dict[str, Any]:
+    """What a sidecar says of a training on few labels or beside images without any; nothing of another."""
+    if batches.recipe.labelled == 1 and unlabelled is None:
         return {}
-    labelled = len(evenly_spaced(images, recipe.labelled))
-    return {"labelled_images": labelled, "unlabelled_images": images - labelled}
+    names = {"labelled": batches.labelled_names} if batches.recipe.labelled != 1 else {}
+    return {
+        "labelled_images": len(batches.labelled), "unlabelled_images": len(batches.indices) - len(batches.labelled),
+        "step_images": batches.step_images, **names,
+    }  # fmt: skip
 
 
 def student_folder(job: TrainingJob, method: str, seed: int) -> RunFolder:
@@ -242,9 +267,12 @@ def train_the_teacher(job: TrainingJob, network: Network, about: dict[str, Any],
         elif not job.resume:
             mark_started(arm_state, recipe)
     wait_for_all()
-    images = TrainingImages(data.train, recipe.size, recipe.images, job.device)
+    remembered = Remembered(job.tree.data_file)
+    images = TrainingImages(data.train, recipe.size, recipe.images, job.device, remembered=remembered)
     batches = TrainingBatches(images, recipe, wanted=model.input)
-    about = {**about, **network.fields(), **model.input.fields(), "weights": job.weights}
+    about = {
+        **about, **labelled_fields(batches, None), **network.fields(), **model.input.fields(), "weights": job.weights
+    }  # fmt: skip
     if filled is not None:
         about["teacher_weights"] = filled.fields()
     arm = make_arm("teacher", model, checkpoint, about, batches)

@@ -21,6 +21,7 @@ def check(
     data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,
     sbd: Annotated[bool, typer.Option(help="{sbd}: with the images that SBD adds.")] = False,
     download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
+    unlabelled: Annotated[Path | None, typer.Option(help="A folder of images without labels, as for train.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Read every file once: counts, sizes, class shares, and every problem with the file's name.
@@ -36,6 +37,7 @@ def check(
     from kdbench.data.check import check_splits, report_tables
     from kdbench.data.faults import collected
     from kdbench.data.open import DATASETS, join_dataset
+    from kdbench.data.unlabelled import open_unlabelled
 
     opened, problems = [], list[str]()
     with collected() as faults:
@@ -47,13 +49,20 @@ def check(
                 problems.append(str(error))
     if not opened:  # of two lines that say the same of both splits, the first
         raise BadInput(problems[0])
+    by_split = {split.split: split for split in opened}
+    more = None
+    if {"train", "val"} <= by_split.keys():
+        more = open_unlabelled(unlabelled, by_split["train"], by_split["val"], data_root)
     with json_result(json_file) as document:
         console = Console()
-        checked = check_splits(*opened)
+        checked = check_splits(*opened, unlabelled=more)
         problems = [*problems, *faults, *checked.problems]
         for report in checked.reports:
             for table in report_tables(report):
                 console.print(table)
+        if more is not None:
+            document["unlabelled_images"] = len(more)
+            console.print(f"{len(more)} images without labels")
         splits = [asdict(report) for report in checked.reports]
         document.update(splits=splits, problems=problems, warnings=checked.warnings)
         for label, lines in (("warning", checked.warnings), ("problem", problems)):

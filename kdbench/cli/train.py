@@ -18,8 +18,7 @@ from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
-    from kdbench.data import SegmentationDataset
-    from trainers.train import TrainingJob
+    from trainers.train import Data, TrainingJob
 
 
 BESIDE_FROM = {
@@ -83,6 +82,12 @@ def train(
     ] = None,
     sbd: Annotated[bool, typer.Option(help="{sbd}: train on the 10,582 images that SBD adds to.")] = False,
     download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
+    labelled: Annotated[
+        str | None, typer.Option(help="Share of the images whose labels are used, as 0.25, or a list file of names.")
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="A folder of images without labels: distilled methods learn from them too.")
+    ] = None,
     accept_data: Annotated[
         bool, typer.Option("--accept-data", help="Train in spite of problems that a look at the data shows.")
     ] = False,
@@ -116,7 +121,7 @@ def train(
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
-        "student": student, "student_weights": student_weights,
+        "student": student, "student_weights": student_weights, "labelled": share_or_list(labelled),
     }  # fmt: skip
     from trainers.recipe import recipe_of
 
@@ -125,9 +130,19 @@ def train(
             methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match,
             weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
-            deterministic=deterministic, accept_data=accept_data,
+            deterministic=deterministic, accept_data=accept_data, unlabelled=unlabelled,
         )  # fmt: skip
         document.update(models=run_training(RunTree(runs, dataset), flags, data_root))
+
+
+def share_or_list(labelled: str | None) -> float | str | None:
+    """What --labelled means: a number is a share, anything else a file."""
+    if labelled is None:
+        return None
+    try:
+        return float(labelled)
+    except ValueError:
+        return labelled
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -161,6 +176,7 @@ class TrainFlags:
     keep_teacher: bool = False
     deterministic: bool = False
     accept_data: bool = False
+    unlabelled: Path | None = None
     go_on: str = GO_ON
 
 
@@ -171,12 +187,14 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     from kdbench.data import open_dataset
     from kdbench.data.check import require_sound
     from kdbench.data.preprocessing import parse_size
+    from kdbench.data.remembered import Remembered
+    from kdbench.data.unlabelled import open_unlabelled
     from trainers.methods import needs_teacher
     from trainers.network_recipe import NO_WEIGHTS
     from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe, variant_name
     from trainers.teacher import require_teacher_arch, teacher_is_ready
-    from trainers.train import TrainingJob
+    from trainers.train import Data, TrainingJob
 
     check_runs(tree)
     for arch in filter(None, (flags.overrides.get("student"), flags.teacher)):
@@ -206,7 +224,10 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         require_teacher_arch(tree, recipe.teacher.network)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
-    accepted = require_sound(train_set, validation, flags.accept_data)
+    unlabelled = open_unlabelled(flags.unlabelled, train_set, validation, data_root)
+    accepted = require_sound(
+        train_set, validation, unlabelled, accept=flags.accept_data, remembered=Remembered(tree.data_file)
+    )
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
     chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     job = TrainingJob(
@@ -219,10 +240,10 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         device=torch.device(choose_device(flags.device)),
         weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
-        about={**about_data(tree, data_root, flags.sbd), **accepted},
+        about={**about_data(tree, data_root, flags.sbd, flags.unlabelled), **accepted},
         deterministic=flags.deterministic,
     )
-    return execute(job, train_set, validation, flags.go_on)
+    return execute(job, Data(train_set, validation, unlabelled), flags.go_on)
 
 
 def rerun(
@@ -233,9 +254,11 @@ def rerun(
 
     from kdbench.data import open_dataset
     from kdbench.data.check import require_sound
+    from kdbench.data.remembered import Remembered
+    from kdbench.data.unlabelled import open_unlabelled
     from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
-    from trainers.train import TrainingJob
+    from trainers.train import Data, TrainingJob
 
     past = read_past_training(past_file)
     tree = RunTree(runs, past.sidecar["dataset"], past.sidecar.get("variant"))
@@ -245,9 +268,13 @@ def rerun(
     recorded, sbd = past.sidecar.get("data_root"), past.sidecar.get("sbd", False)
     data_root = data_root or (Path(recorded) if recorded else None)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd)
-    require_same_data(past, train_set)
     validation = open_dataset(tree.dataset, "val", data_root)
-    accepted = require_sound(train_set, validation, accept="accepted_data" in past.sidecar)
+    folder = Path(past.sidecar["unlabelled"]) if "unlabelled" in past.sidecar else None
+    unlabelled = open_unlabelled(folder, train_set, validation, data_root)
+    require_same_data(past, train_set, unlabelled)
+    accepted = require_sound(
+        train_set, validation, unlabelled, accept="accepted_data" in past.sidecar, remembered=Remembered(tree.data_file)
+    )
     bring_teacher(past, tree)
     is_teacher = past.method == "teacher"
     job = TrainingJob(
@@ -260,20 +287,22 @@ def rerun(
         device=torch.device(choose_device(device)),
         weights=past.sidecar.get("weights"),
         resume=resume,
-        about={**about_data(tree, data_root, sbd), **accepted},
+        about={**about_data(tree, data_root, sbd, folder), **accepted},
         deterministic=deterministic or past.sidecar.get("deterministic", False),
         time_matched=past.sidecar.get("time_matched"),
         code=Network.recorded(past.sidecar).code,
     )
-    models = execute(job, train_set, validation)
+    models = execute(job, Data(train_set, validation, unlabelled))
     for trained in models:
         print(verdict(past, Path(trained["checkpoint"])))
     return models
 
 
-def about_data(tree: RunTree, data_root: Path | None, sbd: bool) -> dict[str, Any]:
+def about_data(tree: RunTree, data_root: Path | None, sbd: bool, unlabelled: Path | None) -> dict[str, Any]:
     """What a sidecar says of where the data are."""
-    return {**how_to_open(tree.dataset, data_root), **({"sbd": True} if sbd else {})}
+    further = {"sbd": True} if sbd else {}
+    folder = {} if unlabelled is None else {"unlabelled": unlabelled.as_posix()}
+    return {**how_to_open(tree.dataset, data_root), **further, **folder}
 
 
 def check_runs(tree: RunTree) -> None:
@@ -283,19 +312,14 @@ def check_runs(tree: RunTree) -> None:
         raise BadInput(f"--runs: '{tree.runs}' is not a printable UTF-8 name: name another folder")
 
 
-def execute(
-    job: TrainingJob,
-    train_set: SegmentationDataset,
-    validation: SegmentationDataset,
-    go_on: str = GO_ON,
-) -> list[dict[str, Any]]:
+def execute(job: TrainingJob, data: Data, go_on: str = GO_ON) -> list[dict[str, Any]]:
     """Train in all processes that a launcher started; the main one prints and returns what --json says of each."""
     from trainers.processes import is_main, joined_processes
     from trainers.train import train as run_job
 
     try:
         with joined_processes(job.device.type) as device:
-            made = run_job(replace(job, device=device), train_set, validation)
+            made = run_job(replace(job, device=device), data)
             if not is_main():
                 return []
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ JSON and the CSV have it too).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdbench.comparison.numbers import NOTHING, fraction
@@ -24,6 +24,7 @@ class Column:
         of_model: the same whichever backend runs the model: said once for each method.
         report_only: too much for the comparison's table.
         of_torch: torch has it too; what compares with torch says nothing of torch itself.
+        needed: the comparison's table has it where any row is such; None = always.
     """
 
     header: str
@@ -32,6 +33,7 @@ class Column:
     of_model: bool = False
     report_only: bool = False
     of_torch: bool = True
+    needed: Callable[[Row], bool] | None = None
 
     def belongs_to(self, backend: str) -> bool:
         """Whether the comparison's table has it for ``backend``."""
@@ -46,6 +48,11 @@ def gflop(row: Row) -> str:
     return NOTHING if row.gflops is None else f"{row.gflops:.2f}"
 
 
+def images(row: Row) -> str:
+    """Training images with labels, and those without."""
+    return NOTHING if row.labelled is None else f"{row.labelled} + {row.unlabelled or 0}"
+
+
 def agreement(row: Row) -> str:
     return NOTHING if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%"
 
@@ -58,6 +65,7 @@ def timed(show: Callable[[Latency], str]) -> Callable[[Row], str]:
 COLUMNS = (
     Column("# Parameters", parameters, report="Parameters", of_model=True),
     Column("GFLOP", gflop, of_model=True),
+    Column("Labelled + not", images, report="Images", of_model=True, needed=lambda row: bool(row.unlabelled)),
     Column("mIoU", lambda row: fraction(row.miou)),
     Column("Median ms", timed(lambda ms: f"{ms.median_ms:.2f}"), report_only=True),
     Column("95% interval", timed(lambda ms: f"{ms.ci95_ms[0]:.2f}–{ms.ci95_ms[1]:.2f}"), report_only=True),
@@ -67,9 +75,13 @@ COLUMNS = (
 )
 
 
-def of_model() -> list[Column]:
+def of_model(rows: Sequence[Row]) -> list[Column]:
     """Those of the comparison's table that are said once for each method."""
-    return [column for column in COLUMNS if column.of_model and not column.report_only]
+    return [
+        column
+        for column in COLUMNS
+        if column.of_model and not column.report_only and (column.needed is None or any(map(column.needed, rows)))
+    ]
 
 
 def of_backend() -> list[Column]:

@@ -75,4 +75,5 @@ def unfair_differences(
     ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
     allowed = unread_by_the_baseline() | ({"epochs"} if METHODS[method].time_matched else set())
     differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
-    return differing + ["train_images"] * (sidecar["train_images"] != baseline["train_images"])
+    numbers = ("train_images", "unlabelled_train_images")
+    return differing + [number for number in numbers if sidecar.get(number) != baseline.get(number)]

@@ -24,7 +24,7 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     """The table proper: header, one list of cells per method, and the numbered reasons of rows that are not ok."""
     keys = list(dict.fromkeys((row.backend, row.precision) for row in comparison.rows))
     several = len({precision for _, precision in keys if precision}) > 1
-    header = ["Knowledge Distillation", *(column.header for column in of_model())]
+    header = ["Knowledge Distillation", *(column.header for column in of_model(comparison.rows))]
     for backend, precision in keys:
         name = f"{backend} {precision}" if several else backend
         header += [f"{name} {column.header}" for column in of_backend() if column.belongs_to(backend)]
@@ -32,7 +32,7 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     for run in dict.fromkeys(row.run for row in comparison.rows):
         rows = {(row.backend, row.precision): row for row in comparison.rows if row.run == run}
         any_row = next(iter(rows.values()))
-        line = [title_of(run), *(column.cell(any_row) for column in of_model())]
+        line = [title_of(run), *(column.cell(any_row) for column in of_model(comparison.rows))]
         for key in keys:
             columns = [column for column in of_backend() if column.belongs_to(key[0])]
             line += _backend_cells(rows.get(key), columns, reasons)
@@ -165,11 +165,11 @@ def _rich_table(header: list[str], cells: list[list[str]], left: int) -> Table:
 
 def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells; ``reasons`` are those of ``header_and_cells``, whose numbers are the same here."""
-    headers = [column.header for column in (*of_model(), *of_backend())]
+    headers = [column.header for column in (*of_model(comparison.rows), *of_backend())]
     cells = []
     for row in comparison.rows:
         about = [title_of(row.run), row.backend, row.precision]
-        about += [column.cell(row) for column in of_model()]
+        about += [column.cell(row) for column in of_model(comparison.rows)]
         cells.append([*about, *_backend_cells(row, of_backend(), reasons)])
     return ["Knowledge Distillation", "backend", "precision", *headers], cells
 

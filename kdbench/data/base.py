@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.decoding import exif_orientation as exif_orientation
+from kdbench.data.decoding import image_size
 from kdbench.data.decoding import read_image as read_image
 from kdbench.data.decoding import read_mask as read_mask
 from kdbench.data.faults import named, raise_or_collect
@@ -57,6 +58,14 @@ class SegmentationDataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def name_of(self, index: int) -> str:
+        """The name of a sample, without reading it where that can be."""
+        return self[index].name
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        """The label of a sample, without reading its image where that can be: H x W uint8."""
+        return self[index].label
 
     def group_of(self, index: int) -> str | None:
         """The recording that an image belongs to, whose frames resemble each other; None where that is not known."""
@@ -106,6 +115,9 @@ class ImageMaskPairs(SegmentationDataset):
         """H x W labels; ``shape`` is the image's, for those that are drawn."""
         mask = self.pairs[index][1]
         return self.labels.labels(self.read_mask(mask), mask)
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        return self.read_label(index, image_size(self.pairs[index][0]))
 
     def __getitem__(self, index: int) -> Sample:
         image_path, mask_path = self.pairs[index]

@@ -26,8 +26,10 @@ from kdbench.data.base import ImageMaskPairs, SegmentationDataset
 from kdbench.data.faults import short
 from kdbench.data.findings import palettes_differ, problems_of, warnings_of
 from kdbench.data.labels import IGNORE
-from kdbench.data.leakage import copied_line, copies, near_duplicates, overlap, shared_groups
+from kdbench.data.leakage import copied_line, copied_unlabelled, copies, near_duplicates, overlap, shared_groups
 from kdbench.data.reading import Read, read_split
+from kdbench.data.remembered import Remembered, fingerprint
+from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
 
@@ -83,8 +85,8 @@ def check_dataset(dataset: SegmentationDataset) -> DatasetReport:
     return _report(dataset, read_split(dataset, range(len(dataset))))
 
 
-def check_splits(*datasets: SegmentationDataset) -> Checked:
-    """Read every sample of the splits that opened, and compare train with the others."""
+def check_splits(*datasets: SegmentationDataset, unlabelled: ImagesWithoutLabels | None = None) -> Checked:
+    """Read every sample of the splits that opened, and compare train with the others; images without labels too."""
     reads = {dataset.split: read_split(dataset, range(len(dataset))) for dataset in datasets}
     reports = tuple(_report(dataset, reads[dataset.split]) for dataset in datasets)
     problems, warnings = palettes_differ(read for of_split in reads.values() for read in of_split), list[str]()
@@ -97,16 +99,25 @@ def check_splits(*datasets: SegmentationDataset) -> Checked:
     for report in reports:
         problems += report.problems
         warnings += report.warnings
+    if unlabelled is not None:
+        problems += problems_of(unlabelled, read_split(unlabelled, range(len(unlabelled))), whole=True)
+        warnings += [
+            line for split in datasets if split.split == "val" for line in copied_unlabelled(unlabelled, split)
+        ]
     return Checked(reports, tuple(problems), tuple(warnings))
 
 
-def check_sample(train: SegmentationDataset, val: SegmentationDataset) -> Checked:
-    """What is wrong with the splits by a look at ``SAMPLE`` of their files, spread evenly; no reports."""
+def check_sample(
+    train: SegmentationDataset, val: SegmentationDataset, unlabelled: ImagesWithoutLabels | None = None
+) -> Checked:
+    """What is wrong with the splits by a look at ``SAMPLE`` of their files, spread evenly; no reports.
+
+    Of images without labels half as many are read.
+    """
     problems, warnings, palettes = list[str](), list[str](), list[Read]()
     for dataset in (train, val):
         count = min(SAMPLE // 2, len(dataset))
-        indices = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
-        reads = read_split(dataset, indices)
+        reads = read_split(dataset, spread(len(dataset), count))
         palettes += [read for read in reads if read.palette]
         whole = count == len(dataset)
         problems += problems_of(dataset, reads, whole)
@@ -119,14 +130,32 @@ def check_sample(train: SegmentationDataset, val: SegmentationDataset) -> Checke
         if len(same) <= SAMPLE:  # files without compression are all of one size
             problems += [copied_line(val, path, twin) for path, twin in copies(same, looked_at)]
     problems += palettes_differ(palettes)
+    if unlabelled is not None:
+        reads = read_split(unlabelled, spread(len(unlabelled), min(SAMPLE // 2, len(unlabelled))))
+        problems += problems_of(unlabelled, reads, whole=False)
+        warnings += copied_unlabelled(unlabelled, val)
     return Checked((), tuple(problems), (*warnings, *shared_groups(train, val)))
 
 
-def require_sound(train: SegmentationDataset, val: SegmentationDataset, accept: bool) -> dict[str, Any]:
+def spread(length: int, count: int) -> list[int]:
+    """``count`` of 0 … length − 1, evenly spread, both ends among them."""
+    return [round(index) for index in np.linspace(0, length - 1, count).tolist()]
+
+
+def require_sound(
+    train: SegmentationDataset,
+    val: SegmentationDataset,
+    unlabelled: ImagesWithoutLabels | None,
+    *,
+    accept: bool,
+    remembered: Remembered,
+) -> dict[str, Any]:
     """Look at a sample of the data before training on them; warnings go to stderr.
 
     Args:
+        unlabelled: images without labels that are trained on as well.
         accept: go on in spite of problems.
+        remembered: where the verdict is kept, which holds as long as the files are the same.
 
     Returns:
         What the sidecar says of it: {"accepted_data": the problems}, or nothing where there are none.
@@ -134,16 +163,23 @@ def require_sound(train: SegmentationDataset, val: SegmentationDataset, accept: 
     Raises:
         BadInput: the sample shows problems, and they are not accepted.
     """
-    checked = check_sample(train, val)
-    for kind, lines in (("warning", checked.warnings), ("accepted", checked.problems if accept else ())):
+
+    def look() -> dict[str, list[str]]:
+        checked = check_sample(train, val, unlabelled)
+        return {"problems": list(checked.problems), "warnings": list(checked.warnings)}
+
+    splits = [train, val, *([unlabelled] if unlabelled is not None else [])]
+    found = remembered.get(f"a look at {SAMPLE} files", fingerprint(*splits), look)
+    problems: list[str] = found["problems"]
+    for kind, lines in (("warning", found["warnings"]), ("accepted", problems if accept else ())):
         for line in lines if process_rank() == 0 else ():
             print(f"kdbench: {kind}: {line}", file=sys.stderr)
-    if checked.problems and not accept:
+    if problems and not accept:
         raise BadInput(
-            f"{'; '.join(checked.problems)} (found by reading {SAMPLE} files at most; `kdbench data check` reads all, "
+            f"{'; '.join(problems)} (found by reading {SAMPLE} files at most; `kdbench data check` reads all, "
             "--accept-data trains all the same)"
         )
-    return {"accepted_data": list(checked.problems)} if checked.problems else {}
+    return {"accepted_data": problems} if problems else {}
 
 
 def _report(dataset: SegmentationDataset, reads: Sequence[Read]) -> DatasetReport:

@@ -5,6 +5,7 @@ images = "frames/*.jpg"                   # below root, which is the file's fold
 masks = "labels/{stem}_L.png"
 group = "^([^_]+)_"                       # in brackets: the recording
 split = { val = 0.2, seed = 0 }           # or recordings, folders, list files
+unlabelled = "more/*.jpg"                 # images that distilled methods learn from through their teacher
 ignore = [255, "#000000"]
 [classes]
 road = ["#804080", "#ff0080"]             # several values or colours to one class
@@ -52,9 +53,12 @@ class DatasetFile(BaseModel):
     classes: dict[str, list[Value]] = Field(min_length=2, max_length=255, description="values or colours of each class")
     ignore: list[Value] = Field(default_factory=list, description="values or colours that count nowhere")
     unmasked: str | None = Field(None, description="class of every pixel of an image without a mask")
+    unlabelled: list[str] = Field(
+        default_factory=list, description="globs, or a list file, of images that nobody labelled: a teacher does"
+    )
     labels: Literal["masks", "coco", "yolo", "labelme"] = Field("masks", description="what masks are: images, polygons")
 
-    @field_validator("images", "ignore", mode="before")
+    @field_validator("images", "ignore", "unlabelled", mode="before")
     @classmethod
     def one_or_several(cls, given: Any) -> Any:
         return given if isinstance(given, list) else [given]
@@ -198,7 +202,8 @@ def layout_in(path: Path) -> Layout:
         recipe = str(path.parent / recipe)
     splits = ("train", "val", "test") if "test" in spec.split else ("train", "val")
     opened = functools.partial(open_declared, spec, name, path.parent)
-    return Layout(name, opened, holds="", recipe=recipe, splits=splits, file=path)
+    unlabelled = functools.partial(declared_unlabelled, spec, name, path.parent)
+    return Layout(name, opened, holds="", recipe=recipe, splits=splits, file=path, unlabelled=unlabelled)
 
 
 def open_declared(spec: DatasetFile, name: str, folder: Path, root: Path | None, split: str) -> SegmentationDataset:
@@ -213,5 +218,23 @@ def open_declared(spec: DatasetFile, name: str, folder: Path, root: Path | None,
     """
     from kdbench.data.listing import open_listed
 
+    return open_listed(spec, name, root or _own_root(spec, folder), split)
+
+
+def declared_unlabelled(spec: DatasetFile, name: str, folder: Path, root: Path | None) -> list[Path] | None:
+    """The images without labels that a dataset file names; None where it names none.
+
+    Args:
+        folder, root: as of ``open_declared``.
+
+    Raises:
+        BadInput: its paths lead nowhere.
+    """
+    from kdbench.data.listing import listed_unlabelled
+
+    return listed_unlabelled(spec, name, root or _own_root(spec, folder)) if spec.unlabelled else None
+
+
+def _own_root(spec: DatasetFile, folder: Path) -> Path:
     own = folder / spec.root
-    return open_listed(spec, name, root or (own.resolve() if ".." in own.parts else own), split)
+    return own.resolve() if ".." in own.parts else own

@@ -113,6 +113,16 @@ def dropped_band(path: Path) -> bool:
         return False
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image file's pixels as stored, by its first bytes.
+
+    Raises:
+        BadInput: as for ``read_image``, as far as these show it.
+    """
+    with _opened("image", path, verified=False) as image:
+        return image.height, image.width
+
+
 def exif_orientation(path: Path) -> int:
     """The orientation tag of an image file, 1 to 8; 1 (upright) where there is none or it cannot be read."""
     try:
@@ -188,14 +198,18 @@ def _start(image: ImageFile.ImageFile) -> bytes:
 
 
 @contextmanager
-def _opened(item: str, path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image whose bytes are what was written; whatever Pillow raises becomes one line that names the file."""
+def _opened(item: str, path: Path, verified: bool = True) -> Iterator[ImageFile.ImageFile]:
+    """Open an image whose bytes are what was written; whatever Pillow raises becomes one line that names the file.
+
+    Args:
+        verified: compare a PNG file's checksums; False where pixels are not read.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(len(_PNG))
             file.seek(0)
             source: IO[bytes] = file
-            if start == _PNG:
+            if start == _PNG and verified:
                 source = io.BytesIO(data := file.read())
                 _verify_png(data)
             with Image.open(source) as image:

@@ -12,6 +12,7 @@ import numpy as np
 from kdbench.data.base import ImageMaskPairs, SegmentationDataset
 from kdbench.data.faults import listed
 from kdbench.data.reading import Read
+from kdbench.data.unlabelled import ImagesWithoutLabels
 
 ALIKE = 0.95
 """Correlation of two 8 x 8 pictures from which they are near duplicates. On CamVid 25 of 101 validation images have
@@ -57,6 +58,20 @@ def copies(train: Sequence[Path], val: Sequence[Path]) -> list[tuple[Path, Path]
     sizes = {path.stat().st_size for path in candidates}
     known = {_digest(path): path for size in sizes for path in by_size[size]}
     return [(path, known[digest]) for path in candidates if (digest := _digest(path)) in known]
+
+
+def copied_unlabelled(unlabelled: ImagesWithoutLabels, val: SegmentationDataset) -> list[str]:
+    """Validation images that are among those without labels: a student learns what its teacher says of them."""
+    if not isinstance(val, ImageMaskPairs):
+        return []
+    found = copies(unlabelled.files, [image for image, _ in val.pairs if image.is_file()])
+    if not found:
+        return []
+    path, twin = found[0]
+    return [
+        f"{len(found)} of {len(val)} {val.split} images are among those without labels ('{twin}' is '{path}' byte for "
+        "byte): scores say less of new images; take them out of the folder"
+    ]
 
 
 def _digest(path: Path) -> bytes:

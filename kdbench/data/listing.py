@@ -110,24 +110,10 @@ def _of_split(spec: DatasetFile, name: str, root: Path, split: str, declared: De
 
 
 def _list(spec: DatasetFile, name: str, root: Path, split: str, declared: Declared) -> list[Listed]:
-    """Every image that ``images`` names, with its mask."""
-    found: dict[Path, Path | None] = {}
+    """Every image that ``images`` names, with its mask; without those that are said to have none."""
     patterns = [text.replace("{split}", split) for text in spec.images]
     patterns = [f"{text.rstrip('/')}/*" if (root / text).is_dir() else text for text in patterns]
-    for pattern in patterns:
-        if pattern.endswith(LISTS):
-            found.update(_listing(root / pattern, root, f"dataset '{name}': images"))
-            continue
-        try:
-            paths = list(root.glob(pattern))
-        except (ValueError, NotImplementedError) as error:  # "a**", "/a"
-            raise BadInput(
-                f"dataset '{name}': images: got '{short(pattern)}', expected a glob below root ({error}): mend it"
-            ) from error
-        found.update(dict.fromkeys(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."))
-    if not found:
-        shown = listed(patterns)
-        raise BadInput(f"dataset '{name}': images: '{shown}' finds no image below '{root}': mend the path or root")
+    found = _found(patterns, root, f"dataset '{name}': images")
     bases = [_base(pattern) for pattern in patterns]
     made = []
     for image, mask in found.items():
@@ -143,7 +129,40 @@ def _list(spec: DatasetFile, name: str, root: Path, split: str, declared: Declar
             raise BadInput(f"dataset '{name}': images lists '{short(relative)}' without a mask: add it, or say masks")
         made.append(Listed(image, mask, relative, stem, declared.group_of(image)))
     masks = {one.mask for one in made}
-    return [one for one in made if one.image not in masks]  # "*.png" finds the masks beside the images too
+    unlabelled = set(listed_unlabelled(spec, name, root)) if spec.unlabelled else set()
+    return [
+        one
+        for one in made
+        if one.image not in masks  # "*.png" finds the masks beside the images too
+        and not (one.image in unlabelled and not one.mask.is_file())
+    ]
+
+
+def listed_unlabelled(spec: DatasetFile, name: str, root: Path) -> list[Path]:
+    """The images without labels that a dataset file names, by path.
+
+    Raises:
+        BadInput: its paths lead nowhere.
+    """
+    patterns = [f"{text.rstrip('/')}/*" if (root / text).is_dir() else text for text in spec.unlabelled]
+    return sorted(_found(patterns, root, f"dataset '{name}': unlabelled"))
+
+
+def _found(patterns: Sequence[str], root: Path, key: str) -> dict[Path, Path | None]:
+    """The images that globs and list files name below ``root``, with the masks that a list file has beside them."""
+    found: dict[Path, Path | None] = {}
+    for pattern in patterns:
+        if pattern.endswith(LISTS):
+            found.update(_listing(root / pattern, root, key))
+            continue
+        try:
+            paths = list(root.glob(pattern))
+        except (ValueError, NotImplementedError) as error:  # "a**", "/a"
+            raise BadInput(f"{key}: got '{short(pattern)}', expected a glob below root ({error}): mend it") from error
+        found.update(dict.fromkeys(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."))
+    if not found:
+        raise BadInput(f"{key}: '{listed(patterns)}' finds no image below '{root}': mend the path or root")
+    return found
 
 
 def _filled(template: str, places: dict[str, str]) -> str:

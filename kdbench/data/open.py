@@ -25,6 +25,7 @@ class Layout:
         splits: that it can open; a training needs train and val.
         options: of "sbd" and "download", those that it takes.
         file: the dataset file that declares it; None = it is declared in Python.
+        unlabelled: root → the images without labels that the file names, or None where it names none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Layout:
     splits: tuple[str, ...] = ("train", "val")
     options: tuple[str, ...] = ()
     file: Path | None = None
+    unlabelled: Callable[[Path | None], list[Path] | None] | None = None
 
 
 DATASETS = Kind[Layout](

@@ -38,6 +38,11 @@ class RunTree:
     def root(self) -> Path:
         return self.runs / self.dataset
 
+    @property
+    def data_file(self) -> Path:
+        """What was found of the dataset's files; see ``kdbench.data.remembered``."""
+        return self.root / "data.json"
+
     def method_dir(self, method: str) -> Path:
         own = self.variant is not None and method != "teacher"  # which every student of the dataset learns from
         return self.root / str(self.variant) / method if own else self.root / method
