@@ -101,6 +101,11 @@ class ImageMaskPairs(SegmentationDataset):
         self.pairs = list(pairs)
         self.labels = LabelMap.of_ids(self.classes, ignore_values)
 
+    @property
+    def meaning(self) -> str:
+        """All that labels depend on besides the files' bytes."""
+        return repr(self.labels)
+
     def __len__(self) -> int:
         return len(self.pairs)
 

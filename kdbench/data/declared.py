@@ -63,6 +63,10 @@ class DeclaredPairs(ImageMaskPairs):
         self.labels = declared.labels or self.labels
         self._stems_differ = len({image.stem for image, _ in self.pairs}) == len(self.pairs)
 
+    @property
+    def meaning(self) -> str:
+        return repr((self.labels, self.declared))
+
     def name_of(self, index: int) -> str:
         if self._stems_differ:
             return super().name_of(index)

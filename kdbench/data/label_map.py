@@ -39,6 +39,10 @@ class LabelMap:
         self._table = np.zeros(1 << 24, dtype=np.int16)
         self._table[list(self.meaning)] = [label + 1 for label in self.meaning.values()]
 
+    def __repr__(self) -> str:
+        """All that it depends on: what is kept of data is kept by it (``kdbench.data.remembered``)."""
+        return f"LabelMap({self.classes}, {self.meaning}, {self.by_colour})"
+
     @staticmethod
     def of_ids(classes: Sequence[str], ignored: Sequence[int] = ()) -> LabelMap:
         """Values are class ids, from 0."""

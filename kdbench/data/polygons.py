@@ -47,6 +47,10 @@ class PolygonPairs(DeclaredPairs):
             self._label_of.update(dict.fromkeys(values, index))
             self._label_of.setdefault(own, index)
 
+    @property
+    def meaning(self) -> str:
+        return repr((self._read.__name__, self._label_of, self.declared))
+
     def read_label(self, index: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
         image, file = self.pairs[index]
         if self.declared.unmasked is not None and not file.is_file():

@@ -30,7 +30,7 @@ def fingerprint(*datasets: SegmentationDataset) -> str | None:
             files, meaning = dataset.files, ""
         elif isinstance(dataset, ImageMaskPairs):
             files = [file for pair in dataset.pairs for file in pair]
-            meaning = repr((dataset.labels, vars(dataset).get("declared")))
+            meaning = dataset.meaning
         else:
             return None
         digest.update(repr((dataset.name, dataset.split, dataset.classes, meaning)).encode())
