@@ -222,6 +222,8 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     weights = recipe.teacher.weights if flags.weights is None else flags.weights
     if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
         require_teacher_arch(tree, recipe.teacher.network)
+    chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
+    device = torch.device(choose_device(flags.device))
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
     unlabelled = open_unlabelled(flags.unlabelled, train_set, validation, data_root)
@@ -229,7 +231,6 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         train_set, validation, unlabelled, accept=flags.accept_data, remembered=Remembered(tree.data_file)
     )
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
-    chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     job = TrainingJob(
         tree=tree,
         recipe=recipe,
@@ -237,7 +238,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         match=flags.match,
         train_teacher="teacher" in flags.methods and not reuse,
         seeds=chosen_seeds,
-        device=torch.device(choose_device(flags.device)),
+        device=device,
         weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
         about={**about_data(tree, data_root, flags.sbd, flags.unlabelled), **accepted},

@@ -169,7 +169,7 @@ def require_sound(
         return {"problems": list(checked.problems), "warnings": list(checked.warnings)}
 
     splits = [train, val, *([unlabelled] if unlabelled is not None else [])]
-    found = remembered.get(f"a look at {SAMPLE} files", fingerprint(*splits), look)
+    found = remembered.get(f"a look at {SAMPLE} files", fingerprint(*splits), look, lambda found: not found["problems"])
     problems: list[str] = found["problems"]
     for kind, lines in (("warning", found["warnings"]), ("accepted", problems if accept else ())):
         for line in lines if process_rank() == 0 else ():

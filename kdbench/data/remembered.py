@@ -53,12 +53,15 @@ class Remembered:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, what: str, files: str | None, find: Callable[[], Any]) -> Any:
+    def get(
+        self, what: str, files: str | None, find: Callable[[], Any], keep: Callable[[Any], bool] = lambda _: True
+    ) -> Any:
         """``find()``, or what it gave before; of what JSON can hold.
 
         Args:
             what: was asked, with all that the answer depends on besides the files.
             files: their ``fingerprint``; None = never kept.
+            keep: whether an answer is worth it.
         """
         if files is None:
             return find()
@@ -66,7 +69,7 @@ class Remembered:
         if (kept := self._read()).keys() & {key}:
             return kept[key]
         found = find()
-        if process_rank() == 0:
+        if process_rank() == 0 and keep(found):
             entries = list({**self._read(), key: found}.items())
             write_json(self.path, {"schema_version": SCHEMA_VERSION, "kind": "data", "found": dict(entries[-MOST:])})
         return found
