@@ -77,7 +77,7 @@ def test_paired_differences_by_value():
 
 def test_a_setting_is_a_recipe():
     for setting in SETTINGS:
-        recipe = recipe_of(setting, "bf16", None)
+        recipe = recipe_of(setting, "cuda", None)
         assert recipe.view_size == (360, 480)
         assert recipe.for_teacher().size == (360, 480)
         assert recipe.for_teacher().labelled == recipe.labelled
