@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +28,7 @@ from kdbench.comparison.latency import BEYOND, LatencyCase, instability, measure
 from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, KdbenchError, RunFailed
 from kdbench.formats import PRECISIONS
+from kdbench.machine.cores import usable_cores
 from kdbench.machine.environment import environment
 from kdbench.methods.base import student_methods
 from kdbench.progress import progress_bar
@@ -74,7 +74,7 @@ def find_cases(tree: RunTree, arguments: argparse.Namespace) -> tuple[list[Laten
 
 def run(tree: RunTree, arguments: argparse.Namespace) -> dict[str, Any]:
     """pytest-benchmark's JSON of all cases, and under "not_run" why others are not among them."""
-    device, threads = choose_device(arguments.device), arguments.threads or os.cpu_count() or 1
+    device, threads = choose_device(arguments.device), arguments.threads or usable_cores()
     cases, not_run = find_cases(tree, arguments)
     if not cases:
         raise RunFailed(not_run[0] if not_run else "nothing to time")

@@ -18,6 +18,7 @@ import pytest
 
 from kdbench.backends import load_backend
 from kdbench.comparison.latency import until_steady
+from kdbench.machine.cores import ThrottleMeter
 from kdbench.machine.state import StealMeter, machine_state, peak_memory_mib
 
 
@@ -55,12 +56,13 @@ def test_latency(benchmark: Any, case: dict[str, Any]) -> None:
 
         first_ms = call_ms()
         warmup_calls = until_steady(call_ms)
-        meter = StealMeter()
+        meter, quota = StealMeter(), ThrottleMeter()
         benchmark.pedantic(backend.infer, setup=lambda: ((next(batches),), {}), rounds=case["rounds"])
         benchmark.extra_info |= {
             "case": case["name"], "backend": case["backend"], "output": case["output"], "batch": count,
             "threads": case["threads"], "device": case["device"], "load_ms": load_ms, "first_ms": first_ms,
-            "warmup_calls": warmup_calls, "steal": meter.share(), "peak_mib": peak_memory_mib(),
+            "warmup_calls": warmup_calls, "steal": meter.share(),
+            "throttled": quota.share(), "peak_mib": peak_memory_mib(),
             "gpu_mib": gpu_memory_mib(case["device"]), "before": state, "after": machine_state(),
         }  # fmt: skip
     finally:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.errors import BadInput, KdbenchError, Missing
+from kdbench.machine.cores import usable_cores
 
 if TYPE_CHECKING:
     from kdbench.backends import Backend
@@ -200,7 +201,7 @@ def gate(
         raise BadInput(f"tolerance: got {tolerance:g} with a margin of {margin:g}, expected more than the margin")
     sides = (find_artifacts(Path(baseline), Filter()), find_artifacts(Path(candidate), Filter()))
     pairs = pair(*sides, (str(baseline), str(candidate)))
-    settings = Settings(threads or os.cpu_count() or 1, "cpu", budget, seed=0, rule=Rule(margin, tolerance))
+    settings = Settings(threads or usable_cores(), "cpu", budget, seed=0, rule=Rule(margin, tolerance))
     return run_gate(pairs, settings, images=[], allow_different_outputs=False, keep=lambda recording: None)
 
 
@@ -297,7 +298,7 @@ def compare(
         methods=choose("methods", ",".join(methods), (*student_methods(), *tree.imports())),
         backends=choose("backends", ",".join(backends), BACKENDS.names()),
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
-        output="mask", device="cpu", threads=os.cpu_count() or 1, rounds=rounds, recipe_defaults=recipe_defaults(),
+        output="mask", device="cpu", threads=usable_cores(), rounds=rounds, recipe_defaults=recipe_defaults(),
     )  # fmt: skip
     return run(tree, open_trained_dataset(trees[0], None, options.methods[0]), options)
 

@@ -171,3 +171,16 @@ def test_the_medians_interval_covers_it():
 
 def test_a_constant_latency_has_a_point_interval():
     assert summarise(np.full(10, 2.5)).ci95_ms == (2.5, 2.5)
+
+
+def test_latencies_of_a_throttled_process_are_named():
+    from kdbench.comparison.latency import throttled_notes
+    from kdbench.comparison.results import Row
+
+    def row(method, share):
+        latency = summarise(np.full(10, 2.5)).model_copy(update={"throttled": share})
+        return Row(method=method, backend="onnx", precision="fp32", output="mask", status="ok", latency=latency)
+
+    assert throttled_notes([row("baseline", 0.0), row("response", 0.02)]) == []
+    (note,) = throttled_notes([row("baseline", 0.31), row("response", 0.02), row("feature", 0.12)])
+    assert "stopped the engine for up to 31% of the time of baseline onnx fp32, feature onnx fp32: " in note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -17,12 +18,18 @@ from exporters.proven_export import prove
 from exporters.quantise import few_threads, quantise_for_onnxruntime
 from kdbench.backends.apart import SessionApart, _Session
 from kdbench.backends.onnx_runtime import OnnxBackend
+from kdbench.errors import BadInput
 from kdbench.machine import cores
-from kdbench.machine.cores import answer_threads, quota, usable_cores
+from kdbench.machine.cores import answer_threads, quota, throttled_seconds, usable_cores
 from tests.exports import make_job
 from tests.onnx_models import FLOAT, classifier, nchw_logits, save_model
 
 SPINNING = "session.intra_op.allow_spinning"
+
+
+@pytest.fixture
+def no_openmp(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
 
 
 def write_groups(root, limits):
@@ -62,7 +69,8 @@ def test_quota_without_control_groups(tmp_path, monkeypatch):
     ("affinity", "allowed", "usable", "threads"),
     [(16, 16.0, 16, 4), (3, 16.0, 3, 3), (16, 2.9, 2, 2), (8, 0.4, 1, 1), (1, 16.0, 1, 1)],
 )
-def test_the_smaller_of_affinity_and_quota(monkeypatch, affinity, allowed, usable, threads):
+def test_the_smaller_of_affinity_and_quota(monkeypatch, no_openmp, affinity, allowed, usable, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(affinity)), raising=False)
     monkeypatch.setattr(cores, "quota", lambda *paths: allowed)
     assert usable_cores() == usable
@@ -70,7 +78,7 @@ def test_the_smaller_of_affinity_and_quota(monkeypatch, affinity, allowed, usabl
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")
-def test_this_process_bound_to_one_core():
+def test_this_process_bound_to_one_core(no_openmp):
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -79,11 +87,69 @@ def test_this_process_bound_to_one_core():
         os.sched_setaffinity(0, before)
 
 
-def test_without_affinity_the_machines_cores_count(monkeypatch):
+def test_without_affinity_the_machines_cores_count(monkeypatch, no_openmp):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     monkeypatch.setattr(cores, "quota", lambda *paths: 5.0)
     assert usable_cores() == 5
+
+
+@pytest.mark.parametrize(
+    ("machine", "affinity", "allowed", "openmp", "asked", "expected"),
+    [
+        (16, 16, 16.0, None, None, (16, "the machine")),
+        (16, 3, 16.0, None, None, (3, "the affinity of this process")),
+        (64, 64, 2.5, None, None, (2, "the control group's quota of 2.5")),
+        (64, 64, 2.5, "1", None, (1, "OMP_NUM_THREADS")),
+        (64, 64, 64.0, "128", None, (64, "the machine")),
+        (64, 64, 64.0, "4,2", None, (64, "the machine")),
+        (2, 1, 1.0, "1", "4", (4, "--threads")),
+    ],
+)
+def test_what_allows_the_fewest_says_so(monkeypatch, machine, affinity, allowed, openmp, asked, expected):
+    for name, value in (("OMP_NUM_THREADS", openmp), (cores.ASKED, asked)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(affinity)), raising=False)
+    monkeypatch.setattr(cores, "quota", lambda *paths: allowed)
+    assert cores.cores() == expected
+
+
+def test_threads_that_are_asked_for_hold_within_the_command_alone(monkeypatch):
+    monkeypatch.delenv(cores.ASKED, raising=False)
+    with cores.asked_threads(3):
+        assert cores.cores() == (3, "--threads")
+        with cores.asked_threads(0):
+            assert usable_cores() == 3
+    assert cores.ASKED not in os.environ
+    with pytest.raises(BadInput, match="--threads: got 100000, expected at most 256"), cores.asked_threads(100_000):
+        pass
+
+
+def test_a_quota_that_stops_the_process_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "self").write_text("0::/a/b\n")
+    write_groups(tmp_path / "groups", {"a": "100000 100000", "a/b": "max 100000"})
+    stat = tmp_path / "groups" / "a" / "cpu.stat"
+    stat.write_text("usage_usec 5\nnr_throttled 2\nthrottled_usec 1500000\n")
+    assert throttled_seconds(tmp_path / "groups", tmp_path / "self") == 1.5
+    assert throttled_seconds(tmp_path / "groups", tmp_path / "nothing") == 0
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cores, "MEMBERSHIP", tmp_path / "self")
+    monkeypatch.setattr(cores.time, "monotonic", lambda: next(clock))
+    meter = cores.ThrottleMeter()
+    stat.write_text("throttled_usec 2500000\n")
+    assert meter.share() == 0.25
+
+
+def test_every_command_that_computes_takes_threads(kdbench, tiny_arguments, tmp_path):
+    for command in ("train", "export", "import", "compare", "parity", "predict", "regress", "report", "demo"):
+        assert "--threads" in kdbench(command, "--help").out, command
+    before = torch.get_num_threads()
+    done = kdbench("train", "--method", "baseline", *tiny_arguments, "--runs", tmp_path, "--epochs", 1, "--threads", 2)
+    torch.set_num_threads(before)
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "folder" / "baseline" / "student.json").read_text())["threads"] == 2
 
 
 # Exports keep to it

@@ -6,7 +6,6 @@ the next batches are decoded, several at a time, while the current one trains.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size, resize_image, resize_label
 from kdbench.data.remembered import Remembered, fingerprint
 from kdbench.data.unlabelled import ImagesWithoutLabels
+from kdbench.machine.cores import usable_cores
 from kdbench.progress import progress_bar
 from trainers.processes import world_size
 
@@ -102,7 +102,7 @@ class TrainingImages:
             yield from map(self.gather, chunks)
             return
         waiting: deque[list[Future[Arrays]] | Future[tuple[Tensor, Tensor]]] = deque()
-        pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1) if self.streams else 1)
+        pool = ThreadPoolExecutor(max_workers=max(2, usable_cores()) if self.streams else 1)
         try:
             for chunk in chunks:
                 # Of images in memory only stacking is left, which one thread does.

@@ -33,6 +33,9 @@ class Teaching(NamedTuple):
     model: SegmentationModel
     sidecar: dict[str, Any]
 
+    def itself(self) -> SegmentationModel:
+        return self.model
+
 
 def tried_networks(recipe: Recipe, classes: int, *, student: bool, teacher: bool, code: Code | None) -> Networks:
     """What a recipe names, after a pass.

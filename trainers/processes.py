@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.errors import BadInput
+from kdbench.machine.cores import cores
 from kdbench.models.pixels import total
 
 
@@ -133,3 +135,18 @@ class Part(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         return self._whole[self.indices[index]]
+
+
+def from_main(value: dict[str, Any]) -> dict[str, Any]:
+    """The main process's, in each of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def use_cores() -> None:
+    """Let PyTorch have no more threads than there are cores for it, as which it does not count a container's quota."""
+    number, source = cores()
+    torch.set_num_threads(number if source == "--threads" else min(number, torch.get_num_threads()))

@@ -53,8 +53,12 @@ class Common(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="not on BatchNorm and biases")
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="poly has power 0.9")
     warmup_steps: int = Field(0, ge=0, description="linear, before the schedule")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the students' forward and backward")
-    teacher_precision: Literal["fp32", "bf16"] = Field("fp32", description="of the teacher's training and its passes")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the students' forward and backward; auto = what this machine is faster in"
+    )
+    teacher_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the teacher's training and its passes"
+    )
     class_weights: bool = Field(False, description="median-frequency cross-entropy weights, capped at 5, in every arm")
     logit_adjustment: float = Field(
         0.0,
@@ -112,13 +116,19 @@ class Common(BaseModel):
     def changes_since(self, recorded: dict[str, Any]) -> list[str]:
         """Fields that a recorded recipe has otherwise, as "lr 0.001 → 0.5".
 
-        A field that it lacks came with a later version, whose default does what was done before; so in [teacher].
+        A field that it lacks came with a later version, whose default does what was done before; so in [teacher]. A
+        precision "auto" asks for none.
         """
         defaults = Recipe.model_validate({}).model_dump(mode="json")
         teacher = {**defaults["teacher"], **recorded.get("teacher", {})}
         before = {**defaults, **recorded, "teacher": teacher}
         now = self.model_dump(mode="json")
-        return [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
+        free = {key for key in ("precision", "teacher_precision") if "auto" in (before.get(key), now[key])}
+        return [
+            f"{key} {before.get(key)} → {value}"
+            for key, value in now.items()
+            if before.get(key) != value and key not in free
+        ]
 
 
 def recipe_of(dataset: str) -> str:

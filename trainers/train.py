@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +31,9 @@ from trainers.images import TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
-from trainers.networks import Teaching, new_student, say_levels, say_start, student_fields, tried_networks
-from trainers.processes import is_main, wait_for_all, world_size
+from trainers.networks import Networks, Teaching, new_student, say_levels, say_start, student_fields, tried_networks
+from trainers.precision import faster_precision, recorded_precisions
+from trainers.processes import from_main, is_main, use_cores, wait_for_all, world_size
 from trainers.recipe import Recipe
 from trainers.teacher import open_teacher, require_members, require_same_classes
 from trainers.time_match import time_matched
@@ -90,6 +92,7 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
     if job.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(job.deterministic)
+    use_cores()
     about = {
         **job.about,
         **({"variant": job.tree.variant} if job.tree.variant else {}),
@@ -112,6 +115,7 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
     together = tuple(method for method in job.methods if not METHODS[method].time_matched)
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
     teacher_folder = [job.tree.folder("teacher")] if job.train_teacher else []
+    job = replace(job, recipe=in_a_precision(job, networks, teaching, len(data.train.classes)))
     with locked([*teacher_folder, *students.values()] if is_main() else []):
         mark(job, together, job.recipe)
         if networks.teacher is not None:
@@ -130,6 +134,30 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
             assert networks.student is not None
             made += train_students(job, Students(networks.student, (method,), recipe), about, data)
     return made
+
+
+def in_a_precision(job: TrainingJob, networks: Networks, teaching: Teaching | None, classes: int) -> Recipe:
+    """The recipe with what "auto" is here: the same for all arms, seeds and processes, and said once."""
+    recipe, device, remembered = job.recipe, job.device, Remembered(job.tree.data_file)
+    folders = [student_folder(job, method, seed) for seed in job.seeds for method in job.methods]
+    found = recorded_precisions([*folders, job.tree.folder("teacher")]) if job.resume else {}
+    if "precision" not in found and networks.student is not None:
+        student = networks.student
+        make = partial(build_model, student, classes)
+        found["precision"] = faster_precision(student.label, make, recipe.size, device, remembered)
+    if "teacher_precision" not in found and networks.teacher is not None:
+        teacher, size = networks.teacher, recipe.for_teacher().size
+        make = partial(build_model, teacher, classes)
+        found["teacher_precision"] = faster_precision(teacher.label, make, size, device, remembered)
+    elif "teacher_precision" not in found and teaching is not None:
+        passes = f"passes of {teaching.sidecar['arch']}"
+        found["teacher_precision"] = faster_precision(passes, teaching.itself, recipe.view_size, device, remembered)
+    chosen = {field: precision for field, precision in found.items() if getattr(recipe, field) == "auto"}
+    if is_main() and "bf16" in chosen.values():
+        told = {"precision": "students", "teacher_precision": "the teacher"}
+        faster = " and ".join(told[field] for field, precision in chosen.items() if precision == "bf16")
+        print(f"precision auto: bf16 for {faster}")
+    return recipe.model_copy(update=from_main(chosen))
 
 
 def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS
+from kdbench.machine.cores import usable_cores
 from kdbench.runs.tree import RunTree
 
 if TYPE_CHECKING:
@@ -35,5 +35,5 @@ def load_backend(
     name: str, artifact: Path, *, output: str, size: Size | None = None, device: str = "cpu", threads: int = 0
 ) -> Backend:
     """Load ``artifact`` into the backend ``name``; ``threads=0`` means one per core. See ``Backend.load``."""
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     return BACKENDS[name].load(artifact, output=output, size=size, device=device, threads=threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, one_line
 from kdbench.formats import FORMATS
 from kdbench.machine.checks import Check, Gpu, Package, cpu, package_row, try_import
+from kdbench.machine.cores import cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +101,8 @@ def probe(gpu: Gpu | None) -> list[Check]:
     if package.module is not None:
         try:
             core = package.module.Core()
-            device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}, {os.cpu_count()} cores"
+            number, source = cores()
+            device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}, {number} cores by {source}"
         except Exception as error:  # no CPU plugin, or a leftover folder without the library
             reason = f"has no CPU device ({type(error).__name__}: {one_line(error, 200)})"
             package = Package(None, package.version, reason, "pip install --force-reinstall openvino")

@@ -23,6 +23,7 @@ from kdbench.data.open import DATASETS, roots, takers
 from kdbench.errors import KdbenchError
 from kdbench.formats import FORMATS, PRECISIONS
 from kdbench.kinds import PLUGINS, load_plugins
+from kdbench.machine.cores import asked_threads
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, all_methods, student_methods
 from kdbench.models.architectures import ARCHITECTURES, students, teachers
@@ -82,16 +83,19 @@ class Command(TyperCommand):
 class App(typer.Typer):
     """A Typer whose every command takes --quiet, and whose options of ``NAMES`` are completed by the shell."""
 
-    def command(self, *arguments: Any, rebuilds: bool = False, **options: Any) -> Callable[[Any], Any]:
+    def command(
+        self, *arguments: Any, rebuilds: bool = False, computes: bool = False, **options: Any
+    ) -> Callable[[Any], Any]:
         """As Typer's.
 
         Args:
             rebuilds: the command builds networks that a run names, so that it takes --trust-code.
+            computes: it takes --threads, which ``kdbench.machine.cores`` knows while it runs.
         """
         register = super().command(*arguments, **{"cls": Command, **options})
 
         def add(function: Any) -> Any:
-            register(extended(function, rebuilds))
+            register(extended(function, rebuilds, computes))
             return function
 
         return add
@@ -111,25 +115,28 @@ def completion(flag: str) -> Callable[[typer.Context, str], list[tuple[str, str]
     return complete
 
 
-def extended(function: Any, rebuilds: bool) -> Any:
-    """``function`` as Typer reads it, with --quiet, --trust-code where it rebuilds networks, and completion."""
+def extended(function: Any, rebuilds: bool, computes: bool) -> Any:
+    """``function`` as Typer reads it, with the options that many commands share, and completion."""
 
     @functools.wraps(function)
-    def command(*arguments: Any, quiet: bool, trust_code: bool = False, **options: Any) -> Any:
+    def command(*arguments: Any, quiet: bool, trust_code: bool = False, own_threads: int = 0, **options: Any) -> Any:
         if trust_code:
             from kdbench.models.code import trust_all
 
             trust_all()
-        with silenced(quiet):
+        with silenced(quiet), asked_threads(own_threads):
             return function(*arguments, **options)
 
     agreed = Annotated[
         bool, typer.Option("--trust-code", help="Run the Python file that built a run's network; read it first.")
     ]
     trust = inspect.Parameter("trust_code", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=agreed)
+    wanted = Annotated[int, typer.Option("--threads", help="CPU threads; 0 = one per core that may be used.", min=0)]
+    threads = inspect.Parameter("own_threads", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=wanted)
     silence = Annotated[bool, typer.Option("--quiet", help="No progress: results, warnings and errors alone.")]
     quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=silence)
-    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), *[trust] * rebuilds, quiet]
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = [*own, *[threads] * computes, *[trust] * rebuilds, quiet]
     for parameter in parameters:
         for option in getattr(parameter.annotation, "__metadata__", ()):
             # In an Annotated, Typer takes a first "--name" for the default until it builds the command.

@@ -27,9 +27,9 @@ from kdbench.cli.options import (
     recipe_defaults,
     results_file,
 )
-from kdbench.errors import BadInput
 from kdbench.formats import PRECISIONS
 from kdbench.machine.apart import LIMIT_S
+from kdbench.machine.cores import require_bearable, usable_cores
 from kdbench.methods.base import student_methods
 from kdbench.runs.files import read_json
 from kdbench.runs.tree import USUAL, RunTree
@@ -109,7 +109,6 @@ def run_compare(
         json_file: of --json.
         data_root: the dataset's folder; None = where it was at training.
     """
-    import os
 
     from rich.console import Console
 
@@ -118,9 +117,7 @@ def run_compare(
     from kdbench.comparison.tables import print_table, write_all
     from kdbench.errors import RunFailed
 
-    most = max(256, os.cpu_count() or 1)
-    if flags.threads > most:  # engines crash on many thousands instead of refusing them
-        raise BadInput(f"--threads: got {flags.threads}, expected at most {most}: leave it out for one per core")
+    require_bearable(flags.threads)
     variants = chosen_variants(tree, flags.variant)
     options = CompareOptions(
         variants=variants,
@@ -130,7 +127,7 @@ def run_compare(
         precisions=choose("--precision", flags.precision, PRECISIONS, PRECISIONS),
         output=choose("--output", flags.output, ("mask", "logits"))[0],
         device=choose_device(flags.device),
-        threads=flags.threads or os.cpu_count() or 1,
+        threads=flags.threads or usable_cores(),
         rounds=flags.rounds,
         recipe_defaults=recipe_defaults(),
     )

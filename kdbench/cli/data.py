@@ -15,7 +15,7 @@ data_app = App(help="Look at datasets before training on them.", no_args_is_help
 app.add_typer(data_app, name="data")
 
 
-@data_app.command()
+@data_app.command(computes=True)
 def check(
     dataset: Annotated[str, typer.Option(help="{dataset}.")],
     data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,

@@ -13,7 +13,7 @@ from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree
 
 
-@app.command()
+@app.command(computes=True)
 def demo(runs: Runs = Path("runs"), device: Device = "auto", json_file: JsonFile = None) -> None:
     """Train, export and compare on generated scenes: the whole pipeline in a few minutes, no download.
 

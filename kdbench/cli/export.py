@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PARITY_IMAGES = 100
 
 
-@app.command(rebuilds=True)
+@app.command(rebuilds=True, computes=True)
 def export(
     method: Annotated[str, typer.Option(help="{students}, an import's name, several with commas, or all trained.")],
     export_format: Annotated[str, typer.Option("--format", help="{format}, several, or all.")] = "all",

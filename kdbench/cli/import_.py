@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdbench.comparison.readings import Scored
 
 
-@app.command("import")
+@app.command("import", computes=True)
 def import_file(
     file: Annotated[Path, typer.Argument(help="An ONNX file with one image in and a segmentation out.")],
     name: Annotated[str, typer.Option(help="What it is called beside the methods.")],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdbench.backends.onnx_layout import Reading
 
 
-@app.command()
+@app.command(computes=True)
 def parity(
     reference: Annotated[Path, typer.Argument(help="An ONNX file: the model as it should be.")],
     candidate: Annotated[Path, typer.Argument(help="Another ONNX file: an export of it, in any precision.")],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kdbench.predict.images import Predictor
 
 
-@app.command(rebuilds=True)
+@app.command(rebuilds=True, computes=True)
 def predict(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Image files, and folders of them; an .onnx file in front is the model.")

@@ -13,7 +13,7 @@ from kdbench.errors import BadInput, KdbenchError
 from kdbench.runs.tree import USUAL, RunTree
 
 
-@app.command(rebuilds=True)
+@app.command(rebuilds=True, computes=True)
 def report(
     output: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the dataset's runs.")] = None,
     results: Annotated[Path | None, typer.Option(help="A comparison's JSON. Default: compare.json there.")] = None,

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 BESIDE_FROM = {
-    "--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json", "--trust-code"
+    "--from", "--runs", "--data-root", "--device", "--resume", "--deterministic", "--json", "--trust-code", "--threads"
 }  # fmt: skip
 """Flags that say something of a repetition."""
 GO_ON = "go on with the same command and --resume"
 """What to do after an interruption."""
 
 
-@app.command(rebuilds=True)
+@app.command(rebuilds=True, computes=True)
 def train(
     context: typer.Context,
     method: Annotated[

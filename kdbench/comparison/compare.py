@@ -18,7 +18,7 @@ from kdbench.backends import BACKENDS, artifact_of, runs_checkpoints
 from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.fairness import notes_on
 from kdbench.comparison.image_bootstrap import miou_interval, miou_loss
-from kdbench.comparison.latency import LatencyCase, measure
+from kdbench.comparison.latency import LatencyCase, measure, throttled_notes
 from kdbench.comparison.references import Reference, Run, evaluate_artifact, evaluate_reference, require_one_size
 from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
@@ -117,7 +117,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         improvements=improvements,
         teacher=teacher,
         training={name: _training(reference) for name, reference in references.items() if reference.sidecars},
-        notes=[*notes, *notes_on(trained, improvements, teacher, options.recipe_defaults)],
+        notes=[*notes, *throttled_notes(rows), *notes_on(trained, improvements, teacher, options.recipe_defaults)],
     )  # fmt: skip
 
 

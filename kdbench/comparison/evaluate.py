@@ -6,7 +6,6 @@ the time (``benchmarks/evaluate_overlap.py`` measures the share).
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -23,8 +22,9 @@ from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou
 from kdbench.data import Sample, SegmentationDataset
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import RunFailed
+from kdbench.machine.cores import usable_cores
 
-DECODERS = max(1, (os.cpu_count() or 1) // 2)
+DECODERS = max(1, usable_cores() // 2)
 """Threads that decode; the other half of the cores is left to the engine."""
 AHEAD = 4 + 2 * DECODERS
 """Images decoded ahead of the engine, and outputs waiting to be counted; bounds memory."""

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.comparison.results import Latency
+from kdbench.comparison.results import Latency, Row
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 from kdbench.machine.apart import LIMIT_S
+from kdbench.machine.cores import usable_cores
 from kdbench.runs.files import write_text
 
 BEYOND = 5
@@ -95,7 +96,12 @@ def _one_by_one(
 
 
 def _summaries(report: dict[str, Any]) -> dict[str, Latency | RunFailed]:
-    return {b["extra_info"]["case"]: summarise(np.array(b["stats"]["data"]) * 1e3) for b in report["benchmarks"]}
+    return {
+        b["extra_info"]["case"]: summarise(np.array(b["stats"]["data"]) * 1e3).model_copy(
+            update={"throttled": b["extra_info"]["throttled"]}
+        )
+        for b in report["benchmarks"]
+    }
 
 
 def _timed(
@@ -172,6 +178,19 @@ def until_steady(call_ms: Callable[[], float]) -> int:
     return windows * WINDOW
 
 
+def throttled_notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know of latencies that were measured under a quota which stopped the engine."""
+    stopped = [row for row in rows if row.latency is not None and row.latency.throttled > UNSTABLE_STEAL]
+    if not stopped:
+        return []
+    most = max(row.latency.throttled for row in stopped if row.latency is not None)
+    named = ", ".join(f"{row.run} {row.backend} {row.precision}" for row in stopped)
+    return [
+        f"this container's CPU quota stopped the engine for up to {100 * most:.0f}% of the time of {named}: these are "
+        "latencies of a throttled machine: lower --threads, or raise the quota"
+    ]
+
+
 def instability(
     milliseconds: NDArray[np.float64], latency: Latency, steal: float | None, load_average: float | None
 ) -> str | None:
@@ -194,7 +213,7 @@ def instability(
         reasons.append(f"the median is known to ±{100 * width:.0f}% alone")
     if steal is not None and steal > UNSTABLE_STEAL:
         reasons.append(f"the hypervisor gave {100 * steal:.0f}% of the CPU time to others")
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if load_average is not None and load_average > 1.5 * cores:  # kdbench's own work before it leaves about 1
         reasons.append(f"the load average was {load_average:g} on {cores} cores before it began")
     if not reasons:

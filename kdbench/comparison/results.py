@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.errors import BadInput
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
@@ -31,6 +31,8 @@ class Latency(Strict):
     ci95_ms: tuple[float, float]
     """Bootstrap interval of the median."""
     rounds: int
+    throttled: float = Field(default=0.0, exclude=True)
+    """Share of the time for which a container's CPU quota stopped the process; in the JSON a note says it."""
 
 
 class Artifact(Strict):

@@ -208,7 +208,8 @@ def as_csv(comparison: Comparison) -> str:
 
     Lists and details of the engine stay in the JSON.
     """
-    spread = {"latency": Latency.model_fields, "artifact": Artifact.model_fields}
+    latency = [name for name, field in Latency.model_fields.items() if not field.exclude]
+    spread = {"latency": latency, "artifact": list(Artifact.model_fields)}
     interval = {"ci95_ms": ("ci95_low_ms", "ci95_high_ms")}
     fields = [field for field in Row.model_fields if field not in IN_JSON_ALONE]
     later = [field for field in LATER if any(getattr(row, field) is not None for row in comparison.rows)]

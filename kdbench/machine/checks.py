@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-import os
 import shutil
 import subprocess
 import warnings
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.errors import one_line
+from kdbench.machine.cores import cores
 from kdbench.machine.environment import cpu_name
 
 NO_GPU = "nothing does on this machine: needs an NVIDIA GPU"
@@ -136,7 +136,8 @@ def installed_version(distribution: str) -> str | None:
 
 
 def cpu() -> str:
-    return f"{cpu_name()}, {os.cpu_count()} cores"
+    count, source = cores()
+    return f"{cpu_name()}, {count} cores by {source}"
 
 
 def package_row(

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kdbench.machine.cores import cores
+
 PACKAGES = (
     "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
     "openvino", "nncf", "numpy", "pytest-benchmark",
@@ -59,9 +61,12 @@ def hardware() -> dict[str, Any]:
     import psutil
     import torch
 
+    usable = cores()
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "usable_cores": usable.number,
+        "usable_cores_by": usable.source,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "os": f"{platform.system()} {platform.machine()}",
