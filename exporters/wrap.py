@@ -59,6 +59,7 @@ def wrap(file: OnnxFile, path: Path, output: str) -> Any:
         joined.graph.doc_string = ""
         del joined.opset_import[:]  # onnx lists each domain once for every part
         joined.opset_import.extend(network.opset_import)
+        bypass_identities(joined.graph)
         remove_unused(joined.graph)
         name_layers(joined.graph)
         onnx.checker.check_model(joined, full_check=True)
@@ -105,6 +106,25 @@ def prepared(file: OnnxFile, path: Path) -> Any:
     _resize(graph.input[0], (1, height, width, 3) if file.channels_last else (1, 3, height, width))
     _resize(graph.output[0], file.result.shape)
     return onnx.compose.add_prefix(model, PREFIX)
+
+
+def bypass_identities(graph: Any) -> None:
+    """Take out what the border adds where nothing is to be done: TensorRT takes 8 bits in a Cast alone."""
+    ends = {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.name.startswith(BORDER)]:
+        before, behind = node.input[0], node.output[0]
+        if behind not in ends:
+            kept, gone = before, behind
+        elif any(before in other.output for other in graph.node):
+            kept, gone = behind, before
+        else:  # an input that is the output
+            continue
+        for other in graph.node:
+            for names in (other.input, other.output):
+                for at, name in enumerate(names):
+                    if name == gone:
+                        names[at] = kept
+        graph.node.remove(node)
 
 
 class _Chain:

@@ -19,6 +19,7 @@ from kdbench.data.normalisation import IMAGENET, MEAN, STD, Input
 from kdbench.data.preprocessing import normalise
 from kdbench.runs.tree import RunTree
 from tests.imports import Painted, Stranger, weights
+from tests.onnx_models import UINT8
 
 
 @pytest.fixture
@@ -114,3 +115,25 @@ def test_a_mean_above_1_is_on_the_scale_of_pixels():
     assert Reading(range=255).input({}, "x") == Input((0.0,) * 3, (1.0,) * 3, 255)
     assert Reading(bgr=True).input({}, "x") == Input(MEAN[::-1], STD[::-1], space="BGR")
     assert Reading().input({}, "x") == IMAGENET
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        Stranger(dtype=UINT8, channels_last=True, baked=Input()),
+        Stranger(dtype=UINT8, channels_last=True, baked=Input(), out="ids", ids=UINT8),
+        Stranger(out="ids", ids=UINT8),
+    ],
+    ids=["logits", "ids", "float image"],
+)
+def test_8_bits_meet_casts_alone(tmp_path, stranger):
+    """TensorRT takes 8 bits at the border of a graph, in a Cast: an Identity there is refused."""
+    path = stranger.write(tmp_path / "theirs.onnx")
+    tree = RunTree(tmp_path / "runs", "painted")
+    import_file(path, tree, Painted(), ImportOptions("theirs", Reading(mean=MEAN, std=STD)))
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tree.export("theirs", "onnx", "fp32", "mask"))).graph
+    eight = {v.name for v in (*graph.input, *graph.output, *graph.value_info) if v.type.tensor_type.elem_type == UINT8}
+    assert {graph.input[0].name, graph.output[0].name} <= eight
+    touching = {node.op_type for node in graph.node if eight & {*node.input, *node.output}}
+    assert touching <= {"Cast", "Transpose"}
+    assert not [node for node in graph.node if node.op_type == "Identity"]
