@@ -39,7 +39,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
 	@echo $(EXTRA) > $@
 
-demo: install  ## teacher, three students, exports and the comparison on generated scenes: runs/shapes/compare.*
+demo: install  ## teacher, three students, exports and the comparison and the report on generated scenes: runs/materials/
 	$(BIN)/kdbench demo
 
 train-all: install  ## teacher where needed, every method under one budget, exports, the table (DATASET= DATA_ROOT= SEEDS=)

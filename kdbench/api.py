@@ -55,7 +55,8 @@ def open_dataset(name: str, split: str = "val", root: PathLike | None = None) ->
     Labels are H x W uint8 class ids, 255 where a pixel counts nowhere.
 
     Args:
-        name: "shapes", "camvid", "voc2012", "folder", "cityscapes", "ade20k", or the path of a dataset file (.toml).
+        name: "shapes", "materials", "camvid", "voc2012", "folder", "cityscapes", "ade20k", or the path of a dataset
+            file (.toml).
         split: "train", "val", or "test" of a dataset file that has one.
         root: the dataset's folder; "shapes" is generated and needs none.
 

@@ -153,3 +153,23 @@ def test_the_students_image_is_the_exact_reduction_of_the_teachers_view(train_se
         by_hand = batch.view[1, 2, 10:12, 20:22].mean()
         assert batch.images[1, 2, 5, 10].item() == pytest.approx(by_hand.item(), abs=1e-5)
         assert batch.labels[1, 5, 10] == same.labels[1, 11, 21]
+
+
+def test_a_share_of_every_step_has_no_label(train_set):
+    """Of 8 images 4 have labels; a step of 4 holds 3 without, each as often as any other."""
+    settings = {"flip": False, "labelled": 0.5, "batch_size": 4, "unlabelled_share": 0.75}
+    mixed = batches(train_set, unlabelled=True, **settings)
+    assert mixed.step_images == {"labelled": 1, "unlabelled": 3}
+    assert mixed.steps_per_epoch == 2
+    known, times = set(mixed.labelled), dict.fromkeys(range(8), 0)
+    for epoch in range(4):
+        for chunk in mixed._chunks(torch.Generator().manual_seed(epoch)):
+            assert sum(index in known for index in chunk) == 1
+            for index in chunk:
+                times[index] += 1
+        for batch in mixed.epoch(epoch):
+            assert sum(254 in label for label in batch.labels) == 3
+    assert all(times[index] == 6 for index in range(8) if index not in known)
+    plain = batches(train_set, **settings)  # the baseline's: labelled images alone
+    assert plain.step_images == {"labelled": 4, "unlabelled": 0}
+    assert not any((batch.labels == 254).any() for batch in plain.epoch(0))

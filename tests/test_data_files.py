@@ -205,7 +205,9 @@ def test_sizes_differ_because_of_exif(folder):
 
 
 def test_open_dataset_refuses(tmp_path):
-    refused(lambda: open_dataset("cityscape", "val", tmp_path), "--dataset: got 'cityscape'", "shapes, camvid")
+    refused(
+        lambda: open_dataset("cityscape", "val", tmp_path), "--dataset: got 'cityscape'", "shapes, materials, camvid"
+    )
     refused(lambda: open_dataset("shapes", "test"), "split: got 'test'", "expected one of train, val")
     refused(lambda: open_dataset("camvid", "val", tmp_path, sbd=True), "--sbd", "voc2012", "'camvid'")
     refused(lambda: open_dataset("shapes", "val", download=True), "--download", "'shapes'")

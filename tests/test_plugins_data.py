@@ -121,7 +121,7 @@ def ask(tmp_path_factory):
     [
         (
             "dataset",
-            "--dataset: got 'tile', expected one of shapes, camvid, voc2012, folder, cityscapes, ade20k, tiles",
+            "--dataset: got 'tile', expected one of shapes, materials, camvid, voc2012, folder, cityscapes, ade20k, tiles",
         ),
         (
             "data-root",
@@ -145,7 +145,7 @@ def test_a_dataset_without_a_recipe_says_whose_it_gets(ask):
 
 def test_help_and_completion_know_what_joined(ask):
     shown = ask["train --help"][1]
-    assert "shapes, camvid, voc2012, folder, cityscapes, ade20k, tiles" in shown
+    assert "shapes, materials, camvid, voc2012, folder, cityscapes, ade20k, tiles" in shown
     assert "student, student_lite0, tiny;" in shown
     assert "student_lite0, tiny, or several with +" in ask["model --help"][1]
     networks = ["tiny", "timm:", "torchvision:", "transformers:"]

@@ -5,9 +5,10 @@ pixels in the same order, and a resumed run sees what it would have seen. Severa
 
 Images without labels are those that a recipe's ``labelled`` leaves out of the split, and those that were never labelled
 (``--unlabelled``). Two kinds of batches come from such data, with the same number of steps of the same size: those of
-the labelled images alone, which a baseline trains on, and those of all images in one shuffled order, which distilled
-arms train on. So a step of theirs holds labelled images in the share that they have of all. Every pixel of an image
-without labels has the label 254, but for padding, which has 255 as everywhere.
+the labelled images alone, which a baseline trains on, and mixed ones, which distilled methods train on: all images in
+one shuffled order, so that a step holds labelled images in the share that they have of all, or as many without labels
+in every step as ``unlabelled_share`` says. Every pixel of an image without labels has the label 254, but for padding,
+which has 255 as everywhere.
 """
 
 from __future__ import annotations
@@ -78,11 +79,16 @@ class TrainingBatches:
         self.indices = range(images.count) if unlabelled else self.labelled
         self.batch_size = min(recipe.batch_size, images.count)
         self.steps_per_epoch = max(1, images.count // recipe.batch_size)
+        mixed = unlabelled and len(self.labelled) < images.count and recipe.unlabelled_share is not None
+        self._without = round(self.batch_size * (recipe.unlabelled_share or 0)) if mixed else 0
+        """Images without labels in every step; 0 = as they come."""
 
     @property
     def step_images(self) -> dict[str, float]:
         """What a step holds, mean over steps: labelled images, and images without labels."""
         labelled = self.batch_size * len(self.labelled) / len(self.indices)
+        if self._without:
+            labelled = self.batch_size - self._without
         return {"labelled": round(labelled, 3), "unlabelled": round(self.batch_size - labelled, 3)}
 
     @property
@@ -104,12 +110,8 @@ class TrainingBatches:
         A last, smaller batch is left out: its BatchNorm statistics would be noise.
         """
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
-        size, needed = self.batch_size, self.batch_size * self.steps_per_epoch
-        order: list[int] = []
-        while len(order) < needed:
-            order += [self.indices[i] for i in torch.randperm(len(self.indices), generator=generator)]
-        mine = slice(rank(), None, world_size())
-        chunks = [order[step * size : (step + 1) * size][mine] for step in range(self.steps_per_epoch)]
+        size, mine = self.batch_size, slice(rank(), None, world_size())
+        chunks = [chunk[mine] for chunk in self._chunks(generator)]
         drawn = [draw(size, self.recipe, generator) for _ in chunks]
         drawn = [Augmentation(*(values[mine] for values in one)) for one in drawn]
         moved = to_device(drawn, self.device)
@@ -119,6 +121,24 @@ class TrainingBatches:
                 blind = [row for row, index in enumerate(chunks[step]) if index not in known]
                 labels[blind] = UNLABELLED
             yield self._batch(*augment(images, labels, moved[step], moves(drawn[step]), self._wanted))
+
+    def _chunks(self, generator: torch.Generator) -> list[list[int]]:
+        """The images of each step of an epoch."""
+        known, size = set(self.labelled), self.batch_size
+        parts = [(list(self.indices), size)]
+        if self._without:
+            without = [index for index in self.indices if index not in known]
+            parts = [(self.labelled, size - self._without), (without, self._without)]
+        queues = []
+        for indices, count in parts:
+            order: list[int] = []
+            while len(order) < count * self.steps_per_epoch:
+                order += [indices[i] for i in torch.randperm(len(indices), generator=generator)]
+            queues.append((order, count))
+        return [
+            [index for order, count in queues for index in order[step * count : (step + 1) * count]]
+            for step in range(self.steps_per_epoch)
+        ]
 
     def _batch(self, view: Tensor, labels: Tensor) -> Batch:
         factor = view.shape[2] // self.recipe.size[0]

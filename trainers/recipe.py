@@ -46,6 +46,12 @@ class Common(BaseModel):
         description="share of the training images whose labels are used, evenly spaced, or a list file of their "
         "names; distilled methods learn from the teacher on the others, the baseline and the teacher do not see them",
     )
+    unlabelled_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of each step of a distilled method, images without labels; None = all in one shuffled order",
+    )
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(8, ge=2, description="images per step, 2 or more; a smaller last batch is left out")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,35 +31,44 @@ def report(
       kdbench report
       kdbench report --dataset camvid --pictures 50 --output report.html
     """
-    from kdbench.report.evidence import collect
-    from kdbench.report.gallery import make_gallery
-    from kdbench.report.page import as_html, as_markdown
-    from kdbench.runs.files import write_text
-
     tree = RunTree.find(runs, dataset, USUAL)
     destination = output or tree.root / "report.html"
     if destination.suffix != ".html":
         raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")
     with json_result(json_file) as document:
-        found = collect(tree, results or tree.comparison)
-        methods = (*(method for method in found.trainings if method != "teacher"), *tree.imports())
-        gallery, legend = [], []
-        if pictures == 0:
-            found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."
-        elif not methods:
-            found.gaps["gallery"] = f"No student was trained: `kdbench train --method all --dataset {tree.dataset}`."
-        else:
-            try:
-                split = open_trained_dataset(tree, data_root, methods[0])
-                gallery = make_gallery(tree, methods, split, pictures)
-                legend = list(zip(split.classes, split.palette, strict=True))
-            except KdbenchError as error:  # the rest of the page does not need the images
-                found.gaps["gallery"] = f"No gallery: {' '.join(str(error).split())}"
-        write_text(destination, as_html(found, gallery, legend))
-        write_text(destination.with_suffix(".md"), as_markdown(found))
-        document.update(
-            html=destination.as_posix(), markdown=destination.with_suffix(".md").as_posix(), missing=found.gaps
-        )
-        for sentence in found.gaps.values():
-            print(sentence)
-        print(f"written: {destination} (.md beside it)")
+        document.update(run_report(tree, destination, results or tree.comparison, pictures, data_root))
+
+
+def run_report(
+    tree: RunTree, destination: Path, results: Path, pictures: int = 30, data_root: Path | None = None
+) -> dict[str, Any]:
+    """Write the page and its twin; what --json says of it."""
+    from kdbench.report.evidence import collect
+    from kdbench.report.gallery import make_gallery
+    from kdbench.report.page import as_html, as_markdown
+    from kdbench.runs.files import write_text
+
+    found = collect(tree, results)
+    methods = (*(method for method in found.trainings if method != "teacher"), *tree.imports())
+    gallery, legend = [], []
+    if pictures == 0:
+        found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."
+    elif not methods:
+        found.gaps["gallery"] = f"No student was trained: `kdbench train --method all --dataset {tree.dataset}`."
+    else:
+        try:
+            split = open_trained_dataset(tree, data_root, methods[0])
+            gallery = make_gallery(tree, methods, split, pictures)
+            legend = list(zip(split.classes, split.palette, strict=True))
+        except KdbenchError as error:  # the rest of the page does not need the images
+            found.gaps["gallery"] = f"No gallery: {' '.join(str(error).split())}"
+    write_text(destination, as_html(found, gallery, legend))
+    write_text(destination.with_suffix(".md"), as_markdown(found))
+    for sentence in found.gaps.values():
+        print(sentence)
+    print(f"written: {destination} (.md beside it)")
+    return {
+        "html": destination.as_posix(),
+        "markdown": destination.with_suffix(".md").as_posix(),
+        "missing": found.gaps,
+    }

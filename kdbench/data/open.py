@@ -62,6 +62,15 @@ def open_shapes(root: Path, split: str) -> SegmentationDataset:
 DATASETS.add(Layout("shapes", open_shapes, holds="", recipe="shapes"))  # here, because shapes.py needs numpy
 
 
+def open_materials(root: Path, split: str) -> SegmentationDataset:
+    from kdbench.data.materials import Materials
+
+    return Materials(split)
+
+
+DATASETS.add(Layout("materials", open_materials, holds="", recipe="materials"))
+
+
 def open_dataset(
     name: str, split: str, root: Path | None = None, *, sbd: bool = False, download: bool = False
 ) -> SegmentationDataset:
