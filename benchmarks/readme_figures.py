@@ -46,9 +46,11 @@ def comparison_table(root: Path, results: Path) -> str:
     hardware, data, timing = comparison.environment["hardware"], comparison.dataset, comparison.timing
     epochs = {method: training["epochs"] for method, training in comparison.training.items()}
     teacher = comparison.teacher
+    shown = sum(gain.verdict == "gain" for gain in gains.values())
     taught = f" The teacher {teacher.arch} has {fraction(teacher.miou)}." if teacher else ""
     return (
         f"{markdown.table(header, cells)}\n\n"
+        f"Of {len(gains)} methods, {shown or 'none'} showed a gain over the baseline here; on your data it may differ.\n\n"
         f"{data['name']} {data['split']}, {data['images']} images at {'x'.join(map(str, data['size']))}; "
         f"{epochs['baseline']} epochs, {max(epochs.values())} for the time-matched baseline.{taught} ± is the standard "
         "error over seeds. The columns of PyTorch and ONNX are of the first seed's model; ms is mean ± standard "

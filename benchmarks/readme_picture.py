@@ -3,7 +3,7 @@
 python -m benchmarks.readme_picture RUNS --methods baseline,response --images 0,1
 
 RUNS is a folder that ``kdbench train`` wrote; the images are of the validation split that it was trained with, by their
-numbers. Predictions are blended with the image, as ``kdbench predict`` does.
+numbers. Labels and predictions are drawn in the dataset's colours, so that they can be compared at a glance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdbench.cli.options import open_trained_dataset
 from kdbench.data.base import Color, Sample
 from kdbench.data.labels import IGNORE
 from kdbench.methods.base import title_of
-from kdbench.predict.overlay import blend, with_legend
+from kdbench.predict.overlay import with_legend
 from kdbench.runs.tree import RunTree
 
 OUTPUT = Path("docs/images/predictions.png")
@@ -49,10 +49,7 @@ def picture(
     columns = {
         "image": [sample.image for sample in samples],
         "label": [colours(sample.label, palette) for sample in samples],
-        **{
-            title: [blend(sample.image, found, palette) for sample, found in zip(samples, maps, strict=True)]
-            for title, maps in predictions.items()
-        },
+        **{title: [colours(found, palette) for found in maps] for title, maps in predictions.items()},
     }
     height = round(WIDTH * samples[0].image.shape[0] / samples[0].image.shape[1])
     size = (len(columns) * (WIDTH + GAP) + GAP, TITLE + len(samples) * (height + GAP))

@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks.readme_figures import comparison_table, percent
+from benchmarks.readme_picture import GAP, TITLE, WIDTH, picture
 from benchmarks.readme_table import PAGES, PARTS, README, RESULTS
 from kdbench.comparison.results import Comparison
+from kdbench.data.base import Sample
 from tests.conftest import REPOSITORY
 
 TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
@@ -67,6 +70,21 @@ def test_a_table_has_both_scores_and_the_verdict_over_seeds():
 )
 def test_what_is_at_least_so_much_is_rounded_down(share, digits, text):
     assert percent(share, digits) == text
+
+
+def test_the_picture_is_small():
+    for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXTS[README]):
+        assert (REPOSITORY / name).stat().st_size < 300_000
+
+
+def test_labels_and_predictions_are_drawn_in_the_colours_of_the_dataset():
+    image, label = np.full((2, 2, 3), 7, np.uint8), np.array([[0, 1], [1, 255]], np.uint8)
+    drawn = picture([Sample("a", image, label)], {"student": [1 - label % 2]}, [(9, 8, 7), (1, 2, 3)])
+    assert drawn.size == (3 * (WIDTH + GAP) + GAP, TITLE + WIDTH + GAP)
+    lefts = [GAP + column * (WIDTH + GAP) for column in range(3)]
+    top = [drawn.getpixel((left, TITLE)) for left in lefts]
+    assert top == [(7, 7, 7), (9, 8, 7), (1, 2, 3)]
+    assert drawn.getpixel((lefts[1] + WIDTH - 1, TITLE + WIDTH - 1)) == (255, 255, 255)  # ignored
 
 
 def test_markers_must_be_there():
