@@ -50,7 +50,7 @@ def comparison_table(root: Path, results: Path) -> str:
     taught = f" The teacher {teacher.arch} has {fraction(teacher.miou)}." if teacher else ""
     return (
         f"{markdown.table(header, cells)}\n\n"
-        f"Of {len(gains)} methods, {shown or 'none'} showed a gain over the baseline here; on your data it may differ.\n\n"
+        f"Of {len(gains)} methods beside the baseline, {shown or 'none'} showed a gain here. Your data may differ.\n\n"
         f"{data['name']} {data['split']}, {data['images']} images at {'x'.join(map(str, data['size']))}; "
         f"{epochs['baseline']} epochs, {max(epochs.values())} for the time-matched baseline.{taught} ± is the standard "
         "error over seeds. The columns of PyTorch and ONNX are of the first seed's model; ms is mean ± standard "
@@ -140,10 +140,9 @@ def fairness_claim(comparison: Path, training: Path) -> str:
     together = {row["name"]: row for row in read_json(training, COMPARE)["rows"]}
     share = together["fpn_resnet18: three arms together over apart"]["ratio"]
     return (
-        f"Methods start from the same weights and see the same batches, and a gain is claimed only when several seeds "
-        f"show it. The table above has one that they do not: {title_of(gain.method)} is {against(gain)} "
-        f"over {gain.seeds} seeds. Three students trained together take {share:.2f} "
-        f"of the time that they take apart."
+        "Methods start from the same weights and see the same batches, and a gain is claimed only when several seeds "
+        f"show it. In the table above {title_of(gain.method)} is {against(gain)} over {gain.seeds} seeds: "
+        f"{gain.verdict}. Three students trained together take {share:.2f} of the time that they take apart."
     )
 
 
