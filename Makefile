@@ -59,7 +59,7 @@ test: install  ## the test suite, on two cores
 test-slow: install  ## the tests that take tens of seconds each
 	$(BIN)/python -m pytest -n 2 --dist load -m slow
 
-check: install  ## lint, format, types, the README's table
+check: install  ## lint, format, types, the measured tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -92,7 +92,7 @@ gpu-quick:  ## latency, accuracy and training on an NVIDIA GPU in under 8 minute
 gpu-train:  ## the label study on an NVIDIA GPU, in slices of 7 minutes: run it again until it says done
 	$(GPU_PYTHON) -m benchmarks.label_study --data-root $(or $(DATA_ROOT),data/camvid) --minutes 7
 
-readme: install  ## write the README's table from the committed results
+readme: install  ## write the measured parts of README.md and docs/measured.md from the committed results
 	$(BIN)/python -m benchmarks.readme_table
 
 clean:  ## remove the environment and caches, keep runs/ and results/

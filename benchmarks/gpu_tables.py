@@ -1,4 +1,4 @@
-"""The README's tables of what was measured on an NVIDIA GPU, from the results files of ``gpu_quick``."""
+"""The tables of what was measured on an NVIDIA GPU, from the results files of ``gpu_quick``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 from kdbench.comparison.numbers import fraction
 from kdbench.runs.files import read_json
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 
-
-def latency_table(path: Path) -> str:
+def latency_table(root: Path, path: Path) -> str:
     """A row for each way at each size that has a time.
 
     Args:
+        root: of the repository.
         path: what ``gpu_latency --score --json`` wrote.
     """
-    report = read_json(REPOSITORY / path, "python -m benchmarks.gpu_latency --score")
+    report = read_json(root / path, "python -m benchmarks.gpu_latency --score")
     lines = [
         "| image → mask | size | network ms | image → mask ms | over torch eager fp32 | images/s | agreement | mIoU |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -53,9 +52,9 @@ def goals(report: dict[str, Any]) -> str:
     )
 
 
-def training_table(path: Path) -> str:
+def training_table(root: Path, path: Path) -> str:
     """What ``gpu_training`` measured."""
-    report = read_json(REPOSITORY / path, "python -m benchmarks.gpu_training")
+    report = read_json(root / path, "python -m benchmarks.gpu_training")
     lines = ["| training | images/s | of the floor | over steps launched one by one |", "| --- | ---: | ---: | ---: |"]
     for case in report["cases"]:
         cells = [f"{row['ratio']:.2f} ({row['ci95'][0]:.2f}–{row['ci95'][1]:.2f})" for row in case["ratios"]]

@@ -1,7 +1,13 @@
-"""Every command of the docs pages runs, in the order of its page, on the files that the page itself shows."""
+"""The docs pages say what is true.
+
+Every command of a page that goes through a task (``PAGES``) runs, in the order of its page, on the files that the page
+itself shows. Of pages to look things up in (``REFERENCE_PAGES``) some need a GPU, Docker or another system: there, and
+everywhere else, commands, flags, make targets and links must exist.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -11,8 +17,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 
+from kdbench.cli import app
 from kdbench.data.base import read_image, read_mask
 from kdbench.data.shapes import Shapes
 from tests.conftest import REPOSITORY
@@ -33,6 +41,21 @@ PAGES = (
     "add-a-student",
     "python-api",
 )
+REFERENCE_PAGES = (
+    "install",
+    "faq",
+    "how-it-compares",
+    "train-at-length",
+    "exports",
+    "report-and-pictures",
+    "commands-and-files",
+    "on-an-nvidia-gpu",
+    "measured",
+)
+ELSEWHERE = ("--mixed_precision", "--nproc-per-node", "--ipc", "--cpus")
+"""Flags of other programs that pages name by themselves."""
+TEXTS = {page: (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in (*PAGES, *REFERENCE_PAGES)}
+TEXTS["README"] = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -128,15 +151,99 @@ def follow(page: str, workspace: Path, run) -> list[str]:
     return done
 
 
-def test_every_page_is_followed_and_linked():
-    assert {page.stem for page in DOCS.glob("*.md")} == set(PAGES)
-    texts = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", *DOCS.glob("*.md"))]
-    for page in PAGES:
-        assert f"(docs/{page}.md)" in texts[0], page
-    for text in texts[1:]:
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert target.startswith("https://") or (DOCS / target).is_file(), target
-        assert {language for language, _ in BLOCK.findall(text)} <= {"bash", "toml", "python", "diff", "yaml"}
+def test_every_page_is_followed_or_looked_up_in_and_linked():
+    assert {page.stem for page in DOCS.glob("*.md")} == {*PAGES, *REFERENCE_PAGES}
+    for page in (*PAGES, *REFERENCE_PAGES):
+        assert f"(docs/{page}.md)" in TEXTS["README"], page
+        languages = {language for language, _ in BLOCK.findall(TEXTS[page])}
+        assert languages <= {"bash", "toml", "python", "diff", "yaml"}, page
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_somewhere(page):
+    """Files and headings, as GitHub names them."""
+    folder = REPOSITORY if page == "README" else DOCS
+    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        assert not name or (folder / name).exists(), target
+        if heading:
+            text = (folder / name).read_text(encoding="utf-8") if name else TEXTS[page]
+            titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def flags_of_commands() -> dict[str, set[str]]:
+    """Every command of kdbench, as "data check", and the flags that it takes."""
+    root = typer.main.get_command(app)
+    found = {}
+    for name, command in root.commands.items():
+        for below, one in (
+            {f"{name} {n}": c for n, c in getattr(command, "commands", {}).items()} or {name: command}
+        ).items():
+            found[below] = {flag for parameter in one.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return found
+
+
+def lines_to_type(text: str) -> list[str]:
+    """What a page tells people to type: lines of its bash blocks, and code within sentences."""
+    blocks = [
+        line.split(" # ")[0].strip()
+        for language, block in BLOCK.findall(text)
+        if language == "bash"
+        for line in commands(block)
+    ]
+    return [*blocks, *re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))]
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_command_flag_and_target_exists(page):
+    known, makefile = flags_of_commands(), (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    every = set.union(*known.values(), {"--version", "--plugin", "--install-completion", "--help"})
+    for line in lines_to_type(TEXTS[page]):
+        if target := re.match(r"make (?:[A-Z]+=\S+ )*([a-z][a-z-]+)", line):
+            assert re.search(rf"^{target[1]}:", makefile, re.MULTILINE), line
+        if module := re.search(r"-m benchmarks\.(\w+)", line):
+            assert (REPOSITORY / "benchmarks" / f"{module[1]}.py").exists(), line
+        if flag := re.match(r"--[a-z-]+", line):
+            assert flag[0] in every or flag[0] in ELSEWHERE, line
+        if command := re.search(r"\bkdbench (?:--plugin \S+ )?([a-z]+(?: (?:check|describe)\b)?)", line):
+            assert command[1] in known, line
+            for flag in re.findall(r"(?<!\S)--[a-z-]+", line[command.end() :]):
+                assert flag in known[command[1]] or flag == "--help", line
+
+
+def test_the_check_of_flags_can_fail():
+    known = flags_of_commands()
+    assert "--keep-float" in known["export"]
+    assert "--keep-float" not in known["train"]
+    assert {"data check", "data describe", "import"} <= known.keys()
+    assert lines_to_type("`kdbench train`\n```bash\nkdbench demo  # all\n# no\n```\n") == [
+        "kdbench demo",
+        "kdbench train",
+    ]
+
+
+def strings_of_the_code() -> str:
+    """Every text in the code, with … for what is put into it."""
+    found = []
+    for folder in ("kdbench", "trainers", "exporters"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_messages_of_the_faq_are_those_of_the_code():
+    messages = re.findall(r"^> (.*)$", TEXTS["faq"], re.MULTILINE)
+    assert len(messages) > 30
+    code = strings_of_the_code()
+    assert [message for message in messages for part in message.split("…") if part.strip("[]() ") not in code] == []
 
 
 @pytest.mark.slow

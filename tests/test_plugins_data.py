@@ -242,8 +242,8 @@ def test_batches_are_normalised_as_asked():
     np.testing.assert_allclose(added, 0.5 * np.array(IMAGENET.std) / 0.5, rtol=1e-5)
 
 
-def test_what_a_data_root_holds_is_said_in_the_readme():
-    table = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("`", "")
+def test_what_a_data_root_holds_is_said_on_its_page():
+    table = (REPOSITORY / "docs" / "train-on-your-data.md").read_text(encoding="utf-8").replace("`", "")
     for layout in DATASETS:
         assert f"| {layout.name} | {layout.holds or 'nothing'}" in table, layout.name
 

@@ -1,4 +1,4 @@
-"""The README says what is true: its table is the results file's, its commands exist."""
+"""README.md and docs/measured.md say what is true: what is measured in them is the results files'."""
 
 from __future__ import annotations
 
@@ -8,83 +8,108 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks.readme_table import BEGIN, END, RENDER, RESULTS, comparison_table, with_table
+from benchmarks.readme_figures import comparison_table, percent
+from benchmarks.readme_picture import GAP, TITLE, WIDTH, picture
+from benchmarks.readme_table import PAGES, PARTS, README, RESULTS
 from kdbench.comparison.results import Comparison
+from kdbench.data.base import Sample
 from tests.conftest import REPOSITORY
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
 
 
-@pytest.mark.parametrize("results", list(RENDER))
-def test_the_tables_are_the_committed_results(results):
-    assert with_table(README, results) == README, "run `make readme`"
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.page.stem}-{part.name}-{part.results[0].stem}")
+def test_what_is_measured_is_the_committed_results(part):
+    assert part.written_into(TEXTS[part.page], REPOSITORY) == TEXTS[part.page], "run `make readme`"
 
 
-def test_another_number_in_the_results_is_noticed(tmp_path, monkeypatch):
+def test_a_readme_is_read_in_two_minutes():
+    assert len(TEXTS[README].splitlines()) < 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_another_number_in_the_results_is_noticed(page, tmp_path, monkeypatch):
+    """In either page: the main comparison stands in both."""
     import benchmarks.readme_table as script
 
+    for path in {*PAGES, *(results for part in PARTS for results in part.results)}:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / path, tmp_path / path)
     document = json.loads((REPOSITORY / RESULTS).read_text(encoding="utf-8"))
     document["rows"][0]["miou"] += 0.001
-    (tmp_path / RESULTS).parent.mkdir(parents=True)
     (tmp_path / RESULTS).write_text(json.dumps(document), encoding="utf-8")
-    for other in RENDER.keys() - {RESULTS}:
-        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / other, tmp_path / other)
-    shutil.copy(REPOSITORY / "README.md", tmp_path)
     monkeypatch.setattr(script, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(script, "PAGES", (page,))
     monkeypatch.setattr(sys, "argv", ["readme_table", "--check"])
-    with pytest.raises(SystemExit, match="README.md's table differs"):
+    with pytest.raises(SystemExit, match=f"{page}: its table differs from {RESULTS.as_posix()}"):
         script.main()
+    assert (tmp_path / page).read_text(encoding="utf-8") == TEXTS[page]
     monkeypatch.setattr(sys, "argv", ["readme_table"])
     script.main()
-    assert comparison_table(RESULTS) in (tmp_path / "README.md").read_text(encoding="utf-8")
+    render = next(part.render for part in PARTS if (part.page, part.name, part.results) == (page, "table", (RESULTS,)))
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    assert render(tmp_path, RESULTS) in text
+    assert text != TEXTS[page]
+
+
+def test_a_table_has_both_scores_and_the_verdict_over_seeds():
+    document = json.loads((REPOSITORY / RESULTS).read_text(encoding="utf-8"))
+    gain = next(gain for gain in document["improvements"] if gain["method"] == "dist")
+    (line,) = (line for line in comparison_table(REPOSITORY, RESULTS).splitlines() if "DIST" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == f"{gain['delta_miou']:+.4f} ± {gain['standard_error']:.4f}: {gain['verdict']}"
+    scores = [row["miou"] for row in document["rows"] if row["method"] == "dist" and row["status"] == "ok"]
+    assert cells[3:5] == [f"{score:.4f}" for score in scores]
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"), [(0.99768, 2, "99.76%"), (0.9999996, 4, "99.9999%"), (1, 2, "100.00%")]
+)
+def test_what_is_at_least_so_much_is_rounded_down(share, digits, text):
+    assert percent(share, digits) == text
+
+
+def test_the_picture_is_small():
+    for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXTS[README]):
+        assert (REPOSITORY / name).stat().st_size < 300_000
+
+
+def test_labels_and_predictions_are_drawn_in_the_colours_of_the_dataset():
+    image, label = np.full((2, 2, 3), 7, np.uint8), np.array([[0, 1], [1, 255]], np.uint8)
+    drawn = picture([Sample("a", image, label)], {"student": [1 - label % 2]}, [(9, 8, 7), (1, 2, 3)])
+    assert drawn.size == (3 * (WIDTH + GAP) + GAP, TITLE + WIDTH + GAP)
+    lefts = [GAP + column * (WIDTH + GAP) for column in range(3)]
+    top = [drawn.getpixel((left, TITLE)) for left in lefts]
+    assert top == [(7, 7, 7), (9, 8, 7), (1, 2, 3)]
+    assert drawn.getpixel((lefts[1] + WIDTH - 1, TITLE + WIDTH - 1)) == (255, 255, 255)  # ignored
 
 
 def test_markers_must_be_there():
-    with pytest.raises(SystemExit, match="expected the markers"):
-        with_table("no table here", RESULTS)
+    for part in PARTS:
+        with pytest.raises(SystemExit, match="expected the markers"):
+            part.written_into("no table here", REPOSITORY)
 
 
-def test_no_measured_number_outside_the_table():
-    """Milliseconds, mIoU and speed-ups belong to the tables, which are generated."""
-    outside = README
-    for results in RENDER:
-        head, rest = outside.split(BEGIN.format(results.as_posix()))
-        outside = head + rest.split(END, 1)[1]
-    assert not re.findall(r"\d+(?:\.\d+)? ?(?:ms|mIoU|FPS|x faster)\b", outside)
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_measured_number_outside_the_generated_parts(page):
+    """Milliseconds, mIoU and speed-ups belong to what is generated."""
+    outside = TEXTS[page]
+    for part in PARTS:
+        if part.page == page:
+            outside = "".join(part.split(outside))
+    assert not re.findall(r"\d+(?:\.\d+)? ?(?:ms|mIoU|FPS|x faster|times)\b", outside)
+    assert not re.findall(r"\b0\.\d{3,}", outside)
 
 
-def test_every_make_target_and_recipe_named_exists():
-    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"\bmake ([a-z][a-z-]+)", README)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_every_flag_named_exists(kdbench):
-    names = (
-        "train",
-        "sweep",
-        "export",
-        "compare",
-        "choose",
-        "package",
-        "regress",
-        "parity",
-        "plot",
-        "report",
-        "predict",
-        "model",
-        "doctor",
-        "data check",
-        "demo",
-    )
-    commands = {name: kdbench(*name.split(), "--help").out for name in names}
-    for line in re.findall(r"^kdbench [^#\n]*", README, re.MULTILINE):
-        command = next(name for name in names if line.startswith(f"kdbench {name}"))
-        for flag in re.findall(r"--[a-z-]+", line):
-            assert flag in commands[command], line
+def test_ci_calls_what_the_readme_says():
+    """CI's lines are the README's, and these are a block of their own that a person can copy."""
+    (block,) = re.findall(r"## Two commands\n\n```bash\n(.*?)```", TEXTS[README], re.DOTALL)
+    workflow = (REPOSITORY / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    for line in block.splitlines():
+        assert f"run: {line.split(' #')[0].strip()}\n" in workflow, line
 
 
 def test_committed_results_are_read_and_name_their_origin():

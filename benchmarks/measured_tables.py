@@ -1,0 +1,248 @@
+"""The tables of docs/measured.md, each from a results file that a script of this folder wrote.
+
+Every function takes the repository's root and the path of its file below it, and returns Markdown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdbench.comparison.numbers import difference, fraction, plus_minus
+from kdbench.comparison.results import Comparison
+from kdbench.comparison.tables import as_markdown
+from kdbench.runs.files import read_json
+
+
+def comparison_table(root: Path, results: Path) -> str:
+    """What ``kdbench compare`` measured."""
+    comparison = Comparison.read(root / results)
+    environment = comparison.environment
+    hardware, versions = environment["hardware"], environment["versions"]
+    training = next(iter(comparison.training.values()))
+    engines = ", ".join(
+        f"{name} {versions[name]}" for name in ("torch", "onnxruntime", "tensorrt-rtx") if name in versions
+    )
+    gpu = f", {hardware['gpu'][0]}" if hardware["gpu"] else ", no GPU"
+    return (
+        f"{as_markdown(comparison)}\n"
+        f"Measured on {hardware['cores']} cores ({hardware['cpu']}), {hardware['memory_gib']} GiB{gpu}; {engines}. "
+        f"{training['train_images']} training images, {training['epochs']} epochs, seeds "
+        f"{', '.join(map(str, training['seeds']))}. Trained at revision `{training['revision'][:12]}`, compared at "
+        f"`{environment['git']['revision'][:12]}` by `{environment['command']}`; "
+        f"every figure is in `{results.as_posix()}`.\n"
+    )
+
+
+def speed_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.backend_speedup`` measured."""
+    report = read_json(root / results, "python -m benchmarks.backend_speedup")
+    environment, usual = report["environment"], report["block_ms"]["torch eager, usual pipeline"]
+    lines = [
+        "| image → mask | times faster | 95% interval | mIoU |",
+        "| --- | ---: | ---: | ---: |",
+        "| torch eager, usual pipeline | 1 | – | – |",
+    ]
+    for row in report["rows"]:
+        name = f"{row['backend']} {row['precision']}"
+        low, high = row["ci95"]
+        lines.append(f"| {name} | {row['speedup']:.2f} | {low:.2f}–{high:.2f} | {fraction(row['miou'])} |")
+    added = report["kdbench_over_bare_session_run"]
+    size, trained = ("x".join(map(str, report[key])) for key in ("size", "trained_size"))
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"{report['method']} student at {size} (trained at {trained}), batch 1, {report['threads']} threads, side by "
+        f"side in one run of {len(usual)} blocks on {hardware['cores']} cores ({hardware['cpu']}). The usual pipeline "
+        "is torchvision's normalisation, the model, and argmax. kdbench's own call takes "
+        f"{added['ratio']:.3f} times a bare `session.run` ({added['ci95'][0]:.3f}–{added['ci95'][1]:.3f}). Revision "
+        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`."
+        + (
+            f" Trained at {trained}, the student is out of its scale at {size}: compare the low mIoU between rows."
+            if size != trained
+            else ""
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def student_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.student_latency`` measured."""
+    report = read_json(root / results, "python -m benchmarks.student_latency")
+    environment, (low, high) = report["environment"], report["ci95"]
+    student, yardstick = report["rows"]
+    hardware = environment["hardware"]
+    lines = [
+        "| image → mask | parameters | GFLOP | latency | 95% interval |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        f"| torchvision's `{yardstick['model']}` | {yardstick['params'] / 1e6:.2f}M | "
+        f"{yardstick['gflops']:.2f} | 1 | – |",
+        f"| the student | {student['params'] / 1e6:.2f}M | {student['gflops']:.2f} | {report['ratio']:.3f} | "
+        f"{low:.3f}–{high:.3f} |",
+        "",
+        "512 x 512, batch 1, ONNX Runtime fp32, 2 threads, side by side in one run of "
+        f"{len(report['block_ms']['student'])} blocks on {hardware['cores']} cores ({hardware['cpu']}). Revision "
+        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def accuracy_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.student_accuracy`` measured."""
+    report = read_json(root / results, "python -m benchmarks.student_accuracy score")
+    recipe, (yardstick, *students) = report["recipe"], report["rows"]
+    revisions = ", ".join(f"`{revision[:12]}`" for revision in report["yardstick_revisions"])
+    lines = [
+        f"| mIoU | seeds | mean ± standard error | over `{yardstick['model']}` |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in (yardstick, *students):
+        name, over = f"torchvision's `{row['model']}`", "–"
+        if row is not yardstick:
+            name = f"the student, `{row['model']}`"
+            over = f"{difference(row['difference'])}{plus_minus(row['difference_standard_error'])}"
+        miou = f"{fraction(row['miou'])}{plus_minus(row['standard_error'])}"
+        lines.append(f"| {name} | {len(row['seeds'])} | {miou} | {over} |")
+    lines += [
+        "",
+        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe of {recipe['epochs']} "
+        f"epochs; differences are paired, over the seeds that both have. Students as in `{report['comparison']}`; the "
+        f"yardstick by `python -m benchmarks.student_accuracy`, trained at {revisions}; every seed is in "
+        f"`{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def training_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.training_speed`` measured."""
+    report = read_json(root / results, "python -m benchmarks.training_speed")
+    environment = report["environment"]
+    lines = ["| training | ratio | 95% interval |", "| --- | ---: | ---: |"]
+    for row in report["rows"]:
+        low, high = row["ci95"]
+        name = row["name"].replace("arms", "students")  # the code's word for students that are trained side by side
+        lines.append(f"| {name} | {row['ratio']:.2f} | {low:.2f}–{high:.2f} |")
+    blocks = len(report["block_ms"]["throughput"]["floor"])
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"{report['dataset']} at {'x'.join(map(str, report['size']))}, batch {report['batch_size']}, "
+        f"{report['threads']} threads, epochs side by side in one run of {blocks} blocks on {hardware['cores']} cores "
+        f"({hardware['cpu']}). "
+        f"The teacher's passes are in {report['teacher_precision']}. Revision "
+        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def gate_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.gate_study`` measured."""
+    report = read_json(root / results, "python -m benchmarks.gate_study score")
+    live = {(r["machine"], r["scenario"]): r for r in report["live"] if r["cell"] == "all"}
+    replayed: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for entry in report["replayed"]:
+        replayed.setdefault((entry["machine"], entry["slower"]), []).append(entry["verdicts"])
+    shown = [(m, s) for m in ("quiet", "loaded") for s in ("A/A", "+5%", "+10%") if (m, s) in live]
+    slower = {"A/A": 0.0, "+5%": 0.05, "+10%": 0.10}
+    columns = [f"{'identical' if s == 'A/A' else s}, {m}" for m, s in shown]
+    lines = [f"| fails | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+
+    def add(name: str, found: list[tuple[int, int]]) -> None:
+        lines.append(f"| {name} | {' | '.join(f'{times} of {of}' if of else '–' for times, of in found)} |")
+
+    def times_of(shares: list[dict[str, Any]]) -> tuple[int, int]:
+        return sum(s["times"] for s in shares), sum(s["of"] for s in shares)
+
+    for verdict, what in (("regression", ""), ("inconclusive", ", inconclusive")):
+        add(f"`kdbench regress`{what}", [times_of([live[key]["verdicts"][verdict]]) for key in shown])
+        windows = [[v[verdict] for v in replayed.get((m, slower[s]), [])] for m, s in shown]
+        add(f"replayed{what}", [times_of(shares) for shares in windows])
+    for name in live[shown[0]]["rivals"]:
+        add(name, [times_of([live[key]["rivals"][name]]) for key in shown])
+    environment = report["environment"]
+    hardware = environment["hardware"]
+    seconds = [row["seconds_longest"] for row in live.values()]
+    cells = ", ".join(f"{name} ({threads} threads)" for name, threads in report["threads"].items())
+    lines += [
+        "",
+        f"{sum(row['runs'] for row in live.values())} live verdicts over {cells} at 512 x 512 on {hardware['cores']} "
+        f"cores ({hardware['cpu']}), the longest {max(seconds):.0f} s; slower twins have extra layers. Loaded: a "
+        "neighbour that computes in bursts. A replayed verdict is over a window of recorded blocks of identical "
+        "files, freshly labelled, with the slowdown added. The other rules judge the calls that the live runs "
+        "recorded: of one process per side, as a CI job has, or of all. Intervals, every model and engine apart, and "
+        f"every run are in `{results.as_posix()}`; revision `{environment['git']['revision'][:12]}`, "
+        "`python -m benchmarks.gate_study`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def networks_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.foreign_networks`` found."""
+    report = read_json(root / results, "python -m benchmarks.foreign_networks")
+    lines = [
+        "| network | feature maps read at | fp32 | fp16 | int8, pixels | int8, mIoU | exports |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for found in report["networks"].values():
+        rows = found["exports"]["rows"]
+        made = made_exports(rows)
+        cells = [f"{100 * min(row['pixel_agreement'] for row in made[key]):.3f}%" for key in ("fp32", "fp16", "int8")]
+        change = min(row["miou_candidate"] - row["miou_reference"] for row in made["int8"])
+        taps = ", ".join(f"`{module}`" for module in found["student"]["taps"].values()) or "its pyramid"
+        count = f"{sum(map(len, made.values()))} of {supported(rows)}"
+        lines.append(f"| `{found['network']}` | {taps} | {' | '.join(cells)} | {difference(change)} | {count} |")
+    environment = report["environment"]
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"CamVid at {report['size']}, an epoch or a few each as student and as teacher, then exports to "
+        f"{', '.join(report['formats'])}. Columns: the least share of pixels that have PyTorch's class among the "
+        "exports of a precision, and int8's lowest change of mIoU. Networks that were trained so little say nothing "
+        f"about accuracy. {hardware['cores']} cores ({hardware['cpu']}), `python -m benchmarks.foreign_networks`; "
+        f"every row is in `{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def made_exports(rows: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Precision → rows of the exports that were made, of "format precision" → row."""
+    made: dict[str, list[dict[str, Any]]] = {}
+    for name, row in rows.items():
+        if row["status"] == "made":
+            made.setdefault(name.split()[1], []).append(row)
+    return made
+
+
+def supported(rows: dict[str, dict[str, Any]]) -> int:
+    """How many of the asked exports a format has such a precision for."""
+    return sum(row["status"] != "unsupported" for row in rows.values())
+
+
+def import_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.import_overhead`` measured."""
+    report = read_json(root / results, "python -m benchmarks.import_overhead")
+    environment = report["environment"]
+    lines = ["| time of an imported file, over that of | ratio | 95% interval |", "| --- | ---: | ---: |"]
+    names = {"raw": "the file, behind NumPy's preprocessing", "raw+argmax": "and NumPy's argmax after it"}
+    for key, row in report["ratio_to"].items():
+        low, high = row["ci95"]
+        lines.append(f"| {names[key]} | {row['ratio']:.3f} | {low:.3f}–{high:.3f} |")
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"From uint8 image to mask at {'x'.join(map(str, report['size']))}, batch 1, {report['threads']} threads, side "
+        f"by side in one run of {len(report['block_ms']['raw'])} blocks on {hardware['cores']} cores "
+        f"({hardware['cpu']}). Revision `{environment['git']['revision'][:12]}`, `{environment['command']}`; every "
+        f"block is in `{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)

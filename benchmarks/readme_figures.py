@@ -1,0 +1,182 @@
+"""What README.md shows of the results files: the main table in short, a figure for each claim, what commands print.
+
+Every function takes the repository's root and the paths of its files below it, and returns Markdown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.measured_tables import made_exports, supported
+from kdbench.comparison import markdown
+from kdbench.comparison.columns import agreement
+from kdbench.comparison.numbers import NOTHING, difference, fraction, plus_minus
+from kdbench.comparison.results import Comparison, Improvement, Row
+from kdbench.comparison.seed_statistics import standard_error
+from kdbench.methods.base import title_of
+from kdbench.runs.files import read_json
+from kdbench.runs.tree import RunTree
+
+COMPARE = "kdbench compare"
+
+
+def comparison_table(root: Path, results: Path) -> str:
+    """A row for each method, of what ``kdbench compare`` measured; all of it is in the file's .md twin."""
+    comparison = Comparison.read(root / results)
+    gains = {gain.method: gain for gain in comparison.improvements}
+    rows = {(row.method, row.backend): row for row in comparison.rows}
+    seeds = len(comparison.training["baseline"]["seeds"])
+    header = [
+        "method", f"mIoU over {seeds} seeds", "against the baseline", "PyTorch", "ONNX", "same pixels", "PyTorch ms",
+        "ONNX ms",
+    ]  # fmt: skip
+    cells = []
+    for method, training in comparison.training.items():
+        scores, gain = training["miou_by_seed"], gains.get(method)
+        torch, onnx = rows[method, "torch"], rows[method, "onnx"]
+        cells.append([
+            title_of(method), f"{fraction(sum(scores) / len(scores))}{plus_minus(standard_error(scores))}",
+            NOTHING if gain is None else f"{against(gain)}: {gain.verdict}",
+            fraction(torch.miou), fraction(onnx.miou), agreement(onnx), milliseconds(torch), milliseconds(onnx),
+        ])  # fmt: skip
+    hardware, data, timing = comparison.environment["hardware"], comparison.dataset, comparison.timing
+    epochs = {method: training["epochs"] for method, training in comparison.training.items()}
+    teacher = comparison.teacher
+    shown = sum(gain.verdict == "gain" for gain in gains.values())
+    taught = f" The teacher {teacher.arch} has {fraction(teacher.miou)}." if teacher else ""
+    return (
+        f"{markdown.table(header, cells)}\n\n"
+        f"Of {len(gains)} methods beside the baseline, {shown or 'none'} showed a gain here. Your data may differ.\n\n"
+        f"{data['name']} {data['split']}, {data['images']} images at {'x'.join(map(str, data['size']))}; "
+        f"{epochs['baseline']} epochs, {max(epochs.values())} for the time-matched baseline.{taught} ± is the standard "
+        "error over seeds. The columns of PyTorch and ONNX are of the first seed's model; ms is mean ± standard "
+        f"deviation of {timing['rounds']} calls from image to mask, on {hardware['cores']} cores ({hardware['cpu']}). "
+        "All columns, notes, versions and the command are in [what was measured](docs/measured.md).\n"
+    )
+
+
+def against(gain: Improvement) -> str:
+    return f"{difference(gain.delta_miou)}{plus_minus(gain.standard_error)}"
+
+
+def milliseconds(row: Row) -> str:
+    return NOTHING if row.latency is None else f"{row.latency.mean_ms:.2f} ± {row.latency.std_ms:.2f}"
+
+
+def claims(root: Path, gate: Path, networks: Path, speed: Path, comparison: Path, training: Path) -> str:
+    """A bullet for each thing that kdbench does, with what was measured of it."""
+    bullets = {
+        gate: ("A latency gate that is right about regressions", gate_claim(read_json(root / gate, COMPARE))),
+        networks: ("Every export is proven to be the same model", proof_claim(read_json(root / networks, COMPARE))),
+        speed: ("More speed at the same accuracy", speed_claim(read_json(root / speed, COMPARE))),
+        comparison: ("A fair comparison", fairness_claim(root / comparison, root / training)),
+    }
+    lines = [f"- **{title}.** {text} ([{file.name}]({file.as_posix()}))" for file, (title, text) in bullets.items()]
+    any_model = any_model_claim(read_json(root / networks, COMPARE))
+    lines.append(f"- **Any model.** {any_model} ([{networks.name}]({networks.as_posix()}))")
+    return "\n".join([*lines, ""])
+
+
+def gate_claim(report: dict[str, Any]) -> str:
+    live = [row for row in report["live"] if row["cell"] == "all"]
+    same = [row for row in live if row["scenario"] == "A/A"]
+    slower = [row for row in live if row["scenario"] in ("+5%", "+10%")]
+    rival = "Mann-Whitney at .05, one process"
+
+    def failed(rows: list[dict[str, Any]]) -> str:
+        found = [row["verdicts"]["regression"] for row in rows]
+        return f"{sum(one['times'] for one in found)} of {sum(one['of'] for one in found)}"
+
+    wrong = [row["rivals"][rival] for row in same]
+    longest = max(row["seconds_longest"] for row in live)
+    return (
+        f"`kdbench regress` stopped {failed(same)} pairs of identical files, and {failed(slower)} of which one was 5% "
+        f"or 10% slower, on a quiet machine and beside a busy neighbour. None took longer than {longest:.0f} s. A "
+        f"Mann-Whitney test on one run of each file stops {sum(one['times'] for one in wrong)} of the identical pairs."
+    )
+
+
+def proof_claim(report: dict[str, Any]) -> str:
+    made: dict[str, list[dict[str, Any]]] = {}
+    for network in report["networks"].values():
+        for precision, rows in made_exports(network["exports"]["rows"]).items():
+            made.setdefault(precision, []).extend(rows)
+    least = {key: min(row["pixel_agreement"] for row in rows) for key, rows in made.items()}
+    change = min(row["miou_candidate"] - row["miou_reference"] for row in made["int8"])
+    counts = {key: len(rows) for key, rows in made.items()}
+    return (
+        f"It runs beside PyTorch on real images before it is kept. Over {len(report['networks'])} networks, "
+        f"{counts['fp32']} fp32 exports give PyTorch's class to at least {percent(least['fp32'], 4)} of pixels and "
+        f"{counts['fp16']} fp16 ones to {percent(least['fp16'], 2)}; the worst of {counts['int8']} int8 ones changes "
+        f"mIoU by {difference(change)}."
+    )
+
+
+def percent(share: float, digits: int) -> str:
+    """Rounded down, since it follows "at least"."""
+    return f"{math.floor(100 * share * 10**digits) / 10**digits:.{digits}f}%"
+
+
+def speed_claim(report: dict[str, Any]) -> str:
+    rows = {(row["backend"], row["precision"]): row for row in report["rows"]}
+    eager, onnx, openvino = (rows[name, "fp32"] for name in ("torch", "onnx", "openvino"))
+    int8 = rows["openvino", "int8"]
+    mious = [fraction(row["miou"]) for row in (eager, onnx, openvino, int8)]
+    return (
+        f"On {report['threads']} CPU threads at {'x'.join(map(str, report['size']))} the same student runs "
+        f"{onnx['speedup']:.1f} times as fast in ONNX Runtime and {openvino['speedup']:.1f} times in OpenVINO as in "
+        f"PyTorch (mIoU {mious[1]}, {mious[2]} and {mious[0]}), and {int8['speedup']:.1f} times in OpenVINO's int8 "
+        f"({mious[3]})."
+    )
+
+
+def fairness_claim(comparison: Path, training: Path) -> str:
+    measured = Comparison.read(comparison)
+    gain = next(gain for gain in measured.improvements if gain.method == "response")
+    together = {row["name"]: row for row in read_json(training, COMPARE)["rows"]}
+    share = together["fpn_resnet18: three arms together over apart"]["ratio"]
+    return (
+        "Methods start from the same weights and see the same batches, and a gain is claimed only when several seeds "
+        f"show it. In the table above {title_of(gain.method)} is {against(gain)} over {gain.seeds} seeds: "
+        f"{gain.verdict}. Three students trained together take {share:.2f} of the time that they take apart."
+    )
+
+
+def any_model_claim(report: dict[str, Any]) -> str:
+    networks = report["networks"].values()
+    rows = [network["exports"]["rows"] for network in networks]
+    made = sum(len(exports) for one in rows for exports in made_exports(one).values())
+    trained = sum(network[role]["exit_code"] == 0 for network in networks for role in ("student", "teacher"))
+    return (
+        f"{len(rows)} networks that were not written for kdbench, of timm, segmentation_models_pytorch, torchvision, "
+        f"transformers and a file of one's own, were trained as student and as teacher ({trained} of {2 * len(rows)} "
+        f"trainings went through) and exported ({made} of {sum(map(supported, rows))} exports were made) without an "
+        f"edit to kdbench."
+    )
+
+
+def printed(root: Path, results: Path, networks: Path) -> str:
+    """What the three commands print, and how long they took where that was measured."""
+    comparison = Comparison.read(root / results)
+    method, dataset = "response", comparison.dataset["name"]
+    training = comparison.training[method]
+    runs = re.search(r"--runs (\S+)", training["command"])
+    checkpoint = RunTree(Path(runs[1] if runs else "runs"), dataset).checkpoint(method)
+    seconds = [one for about in comparison.training.values() for one in about["train_seconds"]]
+    exports = [network["exports"] for network in read_json(root / networks, COMPARE)["networks"].values()]
+    count = {sum(map(len, made_exports(one["rows"]).values())) for one in exports}
+    said = f"{method} seed {training['seeds'][0]}: mIoU {fraction(training['miou_by_seed'][0])}"
+    took = [one["seconds"] for one in exports]
+    return (
+        f"- `train` prints a line for each student, as `{said}, {checkpoint.as_posix()}`. Those of the table below "
+        f"took {min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes each on one thread (median "
+        f"{median(seconds) / 60:.0f}).\n"
+        "- `export` prints a table of the files: megabytes, the share of pixels that have PyTorch's class, mIoU and "
+        f"its change. The {max(count)} exports of one network took {min(took):.0f} to {max(took):.0f} s with their "
+        f"proofs ([{networks.name}]({networks.as_posix()})).\n"
+        "- `compare` prints a table such as this one, and writes it as JSON, text, Markdown and CSV:\n"
+    )
