@@ -5,8 +5,9 @@
 The split has 20,000 names over 200 different files of 1024 x 2048 (CamVid's images, enlarged; the other names are hard
 links). Two things are measured. Start: seconds from ``kdbench train`` to the end of its first step, in a process of its
 own, with nothing known of the data and again with what ``data.json`` then keeps. Rate: steps of images that stream
-against steps of the same images in memory, in turns, at a size at which the network is the limit and at one at which
-decoding is. Peak memory is that of the training process. Prints one line each.
+against steps of the same images in memory, in turns: of three students and an FCN-ResNet50 as their teacher, beside
+which decoding is little, and of the baseline alone, which decoding slows where it has no core of its own. Peak memory
+is that of the training process. Prints one line each.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ SIZE = (1024, 2048)
 """Of the files, as Cityscapes has them."""
 NAMES, FILES, SCORED = 20_000, 200, 8
 TRAINED = (512, 1024)
-RATES = ((512, 1024), (256, 512))
-"""Sizes at which steps are timed."""
+RATES = {"three students and their teacher": ("baseline", "response", "feature"), "the baseline alone": ("baseline",)}
+"""What is trained in the steps that are timed."""
+TEACHER = "fcn_resnet50"
 BATCH = 2
 STEPS = 5
 """Steps of a start, after which it is interrupted."""
@@ -117,19 +119,26 @@ def train_a_little(data: Path, runs: Path) -> None:
     main()
 
 
-def open_steps(data: Path, size: tuple[int, int], streams: bool, folder: Path) -> Callable[[int], Any]:
-    """A training step of a baseline on images that stream, or that are in memory."""
+def open_steps(data: Path, methods: tuple[str, ...], streams: bool, folder: Path) -> Callable[[int], Any]:
+    """A training step of the methods side by side, on images that stream, or that are in memory."""
     train = open_dataset("folder", "train", data)
     recipe = Recipe.model_validate(
-        {"size": size, "batch_size": BATCH, "jitter": 0.2, "scale_min": 0.6, "scale_max": 1.8, "images": FILES}
+        {"size": TRAINED, "batch_size": BATCH, "jitter": 0.2, "scale_min": 0.6, "scale_max": 1.8, "images": FILES}
     )
-    whole = 2 * FILES * size[0] * size[1] * BYTES_PER_PIXEL
-    images = TrainingImages(train, size, FILES, torch.device("cpu"), memory=0 if streams else whole)
+    whole = 2 * FILES * TRAINED[0] * TRAINED[1] * BYTES_PER_PIXEL
+    images = TrainingImages(train, TRAINED, FILES, torch.device("cpu"), memory=0 if streams else whole)
     batches = TrainingBatches(images, recipe)
-    arm = make_arm("baseline", build_model("student", len(train.classes)), RunTree(folder, "x").checkpoint("baseline"),
-                   {}, batches)  # fmt: skip
-    steps = make_steps([arm], None, batches)
-    arm.objective.train()
+    classes, teacher = len(train.classes), None
+    if len(methods) > 1:
+        teacher = build_model(TEACHER, classes).eval().requires_grad_(False)
+    tree = RunTree(folder, "speed")
+    arms = [
+        make_arm(method, build_model("student", classes), tree.checkpoint(method), {}, batches, teacher)
+        for method in methods
+    ]
+    steps = make_steps(arms, teacher, batches)
+    for arm in arms:
+        arm.objective.train()
 
     def endless() -> Iterator[Any]:
         epoch = 0
@@ -138,29 +147,31 @@ def open_steps(data: Path, size: tuple[int, int], streams: bool, folder: Path) -
             epoch += 1
 
     stream = endless()
-    return lambda _: steps.run([arm], next(stream))
+    return lambda _: steps.run(arms, next(stream))
 
 
 def rates(data: Path, folder: Path, blocks: int) -> list[dict[str, Any]]:
     rows = []
-    for size in RATES:
+    for name, methods in RATES.items():
         contenders = [
-            Contender("streams", open_steps, data, size, True, folder / "streams"),
-            Contender("memory", open_steps, data, size, False, folder / "memory"),
+            Contender("streams", open_steps, data, methods, True, folder / "streams"),
+            Contender("memory", open_steps, data, methods, False, folder / "memory"),
         ]
         found = alternate(contenders, blocks)
         for contender in contenders:
             contender.stop()
         ratio, low, high = ratio_with_interval(found["memory"], found["streams"])
-        rows.append({"size": list(size), "step_rate_over_memory": ratio, "ci95": [low, high], "blocks": blocks})
-        print(f"{size[0]}x{size[1]}: {ratio:.3f} of the step rate in memory (95% {low:.3f}–{high:.3f})", flush=True)
+        rows.append(
+            {"trained": name, "step_rate_over_memory": ratio, "ci95": [low, high], "blocks": blocks, "block_ms": found}
+        )
+        print(f"{name}: {ratio:.3f} of the step rate in memory (95% {low:.3f}–{high:.3f})", flush=True)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data/camvid"))
-    parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

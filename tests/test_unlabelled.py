@@ -157,7 +157,13 @@ def test_from_training_to_table(arguments, folder, kdbench, trained_runs, tmp_pa
     assert refused.code == 2
     assert "was trained beside 6 images without labels, now there are 5" in refused.err
     resumed = kdbench("train", "--method", "response", *arguments, "--runs", runs, "--resume")
-    assert "was made with other unlabelled_train_images: training anew" in resumed.err
+    assert (resumed.code, "was finished with other unlabelled_train_images: add --overwrite" in resumed.err) == (
+        2,
+        True,
+    )
+    anew = kdbench("train", "--method", "response", *arguments, "--runs", runs, "--resume", "--overwrite")
+    assert anew.code == 0, anew.err
+    assert "was made with other unlabelled_train_images: training anew" in anew.err
 
 
 def test_a_list_of_those_whose_labels_are_used(arguments, kdbench, tmp_path, folder_dataset):

@@ -101,6 +101,7 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         device=torch.device(device),
         weights=run.recipe.teacher.weights,
         resume=True,
+        overwrite=True,
         about={**how_to_open(name, grid.data_root), **grid.about_unlabelled(), **accepted},
     )
     train(job, Data(train_set, validation, unlabelled))

@@ -14,7 +14,7 @@ import torch
 from kdbench.data import SegmentationDataset
 from kdbench.data.remembered import Remembered
 from kdbench.data.unlabelled import ImagesWithoutLabels
-from kdbench.errors import KdbenchError
+from kdbench.errors import BadInput, KdbenchError
 from kdbench.machine.environment import environment
 from kdbench.methods.base import METHODS
 from kdbench.models.architectures import members
@@ -52,6 +52,7 @@ class TrainingJob:
         weights: a file or published name that the teacher starts from, or None.
         about: dataset fields that go into every sidecar (how to open it again).
         deterministic: refuse operators whose result may differ from run to run.
+        overwrite: with ``resume``, what was finished with other settings is trained anew.
         time_matched: of a past time-matched training that is done again: the recipe is its own, and this is its match.
         code: of a past training that is done again: the file that built its network.
     """
@@ -67,6 +68,7 @@ class TrainingJob:
     resume: bool
     about: dict[str, Any]
     deterministic: bool = False
+    overwrite: bool = False
     time_matched: dict[str, Any] | None = None
     code: Code | None = None
 
@@ -341,14 +343,18 @@ def run(
     if job.resume:
         for arm in arms:
             arm.load_state()
-        arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm)]
+        arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm, job.overwrite)]
         wait_for_all()  # the main process may end an arm at once
     if arms:
         train_arms(arms, teacher, batches, validation, title)
 
 
-def is_finished(arm: Arm) -> bool:
-    """Whether the arm's checkpoint is there, whole, and the last epoch of just this training; else says why not."""
+def is_finished(arm: Arm, overwrite: bool) -> bool:
+    """Whether the arm's checkpoint is there, whole, and the last epoch of just this training; else says why not.
+
+    Raises:
+        BadInput: it is the last epoch of another training, which ``overwrite`` would allow to be lost.
+    """
     if not arm.checkpoint.exists():
         return False
     try:
@@ -358,6 +364,11 @@ def is_finished(arm: Arm) -> bool:
         return False
     was, now = training_data(sidecar), training_data(arm.about)
     changed = arm.recipe.changes_since(sidecar["recipe"]) + [key for key in now if was.get(key) != now[key]]
+    if changed and not overwrite and at_its_end(sidecar):
+        raise BadInput(
+            f"--resume: '{arm.checkpoint}' was finished with other {', '.join(changed)}: add --overwrite to train it "
+            "anew, or name another --runs"
+        )
     if changed:
         reason = f"was made with other {', '.join(changed)}"
     elif not at_its_end(sidecar):

@@ -15,7 +15,7 @@ from kdbench.runs.tree import RunTree
 
 @app.command()
 def plot(
-    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")],
+    method: Annotated[str, typer.Option(help="{students}, several with commas, or all trained.")] = "all",
     output: Annotated[Path | None, typer.Option(help="Folder. Default: plots/ beside the methods.")] = None,
     dataset: Dataset = None,
     runs: Runs = Path("runs"),

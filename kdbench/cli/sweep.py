@@ -48,7 +48,7 @@ def sweep(
       methods = ["baseline", "response", "dist"]
       seeds = [0, 1, 2]
 
-      [settings.short]
+      \\[settings.short]
       epochs = 60
 
     Runs lie where kdbench train puts them, with settings in <runs>/<setting>/, so that export, compare and plot work

@@ -15,7 +15,7 @@ from kdbench.data.open import how_to_open, join_dataset, join_recorded
 from kdbench.errors import BadInput
 from kdbench.methods.base import METHODS, all_methods, distilled_methods
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, last_sidecar, sidecar_path
 
 if TYPE_CHECKING:
     from trainers.train import Data, TrainingJob
@@ -36,11 +36,12 @@ def train(
         str | None,
         typer.Option(help="{methods}: several with commas, or all = {all}."),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="{dataset}.")] = "shapes",
+    dataset: Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last, else shapes.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,
     runs: Runs = Path("runs"),
     recipe: Annotated[str | None, typer.Option(help="guide, a dataset's name, or a .toml file.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = None,
+    images: Annotated[int | None, typer.Option(help="Train on the first N images alone.")] = None,
     epochs: Annotated[int | None, typer.Option(help="For students and teacher alike.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Students' images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Students' learning rate.")] = None,
@@ -88,6 +89,9 @@ def train(
     unlabelled: Annotated[
         Path | None, typer.Option(help="A folder of images without labels: distilled methods learn from them too.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --resume: train anew what was finished with other settings.")
+    ] = False,
     accept_data: Annotated[
         bool, typer.Option("--accept-data", help="Train in spite of problems that a look at the data shows.")
     ] = False,
@@ -116,12 +120,13 @@ def train(
         return
     if method is None:
         raise BadInput("--method: got none, expected what to train, for example --method all (or --from a sidecar)")
-    dataset = join_dataset(dataset)
+    dataset, data_root = dataset_and_root(dataset, data_root, runs)
     methods = choose("--method", method, METHODS.names(), all_methods())
     overrides: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
         "student": student, "student_weights": student_weights, "labelled": share_or_list(labelled),
+        "images": images,
     }  # fmt: skip
     from trainers.recipe import recipe_of
 
@@ -131,8 +136,24 @@ def train(
             weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
             deterministic=deterministic, accept_data=accept_data, unlabelled=unlabelled,
+            overwrite=overwrite,
         )  # fmt: skip
         document.update(models=run_training(RunTree(runs, dataset), flags, data_root))
+
+
+def dataset_and_root(dataset: str | None, data_root: Path | None, runs: Path) -> tuple[str, Path | None]:
+    """What to train on, and where it is: as for the other commands, what was trained last where nothing is named."""
+    if dataset is not None:
+        return join_dataset(dataset), data_root
+    newest = last_sidecar(runs)
+    if newest is None:
+        return "shapes", data_root
+    name = newest.relative_to(runs).parts[0]
+    sidecar = read_json(newest, "kdbench train")
+    join_recorded(name, sidecar)
+    recorded = sidecar.get("data_root")
+    print(f"kdbench: taking the dataset trained last, '{name}': --dataset names another", file=sys.stderr)
+    return name, data_root or (Path(recorded) if recorded else None)
 
 
 def share_or_list(labelled: str | None) -> float | str | None:
@@ -177,6 +198,7 @@ class TrainFlags:
     deterministic: bool = False
     accept_data: bool = False
     unlabelled: Path | None = None
+    overwrite: bool = False
     go_on: str = GO_ON
 
 
@@ -241,6 +263,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         device=device,
         weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
+        overwrite=flags.overwrite,
         about={**about_data(tree, data_root, flags.sbd, flags.unlabelled), **accepted},
         deterministic=flags.deterministic,
     )

@@ -38,7 +38,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         if image.mode.startswith(("I", "F")):  # conversion would clip everything over 255 to white
             raise BadInput(f"image '{path}' has mode {image.mode}, expected 8 bits a channel: save it with 8 bits")
         image.info.pop("transparency", None)  # dropped, as alpha is; Pillow would warn about it in palette files
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

@@ -130,10 +130,9 @@ class RunTree:
             if not tree.root.is_dir():
                 DATASETS[tree.dataset]  # a slip of the keyboard is not a training to make up for
         else:
-            sidecars = [path for at in ("*", "*/*=*") for path in _sidecars(runs, at)]
-            if not sidecars:
+            newest = last_sidecar(runs)
+            if newest is None:
                 raise Missing(f"no trained model under '{runs}': make one with `kdbench train --method all`")
-            newest = max(sidecars, key=lambda p: p.stat().st_mtime)
             tree = RunTree(runs, newest.relative_to(runs).parts[0])
         if variant == USUAL:
             return tree
@@ -148,6 +147,12 @@ class RunTree:
             return tree
         print(f"kdbench: taking the variant trained last, '{folder.name}': --variant names another", file=sys.stderr)
         return tree.of_variant(folder.name)
+
+
+def last_sidecar(runs: Path) -> Path | None:
+    """The sidecar of what was trained or imported last."""
+    sidecars = [path for at in ("*", "*/*=*") for path in _sidecars(runs, at)]
+    return max(sidecars, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _sidecars(root: Path, at: str) -> list[Path]:
