@@ -128,7 +128,7 @@ def test_from_training_to_table(arguments, folder, kdbench, trained_runs, tmp_pa
     assert done.code == 0, done.err
     assert "a step of 4 images holds 2.3 with labels and 1.7 without, mean" in done.out
     about = {
-        method: json.loads((runs / "folder" / method / "student.json").read_text())
+        method: json.loads((runs / "folder" / "unlabelled=more" / method / "student.json").read_text())
         for method in ("baseline", "response")
     }
     assert about["baseline"]["steps"] == about["response"]["steps"] == 2 * (14 // 4)
@@ -138,7 +138,13 @@ def test_from_training_to_table(arguments, folder, kdbench, trained_runs, tmp_pa
     assert about["response"]["step_images"] == {"labelled": pytest.approx(32 / 14, abs=1e-3), "unlabelled": 1.714}
     assert about["response"]["unlabelled"] == folder.as_posix()
 
-    again = kdbench("train", "--from", runs / "folder" / "response" / "student.json", "--runs", tmp_path / "again")
+    again = kdbench(
+        "train",
+        "--from",
+        runs / "folder" / "unlabelled=more" / "response" / "student.json",
+        "--runs",
+        tmp_path / "again",
+    )
     assert again.code == 0, again.err
     assert "the same weights as" in again.out
 
@@ -153,7 +159,13 @@ def test_from_training_to_table(arguments, folder, kdbench, trained_runs, tmp_pa
     assert "8 + 6" in table
 
     (folder / "a" / "new0.png").unlink()
-    refused = kdbench("train", "--from", runs / "folder" / "response" / "student.json", "--runs", tmp_path / "third")
+    refused = kdbench(
+        "train",
+        "--from",
+        runs / "folder" / "unlabelled=more" / "response" / "student.json",
+        "--runs",
+        tmp_path / "third",
+    )
     assert refused.code == 2
     assert "was trained beside 6 images without labels, now there are 5" in refused.err
     resumed = kdbench("train", "--method", "response", *arguments, "--runs", runs, "--resume")
@@ -173,7 +185,7 @@ def test_a_list_of_those_whose_labels_are_used(arguments, kdbench, tmp_path, fol
     command = ("train", "--method", "baseline", *arguments[:6], "--device", "cpu", "--runs", tmp_path / "runs")
     done = kdbench(*command, "--labelled", listed)
     assert done.code == 0, done.err
-    about = json.loads((tmp_path / "runs" / "folder" / "baseline" / "student.json").read_text())
+    about = json.loads((tmp_path / "runs" / "folder" / "labelled=labelled" / "baseline" / "student.json").read_text())
     assert about["labelled"] == [names[at].removesuffix(".png") for at in (1, 4, 6)]
     assert (about["labelled_images"], about["train_images"]) == (3, 8)
     listed.write_text("nobody.png\n")
@@ -183,3 +195,44 @@ def test_a_list_of_those_whose_labels_are_used(arguments, kdbench, tmp_path, fol
         "--labelled: got 2.0, expected a share above 0, 1 at most, or a list file that ends in .txt"
         in kdbench(*command, "--labelled", 2).err
     )
+
+
+def test_a_share_of_the_labels_is_a_variant_with_a_teacher_of_its_own(arguments, kdbench, tmp_path):
+    """Beside the usual training: each gain pairs within its share, and each share's teacher learnt from its labels."""
+    runs = tmp_path / "runs"
+    command = ("train", "--method", "teacher,baseline,response", *arguments[:6], "--device", "cpu", "--runs", runs)
+    for flags in ((), ("--labelled", 0.5)):
+        done = kdbench(*command, "--epochs", 1, *flags)
+        assert done.code == 0, done.err
+    found = {
+        path.parent.relative_to(runs / "folder").as_posix(): json.loads(path.read_text())
+        for name in ("student", "teacher")
+        for path in runs.rglob(f"{name}.json")
+    }
+    assert set(found) == {f"{where}{m}" for where in ("", "labelled=0.5/") for m in ("teacher", "baseline", "response")}
+    assert found["labelled=0.5/teacher"]["labelled_images"] == 4
+    for where in ("", "labelled=0.5/"):
+        assert found[f"{where}response"]["teacher"]["sha256"] == found[f"{where}teacher"]["sha256"]
+    compared = kdbench("compare", "--runs", runs, "--backend", "torch", "--rounds", 10, "--threads", 1)
+    assert compared.code == 0, compared.err
+    comparison = Comparison.read(runs / "folder" / "compare.json")
+    assert [(gain.variant, gain.method) for gain in comparison.improvements] == [
+        (None, "response"), ("labelled=0.5", "response")
+    ]  # fmt: skip
+    again = kdbench("train", "--from", runs / "folder/labelled=0.5/teacher/teacher.json", "--runs", tmp_path / "again")
+    assert again.code == 0, again.err
+    assert "the same weights as" in again.out
+    assert (tmp_path / "again/folder/labelled=0.5/teacher/teacher.json").exists()
+
+
+def test_a_teacher_of_more_labels_than_its_students(arguments, kdbench, tmp_path):
+    recipe = tmp_path / "few.toml"
+    text = arguments[5].read_text().replace("size = [64, 64]", "size = [64, 64]\nimages = 4\nlabelled = 0.5")
+    recipe.write_text(text + "images = 8\nlabelled = 1.0\n")
+    command = ("train", "--method", "teacher,response", *arguments[:4], "--recipe", recipe, "--device", "cpu")
+    done = kdbench(*command, "--epochs", 1, "--runs", tmp_path / "runs")
+    assert done.code == 0, done.err
+    folder = tmp_path / "runs" / "folder" / "labelled=0.5"
+    teacher, student = (json.loads((folder / f"{m}.json").read_text()) for m in ("teacher/teacher", "response/student"))
+    assert (teacher["train_images"], "labelled_images" in teacher, teacher["steps"]) == (8, False, 2)
+    assert (student["train_images"], student["labelled_images"], student["unlabelled_images"]) == (4, 2, 2)

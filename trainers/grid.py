@@ -157,7 +157,7 @@ def plan(grid: Grid, runs: Path) -> Sweep:
             )
         for seed in grid.seeds:
             recipe = load_recipe(recipe_name, {**fields, "seed": seed})
-            tree = RunTree(runs / setting, dataset, variant_name(dataset, recipe))
+            tree = RunTree(runs / setting, dataset, variant_name(dataset, recipe, grid.unlabelled))
             planned += [Run(setting, tree, recipe, group, grid) for group in groups]
     sweep = Sweep(planned)
     if any(run.needs_teacher for run in planned):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdbench.data.normalisation import Input
@@ -100,6 +101,17 @@ class NetworkRecipe(BaseModel):
         )
 
 
+def a_share_or_a_list(labelled: float | str) -> float | str:
+    if not (Path(labelled).suffix == ".txt" if isinstance(labelled, str) else 0 < labelled <= 1):
+        message = "Expected a share above 0, 1 at most, or a list file that ends in .txt"
+        raise PydanticCustomError("labelled", message)
+    return labelled
+
+
+LabelledShare = Annotated[float | str, AfterValidator(a_share_or_a_list)]
+"""Of which images labels are used: a share, evenly spaced, or a list file of their names."""
+
+
 class StudentRecipe(NetworkRecipe):
     """The network that learns."""
 
@@ -124,4 +136,8 @@ class TeacherRecipe(NetworkRecipe):
     lr: float | None = Field(None, gt=0, description="peak learning rate")
     size: Size | None = Field(
         None, description="height, width that it sees, a multiple of the students': their images are its reduction"
+    )
+    images: int | None = Field(None, ge=1, description="the first N that it learns from")
+    labelled: LabelledShare | None = Field(
+        None, description="labels that it learns from: more than the students' where it stands for one from elsewhere"
     )

@@ -12,8 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from kdbench.data.open import DATASETS
 from kdbench.data.preprocessing import MAX_SIDE, Size
@@ -21,7 +20,7 @@ from kdbench.errors import BadInput
 from kdbench.methods.base import recipe_fields
 from kdbench.models.architectures import require_size
 from kdbench.runs.tree import variant_of
-from trainers.network_recipe import NetworkRecipe, StudentRecipe, TeacherRecipe
+from trainers.network_recipe import LabelledShare, NetworkRecipe, StudentRecipe, TeacherRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 OTHER_DATA = "folder"
@@ -41,7 +40,7 @@ class Common(BaseModel):
         description="the table [student], fields below, or a network's name alone",
     )
     images: int | None = Field(None, ge=1, description="train on the first N images only; None = all")
-    labelled: float | str = Field(
+    labelled: LabelledShare = Field(
         1.0,
         description="share of the training images whose labels are used, evenly spaced, or a list file of their "
         "names; distilled methods learn from the teacher on the others, the baseline and the teacher do not see them",
@@ -98,15 +97,6 @@ class Common(BaseModel):
         rest = {key: value for key, value in given.items() if key != "student_weights"}
         return {**rest, "student": {**table, "weights": given["student_weights"]}}
 
-    @field_validator("labelled")
-    @classmethod
-    def a_share_or_a_list(cls, labelled: float | str) -> float | str:
-        if not (Path(labelled).suffix == ".txt" if isinstance(labelled, str) else 0 < labelled <= 1):
-            raise PydanticCustomError(
-                "labelled", "Expected a share above 0, 1 at most, or a list file that ends in .txt"
-            )
-        return labelled
-
     @property
     def view_size(self) -> Size:
         """(H, W) at which images are augmented: what the teacher sees."""
@@ -114,7 +104,7 @@ class Common(BaseModel):
 
     def for_teacher(self) -> Self:
         """The recipe of the teacher's own training."""
-        fields = ("epochs", "batch_size", "lr", "size")
+        fields = ("epochs", "batch_size", "lr", "size", "images", "labelled")
         changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
         teacher = self.teacher.model_copy(update={"size": None})
         return self.model_copy(update={**changes, "precision": self.teacher_precision, "teacher": teacher})
@@ -153,15 +143,25 @@ def usual_recipe(dataset: str) -> str:
     return DATASETS[dataset].recipe or OTHER_DATA
 
 
-def variant_name(dataset: str, recipe: Recipe) -> str | None:
-    """What a recipe's student has that the dataset's usual training has not, as a folder's name."""
-    usual = load_recipe(usual_recipe(dataset), {}).student
-    own = recipe.student
-    if own == usual:
-        return None
-    told = own.network.label + "".join(f" {key}" for key in (own.taps, own.input) if key)
-    weights = own.weights or ("none" if usual.weights and own.arch == usual.arch else None)
-    return variant_of({"student": told, **({"weights": weights} if weights else {})})
+def variant_name(dataset: str, recipe: Recipe, unlabelled: Path | None = None) -> str | None:
+    """What a training has that the dataset's usual one has not, as a folder's name.
+
+    Args:
+        unlabelled: the folder of images without labels that it learns from as well.
+    """
+    usual_training = load_recipe(usual_recipe(dataset), {})
+    usual, own = usual_training.student, recipe.student
+    differs = {}
+    if own != usual:
+        differs["student"] = own.network.label + "".join(f" {key}" for key in (own.taps, own.input) if key)
+        if weights := own.weights or ("none" if usual.weights and own.arch == usual.arch else None):
+            differs["weights"] = weights
+    if recipe.labelled != usual_training.labelled:
+        listed = isinstance(recipe.labelled, str)
+        differs["labelled"] = Path(str(recipe.labelled)).stem if listed else f"{recipe.labelled:g}"
+    if unlabelled is not None:
+        differs["unlabelled"] = unlabelled.absolute().name
+    return variant_of(differs)
 
 
 def recipe_file(name_or_path: str) -> Path:

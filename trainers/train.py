@@ -300,8 +300,11 @@ def train_the_teacher(job: TrainingJob, network: Network, about: dict[str, Any],
     remembered = Remembered(job.tree.data_file)
     images = TrainingImages(data.train, recipe.size, recipe.images, job.device, remembered=remembered)
     batches = TrainingBatches(images, recipe, wanted=model.input)
-    about = {
-        **about, **labelled_fields(batches, None), **network.fields(), **model.input.fields(), "weights": job.weights
+    about = {key: value for key, value in about.items() if key not in ("variant", "unlabelled_train_images")}
+    variant = job.tree.teacher_variant
+    about |= {
+        **({"variant": variant} if variant else {}), "train_images": images.with_masks,
+        **labelled_fields(batches, None), **network.fields(), **model.input.fields(), "weights": job.weights,
     }  # fmt: skip
     if filled is not None:
         about["teacher_weights"] = filled.fields()

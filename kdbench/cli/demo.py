@@ -17,8 +17,6 @@ from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree
 
 DATASET, STUDENTS = "materials", ("baseline", "response", "feature")
-TAUGHT = {"images": 1000, "labelled": 1.0}
-"""What the teacher learns from in place of the recipe's few labels: generated scenes cost nothing."""
 ABOUT = """\
 A few minutes on two cores, no download. A teacher learns from 1000 generated scenes with labels. Three students
 learn from 64 labelled scenes; two of them also from 436 scenes without labels, of which the teacher tells them its
@@ -43,9 +41,8 @@ def demo(
     tree = RunTree(runs, DATASET)
     with json_result(json_file) as document:
         print(ABOUT)
-        again = "run the demo again"
-        run_training(tree, TrainFlags(("teacher",), DATASET, TAUGHT, device=device, go_on=again), None)
-        run_training(tree, TrainFlags(STUDENTS, DATASET, device=device, seeds=seeds, go_on=again), None)
+        flags = TrainFlags(("teacher", *STUDENTS), DATASET, device=device, seeds=seeds, go_on="run the demo again")
+        run_training(tree, flags, None)
         run_export(tree, ExportOptions(STUDENTS, ("onnx", "trt")))
         run_compare(tree, CompareFlags(",".join(STUDENTS), "torch,onnx,trt", device=device))
         report = tree.root / "report.html"

@@ -240,7 +240,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     if precision := launcher_precision():
         overrides["precision"] = precision
     recipe = load_recipe(flags.recipe, overrides, flags.teacher)
-    tree = tree.of_variant(variant_name(tree.dataset, recipe))
+    tree = tree.of_variant(variant_name(tree.dataset, recipe, flags.unlabelled))
     weights = recipe.teacher.weights if flags.weights is None else flags.weights
     if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
         require_teacher_arch(tree, recipe.teacher.network)

@@ -97,7 +97,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
     ]  # fmt: skip
     notes = []
     try:
-        teacher = _teacher(tree, baseline)
+        teacher = _teacher(tree.of_variant(options.variants[0]), baseline)
     except KdbenchError as error:  # what was measured must not be lost to it
         teacher = None
         notes.append(f"the teacher is left out: {' '.join(str(error).split())}")

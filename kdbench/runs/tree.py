@@ -17,6 +17,8 @@ from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked 
 
 USUAL = "usual"
 """The name of the training that is no variant, where one is asked for."""
+TEACHERS_TOO = ("labelled",)
+"""Parts of a variant that its teacher has too: it learns from the same labels."""
 LONGEST = 48
 """Characters of a variant's part: some file systems take 255 bytes for a name."""
 
@@ -44,8 +46,14 @@ class RunTree:
         return self.root / "data.json"
 
     def method_dir(self, method: str) -> Path:
-        own = self.variant is not None and method != "teacher"  # which every student of the dataset learns from
-        return self.root / str(self.variant) / method if own else self.root / method
+        variant = self.teacher_variant if method == "teacher" else self.variant
+        return self.root / method if variant is None else self.root / variant / method
+
+    @property
+    def teacher_variant(self) -> str | None:
+        """What of the variant its teacher differs by as well: the rest shares the teacher of the usual training."""
+        parts = (self.variant or "").split("+")
+        return "+".join(part for part in parts if part.partition("=")[0] in TEACHERS_TOO) or None
 
     def run(self, method: str) -> str:
         """A method's name among those of all variants."""
