@@ -91,7 +91,7 @@ def test_data_check_names_every_bad_file(kdbench, folder_dataset, tmp_path):
     assert done.code == 2
     assert "train1.png" in done.out
     assert "val2.png" in done.out
-    assert "has 2 problem(s), listed above" in done.err
+    assert "has 2 problems, listed above" in done.err
 
 
 def test_training_on_a_bad_mask_names_file_and_values(kdbench, folder_dataset, tmp_path, tiny_recipe):

@@ -311,3 +311,20 @@ def test_without_opencv_the_install_line_is_shown(kdbench, trained_runs, tmp_pat
         1,
         "kdbench: --video: OpenCV is not installed: `pip install opencv-python-headless` (kdbench's extra `video`)\n",
     )
+
+
+def test_a_blend_by_value():
+    """Black classes leave the photo; a line where the class to the right or below is another; else half and half."""
+    from kdbench.predict.overlay import LINE
+
+    photo = np.full((3, 4, 3), 100, np.uint8)
+    classes = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]], np.uint8)
+    mixed = blend(photo, classes, [(0, 0, 0), (200, 0, 50)])
+    tinted, plain = [150, 50, 75], [100, 100, 100]
+    line = list(LINE)
+    assert mixed.tolist() == [
+        [plain, line, tinted, tinted],
+        [plain, line, line, line],
+        [plain, plain, plain, plain],
+    ]
+    assert (photo == 100).all()

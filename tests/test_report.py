@@ -79,6 +79,7 @@ def test_the_gallery_has_images_labels_predictions_and_errors(page):
     assert shares == sorted(shares, reverse=True)
     for picture in data["gallery"]:
         assert picture["image"].startswith("data:image/jpeg;base64,")
+        assert picture["overlays"].keys() == picture["predictions"].keys()
         assert set(picture["predictions"]) == set(picture["errors"]) == {"baseline", "response", "feature", "combined"}
 
 

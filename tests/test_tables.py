@@ -128,3 +128,10 @@ def test_a_row_that_is_missing_has_a_dash_in_each_column():
 def test_the_csv_has_a_column_for_each_plain_field_of_a_row():
     comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
     assert as_csv(comparison) == (REPOSITORY / "results/camvid-144x192.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 threads"), (1, "1 thread"), (2, "2 threads")])
+def test_plurals(number, text):
+    from kdbench.comparison.numbers import counted
+
+    assert counted(number, "thread") == text

@@ -33,6 +33,7 @@ def check(
 
     from rich.console import Console
 
+    from kdbench.comparison.numbers import counted
     from kdbench.data import open_dataset
     from kdbench.data.check import check_splits, report_tables
     from kdbench.data.faults import collected
@@ -70,7 +71,7 @@ def check(
                 console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
         if problems:
             raise BadInput(
-                f"dataset '{dataset}' has {len(problems)} problem(s), listed above: mend them before training"
+                f"dataset '{dataset}' has {counted(len(problems), 'problem')}, listed above: mend before training"
             )
 
 

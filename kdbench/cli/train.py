@@ -296,10 +296,10 @@ def rerun(
     folder = Path(past.sidecar["unlabelled"]) if "unlabelled" in past.sidecar else None
     unlabelled = open_unlabelled(folder, train_set, validation, data_root)
     require_same_data(past, train_set, unlabelled)
+    bring_teacher(past, tree)
     accepted = require_sound(
         train_set, validation, unlabelled, accept="accepted_data" in past.sidecar, remembered=Remembered(tree.data_file)
     )
-    bring_teacher(past, tree)
     is_teacher = past.method == "teacher"
     job = TrainingJob(
         tree=tree,

@@ -17,3 +17,8 @@ def difference(value: float | None) -> str:
 def plus_minus(error: float | None) -> str:
     """What follows a mean: its standard error; empty where the spread is unknown."""
     return "" if error is None else f" ± {error:.4f}"
+
+
+def counted(number: int, word: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kdbench.comparison import markdown
 from kdbench.comparison.columns import Column, of_backend, of_model
-from kdbench.comparison.numbers import NOTHING
+from kdbench.comparison.numbers import NOTHING, counted
 from kdbench.comparison.results import Artifact, Comparison, Latency, Row
 from kdbench.comparison.seed_statistics import standard_error
 from kdbench.methods.base import title_of
@@ -72,8 +72,8 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
     size = "x".join(map(str, data["size"])) if data["size"] else "?"
     lines = [
         f"{data['name']} {data['split']}, {data['images']} images, input {size}, mIoU at the label's resolution. "
-        f"ms = mean ± std of one call ({timing['call']}, batch {timing['batch']}, {timing['threads']} threads, "
-        f"{timing['device']}), {timing['rounds']} rounds."
+        f"ms = mean ± std of one call ({timing['call']}, batch {timing['batch']}, "
+        f"{counted(timing['threads'], 'thread')}, {timing['device']}), {timing['rounds']} rounds."
     ]
     lines += lines_over_seeds(comparison)
     if comparison.teacher is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ class Remembered:
         found = find()
         if process_rank() == 0 and keep(found):
             entries = list({**self._read(), key: found}.items())
-            write_json(self.path, {"schema_version": SCHEMA_VERSION, "kind": "data", "found": dict(entries[-MOST:])})
+            with suppress(KdbenchError):  # who writes next says why nothing can be written there
+                write_json(
+                    self.path, {"schema_version": SCHEMA_VERSION, "kind": "data", "found": dict(entries[-MOST:])}
+                )
         return found
 
     def _read(self) -> dict[str, Any]:

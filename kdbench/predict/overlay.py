@@ -12,6 +12,8 @@ from kdbench.data.base import Color
 
 OPACITY = 0.5
 """Share of the class colour in the blend."""
+LINE = (255, 255, 255)
+"""Colour between two classes."""
 
 
 def palette_image(class_map: NDArray[np.uint8], palette: Sequence[Color]) -> Image.Image:
@@ -22,9 +24,31 @@ def palette_image(class_map: NDArray[np.uint8], palette: Sequence[Color]) -> Ima
 
 
 def blend(image: NDArray[np.uint8], class_map: NDArray[np.uint8], palette: Sequence[Color]) -> NDArray[np.uint8]:
-    """H x W x 3 uint8 image and H x W class ids → H x W x 3 uint8, half image and half class colour."""
+    """An image half in the colours of its classes, with a line where two of them meet.
+
+    A class whose colour is black, as the background's often is, leaves the image as it is.
+
+    Args:
+        image: H x W x 3 uint8.
+        class_map: H x W class ids.
+
+    Returns:
+        H x W x 3 uint8.
+    """
     colors = np.asarray(palette, dtype=np.uint8)[class_map]
-    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colors), OPACITY))
+    mixed = np.array(Image.blend(Image.fromarray(image), Image.fromarray(colors), OPACITY))
+    uncoloured = ~colors.any(axis=2)
+    mixed[uncoloured] = image[uncoloured]
+    mixed[outlines(class_map)] = LINE
+    return mixed
+
+
+def outlines(class_map: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """H x W class ids → True where the pixel to the right or below has another class."""
+    lines = np.zeros(class_map.shape, dtype=np.bool_)
+    lines[:, :-1] = class_map[:, :-1] != class_map[:, 1:]
+    lines[:-1] |= class_map[:-1] != class_map[1:]
+    return lines
 
 
 def shares(class_map: NDArray[np.uint8], classes: Sequence[str]) -> dict[int, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from kdbench.backends import runs_checkpoints
 from kdbench.comparison.fairness import KD_LEAD
-from kdbench.comparison.numbers import fraction
+from kdbench.comparison.numbers import counted, fraction
 from kdbench.comparison.results import Comparison, Improvement, Row
 from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
@@ -119,13 +121,12 @@ def agreement_sentences(comparison: Comparison) -> list[str]:
             if (row.backend, row.precision) == reference and row.miou is not None
         }  # fmt: skip
         changes = [100 * (row.miou - torch[row.run]) for row in rows if row.miou is not None and row.run in torch]
-        change = f"; mIoU changes by {min(changes):+.2f} to {max(changes):+.2f} points" if changes else ""
+        change = f"; mIoU changes by {min(changes):+.2f} to {max(changes):+.2f} points" if any(changes) else ""
         whose = "of an imported file gives its own fp32 run's" if imported else "that ran gives PyTorch's"
-        sentences.append(
-            f"In {precision}, every export {whose} class to at least "
-            f"{100 * (worst.agreement_with_torch or 0.0):.3f}% of pixels ({worst.backend}, "
-            f"{title_of(worst.method)}){change}."
-        )
+        least = worst.agreement_with_torch or 0.0
+        shares = "every pixel" if least == 1 else f"at least {100 * math.floor(1e5 * least) / 1e5:.3f}% of pixels"
+        where = "" if least == 1 else f" ({worst.backend}, {title_of(worst.method)})"
+        sentences.append(f"In {precision}, every export {whose} class to {shares}{where}{change}.")
     return sentences
 
 
@@ -137,7 +138,7 @@ def checklist(found: Evidence) -> list[tuple[bool, str, str]]:
 
     def training(method: str) -> tuple[bool, str, str]:
         done = method in trained
-        by = f"{len(trained[method])} seed(s)" if done else f"`{command.format(method)}`"
+        by = counted(len(trained[method]), "seed") if done else f"`{command.format(method)}`"
         return done, f"{title_of(method)} trained", by
 
     compare = f"`kdbench compare --dataset {found.tree.dataset}`"

@@ -22,6 +22,14 @@ FEW_EPOCHS = 10
 """Up to here the axis has a tick for every epoch, never for half of one."""
 
 
+NAMED = 12
+"""Points up to which each has its method's name beside it; more would cover each other, and hovering names them."""
+MARKED = 30
+"""Epochs up to which each has a marker; more would hide the line."""
+SYMBOLS = {"s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond", "P": "cross", "X": "x", "*": "star"}
+"""Matplotlib's names of markers → Plotly's."""
+
+
 def charts(found: Evidence) -> dict[str, dict[str, Any]]:
     """Name of the place in the page → Plotly's JSON; a chart whose numbers are missing is left out."""
     made = {}
@@ -62,12 +70,12 @@ def scatter(rows: list[Row]) -> go.Figure:
                 "array": [latency.ci95_ms[1] - latency.median_ms for latency in latencies],
                 "arrayminus": [latency.median_ms - latency.ci95_ms[0] for latency in latencies],
             },
-            mode="markers", name=f"{backend} {precision}",
+            mode="markers+text" if len(rows) <= NAMED else "markers", name=f"{backend} {precision}",
             marker={
                 "size": 12, "color": color_of(backend),
                 "symbol": PRECISION_SYMBOLS.get(precision, "x"), "line": {"width": 1, "color": "#FFFFFF"},
             },
-            text=[title_of(row.run) for row in chosen],
+            text=[title_of(row.run) for row in chosen], textposition="top center", textfont={"size": 10},
             meta={"backend": backend, "precision": precision},
             hovertemplate=(
                 f"<b>%{{text}}</b><br>{backend} {precision}<br>mIoU %{{y:.4f}}<br>%{{x:.2f}} ms<extra></extra>"
@@ -130,8 +138,8 @@ def curves(found: Evidence, key: str, title: str) -> go.Figure:
     for dash, history in zip(cycle(dashes), found.histories, strict=False):
         epochs, values = history.mean(key)
         figure.add_scatter(
-            x=epochs, y=values, mode="lines",
-            name=title_of(history.method),
+            x=epochs, y=values, mode="lines+markers" if len(epochs) <= MARKED else "lines",
+            marker={"symbol": symbol_of(history.method), "size": 7}, name=title_of(history.method),
             line={"color": style_of(history.method).color, "dash": dash},
         )  # fmt: skip
     figure.update_layout(xaxis_title="epoch", yaxis_title=title)
@@ -141,6 +149,11 @@ def curves(found: Evidence, key: str, title: str) -> go.Figure:
     if all(len(trace.x) <= FEW_EPOCHS for trace in figure.data):
         figure.update_xaxes(dtick=1)
     return _plain(figure)
+
+
+def symbol_of(run: str) -> str:
+    """A curve's marker as Plotly names it, by what plots draw it with."""
+    return SYMBOLS.get(style_of(run).marker, "circle")
 
 
 def _plain(figure: go.Figure) -> go.Figure:

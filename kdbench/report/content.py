@@ -75,12 +75,12 @@ def comparison_table(found: Evidence) -> Table:
         rows.append(comparison_cells(row))
         about.append({"backend": row.backend, "precision": row.precision})
     headers = [column.report or column.header for column in columns.COLUMNS]
-    return Table(["Method", "Backend", "Precision", *headers, "Status"], rows, words=3, about=about)
+    return Table(["Method", "Backend", "Precision", "Status", *headers], rows, words=4, about=about)
 
 
 def comparison_cells(row: Row) -> list[str]:
-    about = [title_of(row.run), row.backend, row.precision]
-    return [*about, *(column.cell(row) for column in columns.COLUMNS), row.status]
+    about = [title_of(row.run), row.backend, row.precision, row.status]
+    return [*about, *(column.cell(row) for column in columns.COLUMNS)]
 
 
 def deploy_paragraph(found: Evidence) -> str:

@@ -18,7 +18,7 @@ from kdbench.data.base import Color
 from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.methods.base import method_in
-from kdbench.predict.overlay import palette_image
+from kdbench.predict.overlay import blend, palette_image
 from kdbench.progress import progress_bar
 from kdbench.runs.tree import RunTree
 
@@ -34,7 +34,7 @@ class Picture:
 
     Attributes:
         disagreement: share of pixels to which the methods do not all give the same class.
-        predictions, errors: method → picture.
+        overlays, predictions, errors: method → picture.
         miou: method → mIoU of this image alone.
     """
 
@@ -42,6 +42,7 @@ class Picture:
     disagreement: float
     image: str
     label: str
+    overlays: dict[str, str]
     predictions: dict[str, str]
     errors: dict[str, str]
     miou: dict[str, float]
@@ -90,6 +91,10 @@ def _picture(
         disagreement=disagreement,
         image=_uri(Image.fromarray(sample.image), "JPEG"),
         label=_uri(_label_image(sample.label, dataset.palette), "PNG"),
+        overlays={
+            method: _uri(Image.fromarray(blend(sample.image, values, _colours(dataset.palette))), "JPEG")
+            for method, values in predicted.items()
+        },
         predictions={
             method: _uri(palette_image(values, dataset.palette), "PNG") for method, values in predicted.items()
         },
@@ -102,9 +107,14 @@ def _picture(
 
 def _label_image(label: NDArray[np.uint8], palette: tuple[Color, ...]) -> Image.Image:
     """As ``palette_image``, with void in grey."""
+    return palette_image(label, _colours(palette))
+
+
+def _colours(palette: tuple[Color, ...]) -> list[Color]:
+    """256 colours: the classes', then black, and grey for void."""
     colors = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
     colors[IGNORE] = VOID
-    return palette_image(label, colors)
+    return colors
 
 
 def error_map(label: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Image.Image:

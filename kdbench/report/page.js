@@ -70,9 +70,9 @@ function setUpGallery() {
   };
   const step = (by) => { select.value = (Number(select.value) + by + data.gallery.length) % data.gallery.length; show(); };
   document.querySelectorAll(".strip img").forEach((img, i) => { img.src = data.gallery[i].image; });
-  const layers = [...left.options].map((option) => option.value), predictions = layers.filter((layer) => layer.startsWith("predictions:"));
-  left.value = predictions[0];
-  right.value = predictions[1] || "label";
+  const layers = [...left.options].map((option) => option.value), overlays = layers.filter((layer) => layer.startsWith("overlays:"));
+  left.value = "image";
+  right.value = overlays[overlays.length > 1 ? 1 : 0] || "label";
   for (const choice of [select, left, right]) choice.addEventListener("change", show);
   slider.addEventListener("input", wipe);
   byId("previous").addEventListener("click", () => step(-1));

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from kdbench.comparison import markdown
+from kdbench.comparison.numbers import counted
 from kdbench.data.base import Color
 from kdbench.methods.base import METHODS, title_of
 from kdbench.report import content
@@ -104,6 +105,7 @@ def _layers(gallery: list[Picture]) -> Markup:
     """What the slider can show on either side."""
     methods = list(gallery[0].predictions) if gallery else []
     options = [("image", "image"), ("label", "label")]
+    options += [(f"overlays:{method}", f"{title_of(method)}: over the image") for method in methods]
     options += [(f"predictions:{method}", f"{title_of(method)}: prediction") for method in methods]
     options += [(f"errors:{method}", f"{title_of(method)}: errors") for method in methods]
     return Markup("".join(f'<option value="{value}">{html.escape(name)}</option>' for value, name in options))
@@ -115,7 +117,7 @@ def _timing(found: Evidence) -> str:
     timing, data = found.comparison.timing, found.comparison.dataset
     return (
         f"{data['name']} {data['split']}, {data['images']} images, mIoU at the label's resolution. One call: "
-        f"{timing['call']}, batch {timing['batch']}, {timing['threads']} threads, {timing['device']}, "
+        f"{timing['call']}, batch {timing['batch']}, {counted(timing['threads'], 'thread')}, {timing['device']}, "
         f"{timing['rounds']} rounds."
     )
 
