@@ -5,7 +5,7 @@
 The split has 20,000 names over 200 different files of 1024 x 2048 (CamVid's images, enlarged; the other names are hard
 links). Two things are measured. Start: seconds from ``kdbench train`` to the end of its first step, in a process of its
 own, with nothing known of the data and again with what ``data.json`` then keeps. Rate: steps of images that stream
-against steps of the same images in memory, in turns: of three students and an FCN-ResNet50 as their teacher, beside
+against steps of the same images in memory, in turns: of three students and `fpn_resnet18`, their teacher, beside
 which decoding is little, and of the baseline alone, which decoding slows where it has no core of its own. Peak memory
 is that of the training process. Prints one line each.
 """
@@ -49,7 +49,7 @@ NAMES, FILES, SCORED = 20_000, 200, 8
 TRAINED = (512, 1024)
 RATES = {"three students and their teacher": ("baseline", "response", "feature"), "the baseline alone": ("baseline",)}
 """What is trained in the steps that are timed."""
-TEACHER = "fcn_resnet50"
+TEACHER = "fpn_resnet18"
 BATCH = 2
 STEPS = 5
 """Steps of a start, after which it is interrupted."""
