@@ -24,6 +24,8 @@ RECIPE = """
 size = [64, 96]
 epochs = 2
 batch_size = 4
+precision = "fp32"
+teacher_precision = "fp32"
 validate_every = 1
 [student]
 arch = "{own}"

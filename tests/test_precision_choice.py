@@ -80,8 +80,12 @@ def recipe_of(folder):
     return json.loads(next(folder.glob("*.json")).read_text())["recipe"]
 
 
-def test_recorded_and_kept_on_another_machine(kdbench, tiny_arguments, tmp_path, monkeypatch):
+def test_recorded_and_kept_on_another_machine(kdbench, tiny_recipe, folder_dataset, tmp_path, monkeypatch):
     """A student in bf16 here; gone on with where fp32 is faster; done again from the sidecar."""
+    recipe = tmp_path / "auto.toml"
+    lines = tiny_recipe.read_text().splitlines()
+    recipe.write_text("\n".join(line for line in lines if "precision" not in line))
+    tiny_arguments = ("--dataset", "folder", "--data-root", folder_dataset, "--recipe", recipe, "--device", "cpu")
     answers = {"student": "bf16", "fpn_resnet18": "fp32"}
     asked = []
 

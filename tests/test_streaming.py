@@ -92,7 +92,9 @@ def no_memory(monkeypatch):
 def train(kdbench, root, tmp_path):
     """``train(runs)``: a baseline for an epoch, with class weights."""
     recipe = tmp_path / "short.toml"
-    recipe.write_text("size = [32, 32]\nepochs = 1\nbatch_size = 4\njitter = 0.2\nclass_weights = true\n")
+    recipe.write_text(
+        "size = [32, 32]\nepochs = 1\nbatch_size = 4\njitter = 0.2\nclass_weights = true\nprecision = 'fp32'\n"
+    )
     return lambda runs: kdbench(
         "train", "--method", "baseline", "--dataset", "folder", "--data-root", root, "--recipe", recipe,
         "--device", "cpu", "--runs", tmp_path / runs,
