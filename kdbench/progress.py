@@ -93,13 +93,24 @@ def _rich_progress() -> Progress | None:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )  # fmt: skip
+        from rich.table import Column
     except ImportError:
         return None
     console = Console(stderr=True)
     if not console.is_terminal:
         return None
+
+    # Where a terminal is narrow, what is told beside the bar is cut, then the title: never the count and the ETA.
+    def cut(*, ratio: int | None = None, most: int | None = None) -> Column:
+        return Column(no_wrap=True, overflow="ellipsis", ratio=ratio, max_width=most)
+
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
-    )  # fmt: skip
-    return Progress(*columns, console=console)
+        TextColumn("{task.description}", table_column=cut(most=console.width // 3)),
+        BarColumn(bar_width=max(8, min(40, console.width // 8))),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("ETA", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[text]}", table_column=cut(ratio=1)),
+    )
+    return Progress(*columns, console=console, expand=True)

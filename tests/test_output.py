@@ -195,3 +195,26 @@ def test_the_shell_completes(words, offered):
         env={**os.environ, "_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count - 1)},
     )  # fmt: skip
     assert set(done.stdout.split()) == offered, done.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_keeps_count_and_eta(monkeypatch, width):
+    import io
+
+    import rich.console
+
+    import kdbench.progress
+
+    drawn, real = io.StringIO(), rich.console.Console
+    monkeypatch.setattr(
+        rich.console, "Console", lambda **_: real(file=drawn, width=width, force_terminal=True, color_system=None)
+    )
+    title, text = "seed 3: baseline, response, feature, dist", "epoch 56/104  loss " + "baseline 0.5124  " * 6
+    with kdbench.progress.progress_bar(title, 2288) as bar:
+        bar.advance(1234, text)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue()).replace("\r", "\n").splitlines()
+    last = next(line for line in reversed(lines) if line.strip())
+    assert "1234/2288" in last
+    assert "ETA" in last
+    assert len(last) <= width
+    assert "seed 3:" in last
