@@ -36,31 +36,52 @@ def train(
         str | None,
         typer.Option(help="{methods}: several with commas, or all = {all}."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last, else shapes.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="The folder that holds: {roots}.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="{dataset}. Default: the one trained last, else shapes.", rich_help_panel="Data")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="The folder that holds: {roots}.", rich_help_panel="Data")
+    ] = None,
     runs: Runs = Path("runs"),
-    recipe: Annotated[str | None, typer.Option(help="guide, a dataset's name, or a .toml file.")] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the network's input.")] = None,
-    images: Annotated[int | None, typer.Option(help="Train on the first N images alone.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="For students and teacher alike.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Students' images per step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Students' learning rate.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight of cross-entropy.")] = None,
-    beta: Annotated[float | None, typer.Option(help="Weight of the response loss.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Weight of the feature loss.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="T of the response loss.")] = None,
-    kl_reduction: Annotated[str | None, typer.Option(help="pixel, or batchmean (the guide's literal form).")] = None,
-    feature_loss: Annotated[str | None, typer.Option(help="cosine or pearson.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="guide, a dataset's name, or a .toml file.", rich_help_panel="Budget")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of the network's input.", rich_help_panel="Budget")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Train on the first N images alone.", rich_help_panel="Data")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="For students and teacher alike.", rich_help_panel="Budget")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Students' images per step.", rich_help_panel="Budget")] = None,
+    lr: Annotated[float | None, typer.Option(help="Students' learning rate.", rich_help_panel="Budget")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of cross-entropy.", rich_help_panel="Losses")] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the response loss.", rich_help_panel="Losses")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Weight of the feature loss.", rich_help_panel="Losses")] = None,
+    temperature: Annotated[float | None, typer.Option(help="T of the response loss.", rich_help_panel="Losses")] = None,
+    kl_reduction: Annotated[
+        str | None, typer.Option(help="pixel, or batchmean (the guide's literal form).", rich_help_panel="Losses")
+    ] = None,
+    feature_loss: Annotated[str | None, typer.Option(help="cosine or pearson.", rich_help_panel="Losses")] = None,
     student: Annotated[
         str | None,
-        typer.Option(help="{student}; {sources}; or your own: FILE.py:FUNCTION. Default: the recipe's."),
+        typer.Option(
+            help="{student}; {sources}; or your own: FILE.py:FUNCTION. Default: the recipe's.",
+            rich_help_panel="Networks",
+        ),
     ] = None,
     student_weights: Annotated[
-        str | None, typer.Option(help="Student's start: a file, a published name, imagenet, or none.")
+        str | None,
+        typer.Option(help="Student's start: a file, a published name, imagenet, or none.", rich_help_panel="Networks"),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="{teacher}, others as for --student, or trained ones joined by +, averaged."),
+        typer.Option(
+            help="{teacher}, others as for --student, or trained ones joined by +, averaged.",
+            rich_help_panel="Networks",
+        ),
     ] = None,
     teacher_weights: Annotated[
         str | None,
@@ -68,32 +89,69 @@ def train(
             "--teacher-weights",
             "--weights",
             help="Teacher's start, as for --student-weights; for A+B one file of each, with commas.",
+            rich_help_panel="Networks",
         ),
     ] = None,
-    match: Annotated[str | None, typer.Option(help="baseline-long: whose time it gets. Default: the slowest.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation, order and augmentation.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several seeds, for example 0,1,2.")] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(help="baseline-long: whose time it gets. Default: the slowest.", rich_help_panel="Budget"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of initialisation, order and augmentation.", rich_help_panel="Budget")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several seeds, for example 0,1,2.", rich_help_panel="Budget")
+    ] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; skip finished ones.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Go on with an interrupted run; skip finished ones.", rich_help_panel="Going on, and again"),
+    ] = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Refuse operators whose results vary from run to run.")
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Refuse operators whose results vary from run to run.",
+            rich_help_panel="Going on, and again",
+        ),
     ] = False,
     past: Annotated[
-        Path | None, typer.Option("--from", help="A sidecar (student.json): train that again, under another --runs.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A sidecar (student.json): train that again, under another --runs.",
+            rich_help_panel="Going on, and again",
+        ),
     ] = None,
-    sbd: Annotated[bool, typer.Option(help="{sbd}: train on the 10,582 images that SBD adds to.")] = False,
-    download: Annotated[bool, typer.Option(help="{download}: download it first.")] = False,
+    sbd: Annotated[
+        bool, typer.Option(help="{sbd}: train on the 10,582 images that SBD adds to.", rich_help_panel="Data")
+    ] = False,
+    download: Annotated[bool, typer.Option(help="{download}: download it first.", rich_help_panel="Data")] = False,
     labelled: Annotated[
-        str | None, typer.Option(help="Share of the images whose labels are used, as 0.25, or a list file of names.")
+        str | None,
+        typer.Option(
+            help="Share of the images whose labels are used, as 0.25, or a list file of names.", rich_help_panel="Data"
+        ),
     ] = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="A folder of images without labels: distilled methods learn from them too.")
+        Path | None,
+        typer.Option(
+            help="A folder of images without labels: distilled methods learn from them too.", rich_help_panel="Data"
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --resume: train anew what was finished with other settings.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="With --resume: train anew what was finished with other settings.",
+            rich_help_panel="Going on, and again",
+        ),
     ] = False,
     accept_data: Annotated[
-        bool, typer.Option("--accept-data", help="Train in spite of problems that a look at the data shows.")
+        bool,
+        typer.Option(
+            "--accept-data", help="Train in spite of problems that a look at the data shows.", rich_help_panel="Data"
+        ),
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
