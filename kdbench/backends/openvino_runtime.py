@@ -101,8 +101,7 @@ def probe(gpu: Gpu | None) -> list[Check]:
     if package.module is not None:
         try:
             core = package.module.Core()
-            number, source = cores()
-            device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}, {number} cores by {source}"
+            device = f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}, {cores().told()}"
         except Exception as error:  # no CPU plugin, or a leftover folder without the library
             reason = f"has no CPU device ({type(error).__name__}: {one_line(error, 200)})"
             package = Package(None, package.version, reason, "pip install --force-reinstall openvino")

@@ -136,8 +136,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def cpu() -> str:
-    count, source = cores()
-    return f"{cpu_name()}, {count} cores by {source}"
+    return f"{cpu_name()}, {cores().told()}"
 
 
 def package_row(

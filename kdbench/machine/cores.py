@@ -16,6 +16,7 @@ ANSWER_THREADS = 4
 """Enough for passes whose answers alone matter: more threads wait for each other most of the time."""
 MOST = 256
 """Threads that may be asked for, or one per core where there are more."""
+MACHINE = "the machine"
 ASKED = "KDBENCH_THREADS"
 """The variable by which processes know what --threads was."""
 CGROUPS = Path("/sys/fs/cgroup")
@@ -28,6 +29,11 @@ class Cores(NamedTuple):
     number: int
     source: str
 
+    def told(self) -> str:
+        """ "2 cores", and what says so where it is not the machine itself."""
+        count = f"{self.number} core{'s' * (self.number > 1)}"
+        return count if self.source == MACHINE else f"{count} by {self.source}"
+
 
 def cores() -> Cores:
     """The fewest that anything allows: the machine, this process's affinity, its control group, OMP_NUM_THREADS.
@@ -36,7 +42,7 @@ def cores() -> Cores:
     """
     if asked := _whole(os.environ.get(ASKED)):
         return Cores(asked, "--threads")
-    limits = [Cores(os.cpu_count() or 1, "the machine")]
+    limits = [Cores(os.cpu_count() or 1, MACHINE)]
     if hasattr(os, "sched_getaffinity"):  # on Linux
         limits.append(Cores(len(os.sched_getaffinity(0)), "the affinity of this process"))
     allowed = quota(CGROUPS, MEMBERSHIP)
