@@ -38,7 +38,7 @@ from kdbench.models.registry import build_model
 from kdbench.runs.files import write_json
 from kdbench.runs.tree import RunTree
 from trainers.batches import TrainingBatches
-from trainers.images import BYTES_PER_PIXEL, TrainingImages
+from trainers.images import BYTES_PER_PIXEL, Beside, TrainingImages
 from trainers.recipe import Recipe
 from trainers.steps import make_steps
 from trainers.train import make_arm
@@ -126,7 +126,7 @@ def open_steps(data: Path, methods: tuple[str, ...], streams: bool, folder: Path
         {"size": TRAINED, "batch_size": BATCH, "jitter": 0.2, "scale_min": 0.6, "scale_max": 1.8, "images": FILES}
     )
     whole = 2 * FILES * TRAINED[0] * TRAINED[1] * BYTES_PER_PIXEL
-    images = TrainingImages(train, TRAINED, FILES, torch.device("cpu"), memory=0 if streams else whole)
+    images = TrainingImages(train, TRAINED, FILES, torch.device("cpu"), Beside(memory=0 if streams else whole))
     batches = TrainingBatches(images, recipe)
     classes, teacher = len(train.classes), None
     if len(methods) > 1:

@@ -14,6 +14,8 @@ is not a KdbenchError is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import traceback
+
 
 class KdbenchError(Exception):
     """A problem that the user can mend; ``str(error)`` is one line."""
@@ -47,6 +49,12 @@ class NoSuchPrecision(BackendUnavailable):
 
 class RunFailed(KdbenchError):
     """The work started and could not go on; what was written before is kept."""
+
+
+def as_bug(error: Exception) -> str:
+    """What stands in place of a result where kdbench itself is wrong; the traceback goes to stderr."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {one_line(error, 200)} (a bug of kdbench: its traceback is above)"
 
 
 def one_line(text: object, limit: int = 400) -> str:

@@ -187,3 +187,68 @@ def test_runs_with_a_name_that_is_not_utf8_are_refused(kdbench, tiny_arguments, 
     done = kdbench("train", "--method", "baseline", *tiny_arguments, "--runs", str(tmp_path / "r") + "\udce9")
     assert done.code == 2
     assert "is not a printable UTF-8 name: name another folder" in done.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text.replace('"size": [', '"size": 64, "x": ['), "is no sidecar of an export (size: got 64,"),
+        (lambda text: text.replace('"size": [', '"size": null, "x": ['), "is no sidecar of an export (size: got None,"),
+        (
+            lambda text: text.replace('"size": [', '"size": [-4, 64], "x": ['),
+            "is no sidecar of an export (size.0: got -4",
+        ),
+        (lambda text: text.replace('"size": [', f'"size": [64, {"9" * 5000}], "x": ['), "is not readable as JSON"),
+        (lambda text: text.replace('"method": ', '"method": 3, "x": '), "is no sidecar of an export (method: got 3,"),
+        (lambda text: text.replace('"format": "onnx"', '"format": "trt"'), "describes a file of format trt"),
+        (lambda text: "[" * 100_000, "is not readable as JSON"),
+        (lambda text: text + " " * 17 * 2**20, "has 17 MiB, expected at most 16"),
+    ],
+)
+def test_a_damaged_sidecar_of_an_export_is_its_rows_failure(exported, kdbench, tmp_path, damage, said):
+    runs = shutil.copytree(exported.runs, tmp_path / "runs")
+    sidecar = runs / "folder" / "baseline" / "exports" / "onnx-fp32" / "mask.json"
+    sidecar.write_text(damage(sidecar.read_text()))
+    done = kdbench(
+        "compare", "--method", "baseline", "--backend", "torch,onnx", "--rounds", 10, "--threads", 1, "--runs", runs
+    )
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    document = json.loads((runs / "folder" / "compare.json").read_text())
+    rows = {row["backend"]: row for row in document["rows"]}
+    assert (rows["torch"]["status"], rows["onnx"]["status"]) == ("ok", "failed")
+    assert said in rows["onnx"]["reason"]
+    assert len(rows["onnx"]["reason"]) < 600
+
+
+def test_a_bug_in_one_row_keeps_its_traceback_and_the_others_their_rows(exported, kdbench, tmp_path, monkeypatch):
+    runs = shutil.copytree(exported.runs, tmp_path / "runs")
+    from kdbench.comparison import compare as module
+
+    own = module.evaluate_artifact
+
+    def evaluate(backend, *arguments, **options):
+        if backend == "onnx":
+            raise IndexError("nobody thought of it")
+        return own(backend, *arguments, **options)
+
+    monkeypatch.setattr(module, "evaluate_artifact", evaluate)
+    done = kdbench(
+        "compare", "--method", "baseline", "--backend", "torch,onnx", "--rounds", 10, "--threads", 1, "--runs", runs
+    )
+    assert done.code == 0, done.err
+    assert "IndexError: nobody thought of it" in done.err
+    assert "Traceback" in done.err
+    rows = {row["backend"]: row for row in json.loads((runs / "folder" / "compare.json").read_text())["rows"]}
+    assert rows["torch"]["status"] == "ok"
+    assert rows["onnx"]["reason"].startswith("IndexError: nobody thought of it (a bug of kdbench")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_pipe_is_no_sidecar(runs, compare):
+    sidecar = runs / "folder" / "response" / "student.json"
+    sidecar.unlink()
+    os.mkfifo(sidecar)
+    done = compare()
+    rows, _ = rows_of(runs)
+    assert "is not a regular file, expected a .json file" in rows["response"]["reason"], done.err

@@ -19,7 +19,7 @@ import trainers.images
 from kdbench.data import open_dataset
 from kdbench.data.remembered import Remembered, fingerprint
 from trainers.batches import TrainingBatches
-from trainers.images import AHEAD, TrainingImages
+from trainers.images import AHEAD, Beside, TrainingImages
 from trainers.recipe import Recipe
 
 SIZE = (32, 48)
@@ -47,7 +47,7 @@ def root(tmp_path):
 
 
 def images_of(root, **options):
-    return TrainingImages(open_dataset("folder", "train", root), SIZE, None, CPU, **options)
+    return TrainingImages(open_dataset("folder", "train", root), SIZE, None, CPU, Beside(**options))
 
 
 def epochs(images, count=2):

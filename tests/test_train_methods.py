@@ -227,7 +227,7 @@ def test_seconds_by_epoch_are_differences_of_the_histories(runs):
 @pytest.fixture(scope="module")
 def all_methods(trained_runs, tmp_path_factory, folder_dataset, tiny_recipe):
     """A tree with every method; the time-matched baseline has 4 epochs to the others' 2."""
-    from kdbench.cli.train import TrainFlags, run_training
+    from kdbench.cli.training import TrainFlags, run_training
 
     runs = shutil.copytree(trained_runs, tmp_path_factory.mktemp("all") / "runs")
     set_seconds(runs, baseline=10.0, response=20.0, feature=15.0, combined=15.0)

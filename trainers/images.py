@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -37,6 +38,21 @@ CAP = 5.0
 """Of class weights, which are also those of a class that none of the counted labels has though others may."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What else ``TrainingImages`` are made with.
+
+    Attributes:
+        unlabelled: images that come after the split's.
+        memory: bytes that all of them may take together; None = half of what is free.
+        remembered: where class weights are kept, which hold as long as the files are the same.
+    """
+
+    unlabelled: ImagesWithoutLabels | None = None
+    memory: int | None = None
+    remembered: Remembered | None = None
+
+
 class TrainingImages:
     """The first images of a training split, at one size.
 
@@ -45,9 +61,7 @@ class TrainingImages:
         size: (H, W) that images are resized to.
         count: how many of them; None = all.
         device: where ``gather`` puts them.
-        unlabelled: images that come after them.
-        memory: bytes that all of them may take together; None = half of what is free.
-        remembered: where class weights are kept, which hold as long as the files are the same.
+        beside: images without labels, and where things are kept.
 
     Attributes:
         with_masks: how many have labels; the first ones.
@@ -60,12 +74,11 @@ class TrainingImages:
         size: Size,
         count: int | None,
         device: torch.device,
-        unlabelled: ImagesWithoutLabels | None = None,
-        memory: int | None = None,
-        remembered: Remembered | None = None,
+        beside: Beside = Beside(),
     ) -> None:
+        unlabelled, memory = beside.unlabelled, beside.memory
         self.dataset, self.size, self.device, self._unlabelled = dataset, size, device, unlabelled
-        self._remembered = remembered
+        self._remembered = beside.remembered
         self.with_masks = min(len(dataset), count or len(dataset))
         self.count = self.with_masks + (0 if unlabelled is None else len(unlabelled))
         self._decoded: list[Arrays] | None = None

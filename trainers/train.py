@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 from kdbench.data import SegmentationDataset
 from kdbench.data.remembered import Remembered
 from kdbench.data.unlabelled import ImagesWithoutLabels
-from kdbench.errors import BadInput, KdbenchError
 from kdbench.machine.environment import environment
 from kdbench.methods.base import METHODS
 from kdbench.models.architectures import members
@@ -22,12 +20,12 @@ from kdbench.models.ensemble import Ensemble
 from kdbench.models.network import Code, Network
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.runs.folder import RunFolder, at_its_end
-from kdbench.runs.sidecar import read_training_sidecar
-from kdbench.runs.tree import RunTree, sidecar_path
-from trainers.arm import Arm, mark_started, training_data
+from kdbench.runs.folder import RunFolder
+from kdbench.runs.tree import RunTree
+from trainers.arm import Arm, mark_started
 from trainers.batches import TrainingBatches
-from trainers.images import TrainingImages
+from trainers.finished import is_finished
+from trainers.images import Beside, TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
@@ -196,10 +194,8 @@ def train_students(
     made = []
     matched = about.get("time_matched")
     more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
-    remembered = Remembered(job.tree.data_file)
-    images = TrainingImages(
-        data.train, recipe.view_size, recipe.images, job.device, data.unlabelled, remembered=remembered
-    )
+    beside = Beside(unlabelled=data.unlabelled, remembered=Remembered(job.tree.data_file))
+    images = TrainingImages(data.train, recipe.view_size, recipe.images, job.device, beside)
     wanted, said = members(network)[0].input, False
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
@@ -297,8 +293,8 @@ def train_the_teacher(job: TrainingJob, network: Network, about: dict[str, Any],
         elif not job.resume:
             mark_started(arm_state, recipe)
     wait_for_all()
-    remembered = Remembered(job.tree.data_file)
-    images = TrainingImages(data.train, recipe.size, recipe.images, job.device, remembered=remembered)
+    beside = Beside(remembered=Remembered(job.tree.data_file))
+    images = TrainingImages(data.train, recipe.size, recipe.images, job.device, beside)
     batches = TrainingBatches(images, recipe, wanted=model.input)
     about = {key: value for key, value in about.items() if key not in ("variant", "unlabelled_train_images")}
     variant = job.tree.teacher_variant
@@ -350,40 +346,3 @@ def run(
         wait_for_all()  # the main process may end an arm at once
     if arms:
         train_arms(arms, teacher, batches, validation, title)
-
-
-def is_finished(arm: Arm, overwrite: bool) -> bool:
-    """Whether the arm's checkpoint is there, whole, and the last epoch of just this training; else says why not.
-
-    Raises:
-        BadInput: it is the last epoch of another training, which ``overwrite`` would allow to be lost.
-    """
-    if not arm.checkpoint.exists():
-        return False
-    try:
-        sidecar = read_training_sidecar(sidecar_path(arm.checkpoint), "kdbench train")
-    except KdbenchError as error:
-        train_anew(str(error))
-        return False
-    was, now = training_data(sidecar), training_data(arm.about)
-    changed = arm.recipe.changes_since(sidecar["recipe"]) + [key for key in now if was.get(key) != now[key]]
-    if changed and not overwrite and at_its_end(sidecar):
-        raise BadInput(
-            f"--resume: '{arm.checkpoint}' was finished with other {', '.join(changed)}: add --overwrite to train it "
-            "anew, or name another --runs"
-        )
-    if changed:
-        reason = f"was made with other {', '.join(changed)}"
-    elif not at_its_end(sidecar):
-        reason = f"stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}, and its state is gone"
-    elif not arm.folder.is_whole(sidecar):
-        reason = "is not the file that its sidecar describes"
-    else:
-        return True
-    train_anew(f"'{arm.checkpoint}' {reason}")
-    return False
-
-
-def train_anew(reason: str) -> None:
-    if is_main():
-        print(f"kdbench: {reason}: training anew", file=sys.stderr)

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS, PRECISIONS
-from kdbench.runs.files import read_json, sha256
+from kdbench.runs.files import sha256
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.tree import sidecar_path
 
 if TYPE_CHECKING:
     from kdbench.data.preprocessing import Size
-
-NEEDED = ("format", "precision", "method", "output", "size", "sha256", "checkpoint_sha256")
-"""Fields of every export's sidecar that a load relies on."""
 
 
 def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[str, Any]:
@@ -37,13 +34,13 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
         command += f" --precision {precision}"
     if not artifact.is_file():
         raise Missing(f"no {export_format} export '{artifact}': make it with `{command} --output {artifact.stem}`")
-    sidecar = read_json(sidecar_path(artifact), command)
-    lacking = [key for key in NEEDED if key not in sidecar]
-    if lacking or sidecar["format"] != export_format:
-        found = f"lacks {', '.join(lacking)}" if lacking else f"describes a file of format {sidecar['format']}"
+    from kdbench.runs.sidecar import read_export_sidecar
+
+    sidecar = read_export_sidecar(sidecar_path(artifact), command)
+    if sidecar["format"] != export_format:
         raise BadInput(
-            f"'{sidecar_path(artifact)}' {found}, expected the sidecar of an {export_format} export: "
-            f"make it again with `{command}`"
+            f"'{sidecar_path(artifact)}' describes a file of format {sidecar['format']:.80}, expected the sidecar of "
+            f"an {export_format} export: make it again with `{command}`"
         )
     if precision in PRECISIONS and sidecar["precision"] != precision:
         # Its own hash fits: a whole export, copied into the folder of another precision.

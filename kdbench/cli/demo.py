@@ -12,7 +12,7 @@ from kdbench.cli.compare import CompareFlags, run_compare
 from kdbench.cli.export import ExportOptions, run_export
 from kdbench.cli.options import Device, JsonFile, Runs, json_result
 from kdbench.cli.report import run_report
-from kdbench.cli.train import TrainFlags, run_training
+from kdbench.cli.training import TrainFlags, run_training
 from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree
 

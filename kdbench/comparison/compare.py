@@ -31,6 +31,7 @@ from kdbench.errors import (
     Missing,
     NoSuchPrecision,
     RunFailed,
+    as_bug,
 )
 from kdbench.formats import companions
 from kdbench.machine.apart import LIMIT_S
@@ -167,6 +168,8 @@ def _row(
         row.engine = result.engine
     except KdbenchError as error:
         row.status, row.reason = _status(error, backend, path), " ".join(str(error).split())
+    except Exception as error:  # a bug keeps its traceback, and costs no other row its numbers
+        row.status, row.reason = "failed", as_bug(error)
     if path.is_file():
         row.artifact = Artifact(
             path=path.relative_to(run.tree.root).as_posix(),

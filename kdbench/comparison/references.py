@@ -13,7 +13,7 @@ from kdbench.backends.load import reference_of
 from kdbench.comparison.evaluate import Evaluation, evaluate
 from kdbench.data import SegmentationDataset
 from kdbench.data.preprocessing import Size
-from kdbench.errors import BadInput, KdbenchError, Missing, RunFailed
+from kdbench.errors import BadInput, KdbenchError, Missing, RunFailed, as_bug
 from kdbench.models.network import Network
 from kdbench.models.registry import count_gflops
 from kdbench.progress import progress_bar
@@ -119,6 +119,8 @@ def evaluate_reference(run: Run, dataset: SegmentationDataset, options: Through)
             _evaluate_checkpoints(run, dataset, options, reference)
     except KdbenchError as error:
         reference.error = error
+    except Exception as error:
+        reference.error = RunFailed(as_bug(error))
     return reference
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.errors import BadInput
-from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
+from kdbench.runs.files import RECORDED, SCHEMA_VERSION, read_json, write_text
 from kdbench.runs.tree import run_name
 
 Status = Literal["ok", "built", "unavailable", "unsupported", "failed"]
@@ -149,7 +149,7 @@ class Comparison(Strict):
         Raises:
             Missing: no such file. BadInput: it is no comparison.
         """
-        document = read_json(path, "kdbench compare --json FILE")
+        document = read_json(path, "kdbench compare --json FILE", RECORDED)
         try:
             return Comparison.model_validate(document)
         except ValidationError as error:

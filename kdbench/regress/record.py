@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdbench.errors import BadInput
 from kdbench.regress.rule import Estimate, Judgement, Rule, Verdict, judge_together
-from kdbench.runs.files import SCHEMA_VERSION, read_json, write_text
+from kdbench.runs.files import RECORDED, SCHEMA_VERSION, read_json, write_text
 
 Arm = Literal["baseline", "candidate", "control"]
 """The control is a second copy of the baseline."""
@@ -175,7 +175,7 @@ class Recording(Strict):
         Raises:
             Missing: no such file. BadInput: it is not the file of a gate.
         """
-        document = read_json(path, "kdbench regress --json FILE")
+        document = read_json(path, "kdbench regress --json FILE", RECORDED)
         try:
             return Recording.model_validate(document.get("recording"))
         except ValidationError as error:

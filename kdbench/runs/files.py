@@ -19,6 +19,10 @@ from typing import Any
 from kdbench.errors import BadInput, Missing, RunFailed
 
 SCHEMA_VERSION = 1
+LARGEST = 16 * 2**20
+"""Bytes of a sidecar at most; recordings of many calls have more."""
+RECORDED = 1024 * 2**20
+"""Bytes of a recording at most."""
 
 _NOT_WRITABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
@@ -127,22 +131,30 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, made_by: str) -> dict[str, Any]:
+def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
     """Read a sidecar or results file.
 
     Args:
         path: the file.
         made_by: the command that makes it, for the error.
+        most: bytes that it may have.
 
     Raises:
         Missing: there is no such file.
-        BadInput: it is not a JSON object, or was written by a newer schema.
+        BadInput: it is no regular file, too large, not a JSON object, or was written by a newer schema.
     """
     if not path.exists():
         raise Missing(f"'{path}' does not exist: make it with `{made_by}`")
+    if not path.is_file():  # a pipe or a device would be waited for
+        raise BadInput(f"'{path}' is not a regular file, expected a .json file: make it with `{made_by}`")
+    if (size := path.stat().st_size) > most:
+        raise BadInput(
+            f"'{path}' has {size / 2**20:.0f} MiB, expected at most {most / 2**20:.0f}: make it again with `{made_by}`"
+        )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    # ValueError: no JSON, no UTF-8, or a whole number of thousands of digits.
+    except (OSError, RecursionError, ValueError) as error:
         raise BadInput(f"'{path}' is not readable as JSON ({error}): make it again with `{made_by}`") from error
     if not isinstance(document, dict):
         raise BadInput(

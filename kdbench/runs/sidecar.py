@@ -1,14 +1,17 @@
-"""What ``kdbench train`` writes beside a checkpoint, checked before anybody relies on it."""
+"""What ``kdbench train`` and ``export`` write beside their files, checked before anybody relies on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdbench.errors import BadInput
+from kdbench.errors import BadInput, one_line
 from kdbench.runs.files import read_json
+
+Side = Annotated[int, Field(gt=0, le=2**16)]
+"""Height or width in pixels."""
 
 
 class _Git(BaseModel):
@@ -28,7 +31,7 @@ class _TrainingSidecar(BaseModel):
     method: str
     arch: str
     classes: list[str] = Field(min_length=2)
-    size: tuple[int, int]
+    size: tuple[Side, Side]
     params: int
     recipe: dict[str, Any]
     seed: int
@@ -40,6 +43,71 @@ class _TrainingSidecar(BaseModel):
     train_seconds: float
     sha256: str
     environment: _Environment
+    palette: list[tuple[int, int, int]] = Field(default_factory=list)
+    dataset: str | None = None
+    data_root: str | None = None
+    variant: str | None = None
+    teacher: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
+    input: dict[str, Any] | None = None
+    time_matched: dict[str, Any] | None = None
+    labelled_images: int | None = None
+    unlabelled_images: int | None = None
+
+
+class _Companion(BaseModel):
+    sha256: str
+
+
+class _ExportSidecar(BaseModel):
+    """The fields of an export's sidecar that engines, tables and the report read; others may be there."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    format: str
+    precision: str
+    method: str
+    output: str
+    size: tuple[Side, Side]
+    sha256: str
+    checkpoint_sha256: str
+    classes: list[str] = Field(default_factory=list)
+    palette: list[tuple[int, int, int]] = Field(default_factory=list)
+    parity: dict[str, Any] | None = None
+    weights: _Companion | str | None = None
+    layer_errors: list[Any] | dict[str, Any] | None = None
+    keep_float: list[str] | None = None
+    nodes: int | None = None
+
+
+def read_export_sidecar(path: Path, made_by: str) -> dict[str, Any]:
+    """The sidecar of a file that ``kdbench export`` wrote.
+
+    Args:
+        path: the .json file.
+        made_by: the command that makes it, for the error.
+
+    Raises:
+        Missing: there is none. BadInput: it is broken, or lacks what an export's sidecar has.
+    """
+    document = read_json(path, made_by)
+    try:
+        _ExportSidecar.model_validate(document)
+    except ValidationError as error:
+        raise BadInput(f"'{path}' is no sidecar of an export ({first_problem(error)}): {remade(made_by)}") from error
+    return document
+
+
+def first_problem(error: ValidationError) -> str:
+    """Field, what was received, and what was expected, on one line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    got = "" if first["type"] == "missing" else f"got {one_line(repr(first['input']), 80)}, "
+    return f"{where}: {got}{first['msg']}"
+
+
+def remade(command: str) -> str:
+    return f"make it again with `{command}`"
 
 
 def read_training_sidecar(path: Path, made_by: str) -> dict[str, Any]:
@@ -56,9 +124,5 @@ def read_training_sidecar(path: Path, made_by: str) -> dict[str, Any]:
     try:
         _TrainingSidecar.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(
-            f"'{path}' is no sidecar of a training ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
-            f"make it again with `{made_by}`"
-        ) from error
+        raise BadInput(f"'{path}' is no sidecar of a training ({first_problem(error)}): {remade(made_by)}") from error
     return document
