@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdbench.backends.exported import read_export
 from kdbench.comparison.latency import LatencyCase, measure
-from kdbench.errors import RunFailed
+from kdbench.errors import BadInput, RunFailed
+from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY
 
 
@@ -205,20 +207,29 @@ def test_runs_with_a_name_that_is_not_utf8_are_refused(kdbench, tiny_arguments, 
         (lambda text: text + " " * 17 * 2**20, "has 17 MiB, expected at most 16"),
     ],
 )
-def test_a_damaged_sidecar_of_an_export_is_its_rows_failure(exported, kdbench, tmp_path, damage, said):
-    runs = shutil.copytree(exported.runs, tmp_path / "runs")
-    sidecar = runs / "folder" / "baseline" / "exports" / "onnx-fp32" / "mask.json"
+def test_a_damaged_sidecar_of_an_export_is_one_line(exported, tmp_path, damage, said):
+    shutil.copytree(exported.root / "baseline", tmp_path / "runs" / "shapes" / "baseline")
+    artifact = RunTree(tmp_path / "runs", "shapes").export("baseline", "onnx", "fp32", "mask")
+    sidecar = artifact.with_suffix(".json")
     sidecar.write_text(damage(sidecar.read_text()))
+    with pytest.raises(BadInput) as caught:
+        read_export(artifact, "onnx", None)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_and_costs_no_other_row(exported, kdbench, tmp_path):
+    runs = shutil.copytree(exported.runs, tmp_path / "runs")
+    sidecar = RunTree(runs, "shapes").export("baseline", "onnx", "fp32", "mask").with_suffix(".json")
+    sidecar.write_text(sidecar.read_text().replace('"size": [', '"size": null, "x": ['))
     done = kdbench(
         "compare", "--method", "baseline", "--backend", "torch,onnx", "--rounds", 10, "--threads", 1, "--runs", runs
     )
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
-    document = json.loads((runs / "folder" / "compare.json").read_text())
-    rows = {row["backend"]: row for row in document["rows"]}
+    rows = {row["backend"]: row for row in json.loads((runs / "shapes" / "compare.json").read_text())["rows"]}
     assert (rows["torch"]["status"], rows["onnx"]["status"]) == ("ok", "failed")
-    assert said in rows["onnx"]["reason"]
-    assert len(rows["onnx"]["reason"]) < 600
+    assert "(size: got None," in rows["onnx"]["reason"]
 
 
 def test_a_bug_in_one_row_keeps_its_traceback_and_the_others_their_rows(exported, kdbench, tmp_path, monkeypatch):
@@ -239,7 +250,8 @@ def test_a_bug_in_one_row_keeps_its_traceback_and_the_others_their_rows(exported
     assert done.code == 0, done.err
     assert "IndexError: nobody thought of it" in done.err
     assert "Traceback" in done.err
-    rows = {row["backend"]: row for row in json.loads((runs / "folder" / "compare.json").read_text())["rows"]}
+    document = json.loads((runs / exported.dataset / "compare.json").read_text())
+    rows = {row["backend"]: row for row in document["rows"]}
     assert rows["torch"]["status"] == "ok"
     assert rows["onnx"]["reason"].startswith("IndexError: nobody thought of it (a bug of kdbench")
 
