@@ -246,3 +246,63 @@ def import_table(root: Path, results: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def files_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.import_files`` found."""
+    report = read_json(root / results, "python -m benchmarks.import_files")
+    lines = [
+        "| file | fp32 has the file's class | PyTorch's class | classes | int8, lowest change of mIoU | exports |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in report["rows"]:
+        made = [export for export in row["exports"] if export["status"] == "made"]
+        asked = [export for export in row["exports"] if export["status"] != "unsupported"]
+        change = min(-export["miou_lost"] for export in made if "miou_lost" in export)
+        shares = " | ".join(f"{100 * row[f'agreement_with_{what}']:.4f}%" for what in ("file", "pytorch"))
+        lines.append(
+            f"| `{row['name']}` | {shares} | {len(row['classes_seen'])} | {difference(change)} | "
+            f"{len(made)} of {len(asked)} |"
+        )
+    environment = report["environment"]
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"Files as users of torchvision, segmentation_models_pytorch and transformers export them, after "
+        f"{report['steps']} steps of training at {'x'.join(map(str, report['size']))}, through import, every export, "
+        f"compare and choose by the command line alone. {hardware['cores']} cores ({hardware['cpu']}), "
+        f"`python -m benchmarks.import_files`; every row is in `{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+KNOWN = {"nothing known": "the data never seen before", "known": "the second time"}
+"""How ``benchmarks.streaming_speed`` names its starts → what a reader is told."""
+
+
+def streaming_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.streaming_speed`` measured."""
+    report = read_json(root / results, "python -m benchmarks.streaming_speed")
+    environment = report["environment"]
+    lines = ["| a split that no memory holds | measured |", "| --- | ---: |"]
+    for name, row in report["start"].items():
+        took = f"{row['first_step_s']:.1f} s, {row['peak_gib']:.1f} GiB at the peak"
+        lines.append(f"| first step of `kdbench train`, {KNOWN[name]} | {took} |")
+    for row in report["rates"]:
+        low, high = row["ci95"]
+        lines.append(
+            f"| steps of {row['trained']}, over those from memory | {row['step_rate_over_memory']:.2f} "
+            f"({low:.2f}–{high:.2f}) |"
+        )
+    files, trained = ("x".join(map(str, report[key])) for key in ("file_size", "trained_size"))
+    hardware = environment["hardware"]
+    lines += [
+        "",
+        f"{report['names']:,} names over {report['files']} different PNG files of {files}, trained at {trained}, "
+        f"{report['batch_size']} images a step; all of them in memory would take "
+        f"{report['memory_for_all_bytes'] / 2**30:.0f} GiB. {hardware['cores']} cores ({hardware['cpu']}), "
+        f"`{environment['command']}`; every block is in `{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -28,6 +28,7 @@ ACCURACY = Path("results/student-accuracy.json")
 GATE = Path("results/gate-study.json")
 NETWORKS = Path("results/foreign-networks.json")
 IMPORTS = Path("results/import-overhead.json")
+FILES, STREAMING = Path("results/imported-files.json"), Path("results/streaming-speed.json")
 GPU = Path("results/gpu")
 
 
@@ -80,8 +81,10 @@ PARTS = (
     _measured(STUDENT, measured_tables.student_table),
     _measured(ACCURACY, measured_tables.accuracy_table),
     _measured(TRAINING, measured_tables.training_table),
+    _measured(STREAMING, measured_tables.streaming_table),
     _measured(SPEED, measured_tables.speed_table),
     _measured(NETWORKS, measured_tables.networks_table),
+    _measured(FILES, measured_tables.files_table),
     _measured(IMPORTS, measured_tables.import_table),
     _measured(GATE, measured_tables.gate_table),
     _measured(GPU / "latency.json", gpu_tables.latency_table),
