@@ -67,14 +67,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="kdbench-demo-") as folder:
-        rows = [
-            measure(name, seeds, settings, Path(folder) / str(number))
-            for number, (name, seeds, settings) in enumerate(DEMOS)
-        ]
-    report = {"schema_version": 1, "benchmark": "demo_time", "rows": rows, "environment": environment()}
-    if arguments.json:
-        write_json(arguments.json, report)
+        for number, (name, seeds, settings) in enumerate(DEMOS):
+            rows.append(measure(name, seeds, settings, Path(folder) / str(number)))
+            report = {"schema_version": 1, "benchmark": "demo_time", "rows": rows, "environment": environment()}
+            if arguments.json:
+                write_json(arguments.json, report)
     print(json.dumps({"seconds": [row["seconds"] for row in rows]}))
 
 

@@ -10,7 +10,7 @@ import typer
 from kdbench.cli.app import app
 from kdbench.cli.compare import CompareFlags, run_compare
 from kdbench.cli.export import ExportOptions, run_export
-from kdbench.cli.options import Device, JsonFile, Runs, json_result
+from kdbench.cli.options import Device, JsonFile, Runs, choose_seeds, json_result
 from kdbench.cli.report import run_report
 from kdbench.cli.training import TrainFlags, run_training
 from kdbench.runs.files import read_json
@@ -41,7 +41,10 @@ def demo(
     tree = RunTree(runs, DATASET)
     with json_result(json_file) as document:
         print(ABOUT)
-        flags = TrainFlags(("teacher", *STUDENTS), DATASET, device=device, seeds=seeds, go_on="run the demo again")
+        first = {"seed": choose_seeds(seeds)[0]}  # whose students are exported
+        flags = TrainFlags(
+            ("teacher", *STUDENTS), DATASET, first, device=device, seeds=seeds, go_on="run the demo again"
+        )
         run_training(tree, flags, None)
         run_export(tree, ExportOptions(STUDENTS, ("onnx", "trt")))
         run_compare(tree, CompareFlags(",".join(STUDENTS), "torch,onnx,trt", device=device))
