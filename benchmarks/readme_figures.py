@@ -180,3 +180,21 @@ def printed(root: Path, results: Path, networks: Path) -> str:
         f"proofs ([{networks.name}]({networks.as_posix()})).\n"
         "- `compare` prints a table such as this one, and writes it as JSON, text, Markdown and CSV:\n"
     )
+
+
+def demo(root: Path, results: Path) -> str:
+    """How long ``kdbench demo`` took, and what it showed, of ``benchmarks.demo_time``."""
+    report = read_json(root / results, "python -m benchmarks.demo_time")
+    hardware = report["environment"]["hardware"]
+    told = []
+    for row in report["rows"]:
+        (gain,) = (gain for gain in row["gains"] if gain["method"] == "response")
+        told.append(
+            f"{row['name']}: {row['seconds'] / 60:.1f} minutes, {title_of('response')} "
+            f"{difference(gain['delta_miou'])}{plus_minus(gain['standard_error'])} over the baseline's "
+            f"{fraction(gain['baseline_miou'])}: {gain['verdict']}"
+        )
+    return (
+        f"What the demo takes after the installation, and what it shows, on {hardware['cores']} cores "
+        f"({hardware['cpu']}): {'; '.join(told)} ([{results.name}]({results.as_posix()})).\n"
+    )

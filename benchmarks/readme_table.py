@@ -28,6 +28,7 @@ ACCURACY = Path("results/student-accuracy.json")
 GATE = Path("results/gate-study.json")
 NETWORKS = Path("results/foreign-networks.json")
 IMPORTS = Path("results/import-overhead.json")
+DEMO = Path("results/demo.json")
 FILES, STREAMING = Path("results/imported-files.json"), Path("results/streaming-speed.json")
 GPU = Path("results/gpu")
 
@@ -74,6 +75,7 @@ def _measured(results: Path, render: Callable[[Path, Path], str]) -> Part:
 
 
 PARTS = (
+    Part(README, "demo", (DEMO,), readme_figures.demo),
     Part(README, "output", (RESULTS, NETWORKS), readme_figures.printed),
     Part(README, "table", (RESULTS,), readme_figures.comparison_table),
     Part(README, "figures", (GATE, NETWORKS, SPEED, RESULTS, TRAINING), readme_figures.claims),
