@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -26,7 +25,7 @@ from kdbench.runs.folder import RunFolder
 Precision = Literal["fp32", "bf16"]
 MARGIN = 1.25
 """How many times as fast bfloat16 must be."""
-TRIES, IMAGES = 3, 2
+TRIES, IMAGES = 5, 2
 LARGEST = 256
 """Pixels of a side that is measured at most: what is faster there is faster beyond."""
 
@@ -95,7 +94,7 @@ def _seconds(call: Callable[[], None]) -> float:
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)
-    return median(taken)
+    return min(taken)  # what a busy neighbour adds is no property of the precision
 
 
 def recorded_precisions(folders: Iterable[RunFolder]) -> dict[str, Precision]:
