@@ -39,6 +39,7 @@ from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
 from kdbench.runs.files import sha256, write_json
 from kdbench.runs.tree import RunTree
+from trainers.precision import has_bf16
 from trainers.recipe import Recipe
 from trainers.teacher import teacher_is_ready
 from trainers.train import Data, TrainingJob, student_folder, train
@@ -74,7 +75,7 @@ SETTINGS = (
 def recipe_of(setting: Setting, device: str, epochs: int | None) -> Recipe:
     """Students in bf16 on a GPU; the teacher's passes, which only have to be read, where a processor has it too."""
     students = "bf16" if device == "cuda" else "fp32"
-    teacher = "bf16" if device == "cuda" or has_bf16() else "fp32"
+    teacher = "bf16" if device == "cuda" or has_bf16(torch.device("cpu")) else "fp32"
     fields = {**COMMON, "precision": students, "teacher_precision": teacher, **setting.recipe}
     if epochs is not None:
         fields = {**fields, "epochs": epochs, "teacher": {**COMMON["teacher"], "epochs": epochs}}
@@ -126,11 +127,6 @@ def by_drive(counts: NDArray[np.int64], split: ScoredSplit) -> dict[str, Any]:
         "iou_per_class": [None if np.isnan(v) else round(float(v), 6) for v in iou_per_class(counts.sum(0))],
         "by_drive": {drive: mean_iou(counts[drives == drive].sum(0)) for drive in sorted(set(split.drives))},
     }
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies in bfloat16; elsewhere it is emulated, at twice the time of float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import psutil
@@ -155,8 +156,13 @@ class TrainingImages:
         if self._remembered is None:
             return torch.tensor(self._count_classes(indices), dtype=torch.float32)
         what = f"class weights at {self.size} of {list(indices)}, {WEIGHED} counted"
-        weights = self._remembered.get(what, fingerprint(self.dataset), lambda: self._count_classes(indices))
+        weights = self._remembered.get(what, self._files, lambda: self._count_classes(indices))
         return torch.tensor(weights, dtype=torch.float32)
+
+    @cached_property
+    def _files(self) -> str | None:
+        """Of the split; asked once for every seed and group of methods."""
+        return fingerprint(self.dataset)
 
     def _count_classes(self, indices: Sequence[int]) -> list[float]:
         classes = len(self.dataset.classes)

@@ -139,20 +139,22 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
 def in_a_precision(job: TrainingJob, networks: Networks, teaching: Teaching | None, classes: int) -> Recipe:
     """The recipe with what "auto" is here: the same for all arms, seeds and processes, and said once."""
     recipe, device, remembered = job.recipe, job.device, Remembered(job.tree.data_file)
+    asked = [field for field in ("precision", "teacher_precision") if getattr(recipe, field) == "auto"]
+    if not asked:
+        return recipe
     folders = [student_folder(job, method, seed) for seed in job.seeds for method in job.methods]
-    found = recorded_precisions([*folders, job.tree.folder("teacher")]) if job.resume else {}
-    if "precision" not in found and networks.student is not None:
-        student = networks.student
-        make = partial(build_model, student, classes)
-        found["precision"] = faster_precision(student.label, make, recipe.size, device, remembered)
-    if "teacher_precision" not in found and networks.teacher is not None:
-        teacher, size = networks.teacher, recipe.for_teacher().size
-        make = partial(build_model, teacher, classes)
-        found["teacher_precision"] = faster_precision(teacher.label, make, size, device, remembered)
-    elif "teacher_precision" not in found and teaching is not None:
+    known = recorded_precisions([*folders, job.tree.folder("teacher")]) if job.resume else {}
+    chosen = {field: known[field] for field in asked if field in known}
+    unknown = [field for field in asked if field not in known]
+    if "precision" in unknown and networks.student is not None:
+        make = partial(build_model, networks.student, classes)
+        chosen["precision"] = faster_precision(networks.student.label, make, recipe.size, device, remembered)
+    if "teacher_precision" in unknown and networks.teacher is not None:
+        make, size = partial(build_model, networks.teacher, classes), recipe.for_teacher().size
+        chosen["teacher_precision"] = faster_precision(networks.teacher.label, make, size, device, remembered)
+    elif "teacher_precision" in unknown and teaching is not None:
         passes = f"passes of {teaching.sidecar['arch']}"
-        found["teacher_precision"] = faster_precision(passes, teaching.itself, recipe.view_size, device, remembered)
-    chosen = {field: precision for field, precision in found.items() if getattr(recipe, field) == "auto"}
+        chosen["teacher_precision"] = faster_precision(passes, teaching.itself, recipe.view_size, device, remembered)
     if is_main() and "bf16" in chosen.values():
         told = {"precision": "students", "teacher_precision": "the teacher"}
         faster = " and ".join(told[field] for field, precision in chosen.items() if precision == "bf16")

@@ -109,7 +109,6 @@ def run_compare(
         json_file: of --json.
         data_root: the dataset's folder; None = where it was at training.
     """
-
     from rich.console import Console
 
     from kdbench.comparison.compare import CompareOptions

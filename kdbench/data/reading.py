@@ -15,6 +15,7 @@ from kdbench.data.base import Color, ImageMaskPairs, SegmentationDataset
 from kdbench.data.decoding import ColouredMask, dropped_band, exif_orientation, palette_in_use, read_colours
 from kdbench.data.label_map import hex_colour
 from kdbench.errors import BadInput
+from kdbench.machine.cores import usable_cores
 from kdbench.progress import progress_bar
 
 THUMBNAIL = 8
@@ -55,7 +56,7 @@ def read_split(dataset: SegmentationDataset, indices: Sequence[int]) -> list[Rea
 
 def _reads(dataset: SegmentationDataset, indices: Sequence[int]) -> Iterator[Read]:
     title, problems = f"check {dataset.name} {dataset.split}", 0
-    with ThreadPoolExecutor() as pool, progress_bar(title, len(indices)) as bar:
+    with ThreadPoolExecutor(usable_cores()) as pool, progress_bar(title, len(indices)) as bar:
         for read in pool.map(lambda index: _read(dataset, index), indices):
             problems += read.problem is not None
             bar.advance(text=f"{problems} problems" if problems else "")

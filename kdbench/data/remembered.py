@@ -67,7 +67,8 @@ class Remembered:
         if files is None:
             return find()
         key = hashlib.sha256(f"{what}\0{files}".encode()).hexdigest()
-        if (kept := self._read()).keys() & {key}:
+        kept = self._read()
+        if key in kept:
             return kept[key]
         found = find()
         if process_rank() == 0 and keep(found):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from kdbench.errors import BadInput
 from kdbench.runs.files import read_json
+from kdbench.runs.sidecar import validated
 
 
 class _Source(BaseModel):
@@ -37,12 +37,4 @@ def read_imported(path: Path) -> dict[str, Any]:
     """
     made_by = f"kdbench import FILE.onnx --name {path.parent.name}"
     document = read_json(path, made_by)
-    try:
-        _ImportSidecar.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(
-            f"'{path}' is no sidecar of an import ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
-            f"make it again with `{made_by} --overwrite`"
-        ) from error
-    return document
+    return validated(_ImportSidecar, document, f"'{path}' is no sidecar of an import", f"{made_by} --overwrite")

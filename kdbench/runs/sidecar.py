@@ -90,24 +90,27 @@ def read_export_sidecar(path: Path, made_by: str) -> dict[str, Any]:
     Raises:
         Missing: there is none. BadInput: it is broken, or lacks what an export's sidecar has.
     """
-    document = read_json(path, made_by)
+    return validated(_ExportSidecar, read_json(path, made_by), f"'{path}' is no sidecar of an export", made_by)
+
+
+def validated(schema: type[BaseModel], document: dict[str, Any], otherwise: str, made_by: str) -> dict[str, Any]:
+    """A document that fits its schema.
+
+    Args:
+        otherwise: how the error begins.
+        made_by: the command that makes it again.
+
+    Raises:
+        BadInput: it does not; names the first field that is wrong, what was received, and what was expected.
+    """
     try:
-        _ExportSidecar.model_validate(document)
+        schema.model_validate(document)
     except ValidationError as error:
-        raise BadInput(f"'{path}' is no sidecar of an export ({first_problem(error)}): {remade(made_by)}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        got = "" if first["type"] == "missing" else f"got {one_line(repr(first['input']), 80)}, "
+        raise BadInput(f"{otherwise} ({where}: {got}{first['msg']}): make it again with `{made_by}`") from error
     return document
-
-
-def first_problem(error: ValidationError) -> str:
-    """Field, what was received, and what was expected, on one line."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    got = "" if first["type"] == "missing" else f"got {one_line(repr(first['input']), 80)}, "
-    return f"{where}: {got}{first['msg']}"
-
-
-def remade(command: str) -> str:
-    return f"make it again with `{command}`"
 
 
 def read_training_sidecar(path: Path, made_by: str) -> dict[str, Any]:
@@ -120,9 +123,4 @@ def read_training_sidecar(path: Path, made_by: str) -> dict[str, Any]:
     Raises:
         Missing: there is none. BadInput: it is broken, or lacks what a training's sidecar has.
     """
-    document = read_json(path, made_by)
-    try:
-        _TrainingSidecar.model_validate(document)
-    except ValidationError as error:
-        raise BadInput(f"'{path}' is no sidecar of a training ({first_problem(error)}): {remade(made_by)}") from error
-    return document
+    return validated(_TrainingSidecar, read_json(path, made_by), f"'{path}' is no sidecar of a training", made_by)
