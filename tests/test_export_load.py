@@ -103,7 +103,11 @@ def test_exports_run_without_their_checkpoint(tree, monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "changes", "message"),
     [
-        ("onnx", {"sha256": None}, "mask.json' lacks sha256, expected the sidecar of an onnx export: make it again"),
+        (
+            "onnx",
+            {"sha256": None},
+            r"mask.json' is no sidecar of an export \(sha256: Field required\): make it again with",
+        ),
         ("onnx", {"format": "trt"}, "mask.json' describes a file of format trt, expected the sidecar of an onnx"),
         pytest.param(
             "trt",
