@@ -94,7 +94,7 @@ class BundleOptions:
 
     Attributes:
         tree: where ``method`` was trained.
-        sizes: (H, W) of the ONNX files.
+        sizes: (H, W) of the ONNX files; without any there are none, and PyTorch's ways alone can be measured.
         allow_drift: keep ONNX files that differ from PyTorch by more than they may.
     """
 
@@ -174,7 +174,8 @@ def write_onnx(options: BundleOptions, tree: RunTree, samples: list[Sample], fol
                     move_with_shared_weights(source, folder / name, places)
                     sidecar = read_json(sidecar_path(source), MADE_BY)
                     made.append({"file": name, **{key: sidecar[key] for key in ("operators", "parity", "batch")}})
-    shutil.rmtree(tree.folder(options.method).exports)
+    if made:
+        shutil.rmtree(tree.folder(options.method).exports)
     return made
 
 
@@ -211,13 +212,13 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--method", default="baseline")
     parser.add_argument("--out", type=Path, default=Path(".gpu/bundle"))
-    parser.add_argument("--sizes", default="360x480,512x512")
+    parser.add_argument("--sizes", default="360x480,512x512", help='of the ONNX files; "" makes none')
     parser.add_argument("--allow-drift", action="store_true", help="keep ONNX files that differ from PyTorch")
     arguments = parser.parse_args()
     started = time.monotonic()
     options = BundleOptions(
         RunTree(arguments.runs, arguments.dataset), arguments.method, arguments.data_root,
-        tuple(parse_size(text) for text in arguments.sizes.split(",")), arguments.allow_drift,
+        tuple(map(parse_size, filter(None, arguments.sizes.split(",")))), arguments.allow_drift,
     )  # fmt: skip
     bundle = make_bundle(options, arguments.out)
     seconds = time.monotonic() - started

@@ -48,6 +48,8 @@ from kdbench.runs.files import write_json
 ROUNDS, NETWORK_SAMPLES, CALLS = 5, 10, 50
 SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.7, 0.6
 """Of the seconds: the first of several sizes' share, and within a size that of opening every way at batch 1."""
+AUTOTUNING_COST = 4
+"""Times what compiling takes without it; a guess."""
 WORTHWHILE, LARGEST_BATCH = 1.03, 1024
 """Gain in images per second from a batch twice as large, below which the throughput is flat."""
 
@@ -67,7 +69,9 @@ def measure_singles(session: Session, scene: Scene, ways: list[Way], until: floa
     for way in ways:
         where = scene.where(way, 1)
         compiles = way.runtime == "torch.compile" and not session.opener.has_module(way, 1, scene.size)
-        cost = session.costs.get(way.runtime, 0.0) * (4 if way.autotune else 1) if compiles else 0.0
+        cost = session.costs.get(way.runtime, 0.0) if compiles else 0.0
+        if way.autotune and not session.cached:
+            cost *= AUTOTUNING_COST
         if not session.has_time(where, cost, until):
             continue
 
@@ -188,14 +192,14 @@ def run(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways
 
 def compile_all(session: Session, arguments: argparse.Namespace, sizes: list[Size], ways: list[Way]) -> None:
     """Fill the compiler's cache for the first size: every compiled way at batch 1, the first one at each batch."""
-    compiled = [way for way in ways if way.runtime == "torch.compile" and not way.autotune]
+    compiled = [way for way in ways if way.runtime == "torch.compile"]
     different = list({module_key(way, 1, sizes[0]): way for way in compiled}.values())
     work = [(way, 1, sizes[0]) for way in different]
     work += [(way, batch, sizes[0]) for way in different[:1] for batch in arguments.batches if batch > 1]
     log = arguments.out.with_suffix(".compile.log")
     seconds = compile_ahead(arguments.bundle, session.device, work, arguments.compile_seconds, log)
     session.write("compiled", seconds=seconds, work=[[way.name, batch] for way, batch, _ in work])
-    session.costs["torch.compile"] = 12.0
+    session.compiles_from_cache()
 
 
 def selected(only: str | None, skip: str | None) -> list[Way]:
@@ -224,6 +228,7 @@ def main() -> None:
     parser.add_argument(
         "--compile-seconds", type=float, default=0, help="compile side by side in processes before, at most these"
     )
+    parser.add_argument("--cached", action="store_true", help="benchmarks.gpu_compile has filled the compiler's cache")
     parser.add_argument("--only", help="names of ways, with commas between them")
     parser.add_argument("--skip", help="names of ways, with commas between them")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the script")
@@ -253,8 +258,11 @@ def main() -> None:
     except KdbenchError as error:
         raise SystemExit(str(error)) from error
     opener = Opener(bundle, arguments.device, arguments.out.with_suffix(".log"))
+    session = Session(opener, arguments.out, until)
+    if arguments.cached:
+        session.compiles_from_cache()
     with on_a_stream(arguments.device):
-        run(Session(opener, arguments.out, until), arguments, sizes, ways)
+        run(session, arguments, sizes, ways)
     print(f"done: now --score --out {arguments.out}")
 
 

@@ -33,6 +33,8 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "fused": fused,
     "products": lambda model: fused(model, products=True),
 }
+TRIED_PRODUCTS = 12
+"""Of the kernels that Inductor would time for each matrix product: all of them take minutes more."""
 WARMUP_CALLS = 3
 """Calls before a graph is captured, and until ONNX Runtime has captured its own (it does so in the second)."""
 
@@ -46,7 +48,8 @@ class Way:
         graph: replay a CUDA graph in place of launching each kernel.
         form: PyTorch's only, one of ``FORMS``.
         channels_last: memory in N x H x W x C order; ONNX Runtime reorders its graph for it (``prefer_nhwc``).
-        autotune: torch.compile's only: let it time its own matrix products, which takes minutes.
+        autotune: torch.compile's only: let it time its own matrix products beside the library's; into its own it joins
+            what stands before and after them. Takes minutes.
         early_launch: torch.compile's only: a kernel is set up while the one before it ends (programmatic dependent
             launch, of compute capability 9.0 on).
     """
@@ -70,6 +73,7 @@ def _torch(name: str, precision: str = "fp16", form: str = "plain", **options: b
 # The most telling first: time may run out.
 WAYS = (
     _torch(USUAL, "fp32", channels_last=False),
+    _torch("autotuned products torch.compile fp16" + GRAPH, form="products", autotune=True),
     _torch("products torch.compile fp16" + GRAPH, form="products"),
     _torch("fused torch.compile fp16" + GRAPH, form="fused"),
     _torch("products early-launch torch.compile fp16" + GRAPH, form="products", early_launch=True),
@@ -91,7 +95,6 @@ WAYS = (
     Way("tensorrt fp32", "tensorrt", "fp32"),
     Way("tensorrt_rtx fp16" + GRAPH, "tensorrt_rtx", "fp16", graph=True),
     Way("tensorrt_rtx fp16", "tensorrt_rtx", "fp16"),
-    _torch("autotuned products torch.compile fp16" + GRAPH, form="products", autotune=True),
 )
 
 
@@ -187,10 +190,12 @@ def module_key(way: Way, batch: int, size: Size) -> tuple[Any, ...]:
 
 def compile_options(way: Way) -> dict[str, Any]:
     """Inductor's settings, those that this version of it has."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "triton.cudagraphs": False, "coordinate_descent_tuning": False, "max_autotune": way.autotune,
         "triton.enable_pdl": way.early_launch,
     }  # fmt: skip
+    if way.autotune:
+        wanted |= {"max_autotune_gemm_backends": "ATEN,TRITON", "test_configs.max_mm_configs": TRIED_PRODUCTS}
     if way.form != "plain":
         # Channels-last everywhere: else it weighs that by a rule of thumb for training.
         wanted["force_layout_optimization"] = True

@@ -1,4 +1,4 @@
-"""What ``label_study``'s log says: means over seeds and paired differences, on val, on test and by drive."""
+"""What ``label_study``'s log says: means and paired differences, on val, on test, on drives held out, and by drive."""
 
 from __future__ import annotations
 
@@ -11,54 +11,83 @@ from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.seed_statistics import standard_error, verdict_of
 
 Entry = dict[str, Any]
-SPLITS = ("val", "test")
+Run = tuple[str, int]
+"""A fold, or a setting that has none, and a seed."""
+SPLITS = ("val", "test", "new_scenes")
+FOLD = "-without-"
+"""Between a setting's name and the drive that one of its folds holds out."""
 
 
 def score(entries: list[Entry]) -> dict[str, Any]:
     """Rows of every setting and method, in the order of the log.
 
+    A setting's folds are one row: their values are those of every fold and seed, and differences are paired by both.
+
     Args:
         entries: the log's lines; mIoU is a fraction.
     """
     rows = []
-    for setting in dict.fromkeys(entry["setting"] for entry in entries):
-        of_setting = [entry for entry in entries if entry["setting"] == setting]
-        baseline = {entry["seed"]: entry for entry in of_setting if entry["method"] == "baseline"}
+    for name, in_folds in dict.fromkeys((base_of(entry), is_fold(entry)) for entry in entries):
+        of_setting = [entry for entry in entries if (base_of(entry), is_fold(entry)) == (name, in_folds)]
+        baseline = by_run(of_setting, "baseline")
         for method in dict.fromkeys(entry["method"] for entry in of_setting):
-            ours = {entry["seed"]: entry for entry in of_setting if entry["method"] == method}
+            ours = by_run(of_setting, method)
+            first = next(iter(ours.values()))
+            splits = [split for split in SPLITS if split in first]
             rows.append(
                 {
-                    "setting": setting, "method": method, "seeds": sorted(ours),
-                    "labelled": next(iter(ours.values()))["labelled"],
-                    **{split: figures(ours, baseline, (split, "miou")) for split in SPLITS},
+                    "setting": name + (" (folds)" if in_folds else ""), "method": method,
+                    "seeds": sorted({entry["seed"] for entry in ours.values()}), "labelled": first["labelled"],
+                    **{split: figures(ours, baseline, (split, "miou")) for split in splits},
                     "by_drive": {
                         split: {
-                            drive: figures(ours, baseline, (split, "by_drive", drive))
-                            for drive in next(iter(ours.values()))[split]["by_drive"]
+                            drive: figures(
+                                with_drive(ours, split, drive), with_drive(baseline, split, drive),
+                                (split, "by_drive", drive),
+                            )
+                            for drive in sorted({d for entry in ours.values() for d in entry[split]["by_drive"]})
                         }
-                        for split in SPLITS
+                        for split in splits
                     },
                 }
             )  # fmt: skip
     return {"schema_version": 1, "benchmark": "label_study", "rows": rows, "entries": entries}
 
 
+def base_of(entry: Entry) -> str:
+    """The setting without the name of the drive that a fold holds out."""
+    name: str = entry["setting"].partition(FOLD)[0]
+    return name
+
+
+def is_fold(entry: Entry) -> bool:
+    return FOLD in entry["setting"]
+
+
+def by_run(entries: list[Entry], method: str) -> dict[Run, Entry]:
+    return {(entry["setting"], entry["seed"]): entry for entry in entries if entry["method"] == method}
+
+
+def with_drive(runs: dict[Run, Entry], split: str, drive: str) -> dict[Run, Entry]:
+    return {run: entry for run, entry in runs.items() if drive in entry[split]["by_drive"]}
+
+
 def figures(
-    ours: dict[int, Entry], baseline: dict[int, Entry], keys: tuple[str, ...]
+    ours: dict[Run, Entry], baseline: dict[Run, Entry], keys: tuple[str, ...]
 ) -> dict[str, float | str | list[float] | None]:
-    """Mean and standard error over seeds, and of the paired differences over the seeds that the baseline has too.
+    """Mean and standard error over runs, and of the paired differences over those that the baseline has too.
 
     Args:
-        ours, baseline: by seed.
+        ours, baseline: by fold and seed.
         keys: where in an entry the mIoU stands.
     """
 
     def read(entry: Entry) -> float:
         return reduce(getitem, keys, entry)  # type: ignore[return-value]
 
-    values = [read(ours[seed]) for seed in sorted(ours)]
+    values = [read(ours[run]) for run in sorted(ours)]
     shared = sorted(ours.keys() & baseline.keys()) if ours != baseline else []
-    differences = [read(ours[seed]) - read(baseline[seed]) for seed in shared]
+    differences = [read(ours[run]) - read(baseline[run]) for run in shared]
     return {
         "miou": fmean(values), "standard_error": standard_error(values), "values": values,
         "difference": fmean(differences) if differences else None,
@@ -69,17 +98,14 @@ def figures(
 
 def as_text(report: dict[str, Any]) -> str:
     """A table of at most 120 columns."""
-    lines = [
-        f"{'setting':<14}{'method':<12}{'labels':>7}{'seeds':>6}" + "".join(f"{s:>9}{'difference':>31}" for s in SPLITS)
-    ]
+    lines = [f"{'setting':<18}{'method':<12}{'labels':>7}{'seeds':>6}{'split':>11}{'mIoU':>9}{'difference':>31}"]
     for row in report["rows"]:
-        line = f"{row['setting']:<14}{row['method']:<12}{row['labelled']:>7}{len(row['seeds']):>6}"
-        for split in SPLITS:
+        head = f"{row['setting']:<18}{row['method']:<12}{row['labelled']:>7}{len(row['seeds']):>6}"
+        for split in (split for split in SPLITS if split in row):
             found = row[split]
             over = "–"
             if found["difference"] is not None:
                 error = plus_minus(found["difference_standard_error"])
                 over = f"{difference(found['difference'])}{error} {found['verdict']}"
-            line += f"{fraction(found['miou']):>9}{over:>31}"
-        lines.append(line)
+            lines.append(f"{head}{split:>11}{fraction(found['miou']):>9}{over:>31}")
     return "\n".join(lines)

@@ -6,8 +6,9 @@
 
 A setting is a student, a share of labels and a number of epochs; its teacher (EfficientNet-Lite2 with ImageNet weights)
 learns from the same labels and sees twice the students' side. Each student is scored once, at the end of its training,
-on val and on test, by drive, and a line of it is appended to the log. What the log or the runs folder has is skipped,
-on any machine. The settings were fixed before anything was scored on test: nothing here is chosen by it.
+on val and on test, by drive, or in a fold on the drive that was held out, and a line of it is appended to the log. What
+the log or the runs folder has is skipped, on any machine. The settings were fixed before anything was scored on test:
+nothing here is chosen by it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.label_scores import as_text, score
+from benchmarks.label_scores import FOLD, as_text, score
 from kdbench.comparison.metrics import iou_per_class, mean_iou
 from kdbench.data.base import SegmentationDataset
 from kdbench.data.camvid import open_camvid
+from kdbench.data.held_out import hold_out
 from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size, resize_image
 from kdbench.machine.environment import environment
@@ -50,10 +52,20 @@ SCORED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the study's plan: fields of the recipe that differ from ``COMMON``."""
+    """One row of the study's plan.
+
+    Attributes:
+        recipe: the fields that differ from ``COMMON``.
+        hold_out: the drive that a fold is scored on; None = train and val as they are, scored on val and test.
+    """
 
     name: str
     recipe: dict[str, Any]
+    hold_out: str | None = None
+
+    def without(self, drive: str) -> Setting:
+        """The fold that is trained on the other drives of train and val together, and scored on this one."""
+        return Setting(f"{self.name}{FOLD}{drive}", self.recipe, drive)
 
 
 COMMON: dict[str, Any] = {
@@ -62,14 +74,17 @@ COMMON: dict[str, Any] = {
     "beta": 2.0, "temperature": 1.0, "dist_weight": 5.0, "gamma": 2.0, "validate_every": 10_000,
     "teacher": {"arch": "fpn_efficientnet_lite2", "epochs": 14, "batch_size": 8, "lr": 5e-4, "size": (360, 480)},
 }  # fmt: skip
-SETTINGS = (
+WHOLE = (
     Setting("quarter", {"labelled": 0.25, "epochs": 104}),
     Setting("all", {"epochs": 104}),
     Setting("sixteenth", {"labelled": 1 / 16, "epochs": 104}),
     Setting("all-lite0", {"student": {"arch": "student_lite0", "weights": "imagenet"}, "lr": 1e-3, "epochs": 48}),
+    Setting("quarter-long", {"labelled": 0.25, "epochs": 208}),
     Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had."""
+DRIVES = ("0001TP", "0006R0", "0016E5")
+SETTINGS = (*WHOLE, *(setting.without(drive) for setting in WHOLE[:2] for drive in DRIVES))
 
 
 def recipe_of(setting: Setting, device: str, epochs: int | None) -> Recipe:
@@ -133,8 +148,10 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
     device = torch.device(arguments.device)
     recipe = recipe_of(setting, device.type, arguments.epochs)
     tree = RunTree(arguments.runs / setting.name, "camvid")
-    splits = {name: open_camvid(arguments.data_root, name) for name in ("train", "val", "test")}
-    borrow_teacher(tree, recipe, arguments.runs)
+    splits = open_splits(setting, arguments.data_root)
+    if setting.hold_out is None:
+        borrow_teacher(tree, recipe, arguments.runs)
+    names = [name for name in splits if name != "train"]
     scored: dict[str, ScoredSplit] = {}
     todo = [s for s in arguments.seeds if any((setting.name, m, s) not in read_log(log) for m in arguments.methods)]
     if not todo:
@@ -145,8 +162,8 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
             train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device, weights="imagenet",
             resume=True, about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip
-        train(job, Data(splits["train"], splits["val"]))
-        for name in ("val", "test"):
+        train(job, Data(splits["train"], splits[names[0]]))
+        for name in names:
             scored.setdefault(name, open_scored(splits[name], recipe.size, device))
         for method in arguments.methods:
             if (setting.name, method, seed) in read_log(log):
@@ -155,8 +172,17 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
             append(log, setting, method, seed, checkpoint, scored)
     teacher = tree.checkpoint("teacher")
     if (setting.name, "teacher", 0) not in read_log(log):
-        at_its_size = {n: open_scored(splits[n], recipe.view_size, device) for n in ("val", "test")}
+        at_its_size = {n: open_scored(splits[n], recipe.view_size, device) for n in names}
         append(log, setting, "teacher", 0, teacher, at_its_size)
+
+
+def open_splits(setting: Setting, root: Path) -> dict[str, SegmentationDataset]:
+    """train, and what students are scored on: val and test, or the drive that is held out."""
+    train, val = (open_camvid(root, name) for name in ("train", "val"))
+    if setting.hold_out is None:
+        return {"train": train, "val": val, "test": open_camvid(root, "test")}
+    kept, held = hold_out(train, val, setting.hold_out)
+    return {"train": kept, "new_scenes": held}
 
 
 def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
@@ -164,7 +190,7 @@ def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
     own = tree.method_dir("teacher")
     if own.exists():
         return
-    for other in SETTINGS:
+    for other in WHOLE:
         there = RunTree(runs / other.name, "camvid").folder("teacher")
         finished = there.finished("benchmarks.label_study")
         if finished is None:
@@ -189,7 +215,8 @@ def append(
     }  # fmt: skip
     with open(log, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-    print(f"{setting.name} {method} seed {seed}: val {entry['val']['miou']:.4f} test {entry['test']['miou']:.4f}")
+    said = ", ".join(f"{name} {entry[name]['miou']:.4f}" for name in scored)
+    print(f"{setting.name} {method} seed {seed}: {said}", flush=True)
 
 
 def read_log(log: Path) -> dict[tuple[str, str, int], dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +102,12 @@ class ImageMaskPairs(SegmentationDataset):
         super().__init__(name, split, classes, palette)
         self.pairs = list(pairs)
         self.labels = LabelMap.of_ids(self.classes, ignore_values)
+
+    def with_pairs(self, pairs: Sequence[tuple[Path, Path]]) -> Self:
+        """The same dataset with other files."""
+        other = copy.copy(self)
+        other.pairs = list(pairs)
+        return other
 
     @property
     def meaning(self) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,12 @@ class DeclaredPairs(ImageMaskPairs):
         super().__init__(name, split, classes, palette, pairs)
         self.declared = declared
         self.labels = declared.labels or self.labels
-        self._stems_differ = len({image.stem for image, _ in self.pairs}) == len(self.pairs)
+        self._stems_differ = stems_differ(pairs)
+
+    def with_pairs(self, pairs: Sequence[tuple[Path, Path]]) -> Self:
+        other = super().with_pairs(pairs)
+        other._stems_differ = stems_differ(pairs)
+        return other
 
     @property
     def meaning(self) -> str:
@@ -79,3 +85,8 @@ class DeclaredPairs(ImageMaskPairs):
         if self.declared.unmasked is not None and not self.pairs[index][1].is_file():
             return np.full(shape, self.declared.unmasked, dtype=np.uint8)
         return super().read_label(index, shape)
+
+
+def stems_differ(pairs: Sequence[tuple[Path, Path]]) -> bool:
+    """Whether files' names alone tell images apart."""
+    return len({image.stem for image, _ in pairs}) == len(pairs)
