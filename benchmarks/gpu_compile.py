@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu_bundle import Bundle
@@ -24,8 +24,14 @@ Work = tuple[Way, int, Size]
 """A way, a batch, and the size of an image."""
 
 
-def compile_ahead(bundle: Path, device: str, work: Iterable[Work], seconds: float, log: Path) -> float:
-    """Compile all of ``work`` at the same time, stop what takes longer than ``seconds``; how long it took."""
+def compile_ahead(
+    bundle: Path, device: str, work: Sequence[Work], seconds: float, log: Path
+) -> tuple[float, list[Work]]:
+    """Compile all of ``work`` at the same time and stop what takes longer than ``seconds``.
+
+    Returns:
+        How long it took, and what was compiled to the end.
+    """
     started = time.monotonic()
     with open(log, "ab") as output:
         processes = [
@@ -47,7 +53,8 @@ def compile_ahead(bundle: Path, device: str, work: Iterable[Work], seconds: floa
             for process in processes:
                 process.kill()
                 process.wait()
-    return time.monotonic() - started
+    done = [one for one, process in zip(work, processes, strict=True) if process.returncode == 0]
+    return time.monotonic() - started, done
 
 
 def main() -> None:

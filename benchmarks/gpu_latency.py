@@ -48,8 +48,6 @@ from kdbench.runs.files import write_json
 ROUNDS, NETWORK_SAMPLES, CALLS = 5, 10, 50
 SHARE_OF_FIRST_SIZE, SHARE_OF_OPENING = 0.7, 0.6
 """Of the seconds: the first of several sizes' share, and within a size that of opening every way at batch 1."""
-AUTOTUNING_COST = 4
-"""Times what compiling takes without it; a guess."""
 WORTHWHILE, LARGEST_BATCH = 1.03, 1024
 """Gain in images per second from a batch twice as large, below which the throughput is flat."""
 
@@ -68,11 +66,7 @@ def measure_singles(session: Session, scene: Scene, ways: list[Way], until: floa
     best: dict[Way, float] = {}
     for way in ways:
         where = scene.where(way, 1)
-        compiles = way.runtime == "torch.compile" and not session.opener.has_module(way, 1, scene.size)
-        cost = session.costs.get(way.runtime, 0.0) if compiles else 0.0
-        if way.autotune and not session.cached:
-            cost *= AUTOTUNING_COST
-        if not session.has_time(where, cost, until):
+        if not session.has_time(where, session.seconds_to_open(way, 1, scene.size), until):
             continue
 
         def first(way: Way = way) -> tuple[Engine, float]:
@@ -124,7 +118,7 @@ def measure_batches(session: Session, scene: Scene, ways: list[Way], batches: tu
 def measure_batch(session: Session, scene: Scene, way: Way, batch: int, until: float) -> float | None:
     """Images per second through the pipeline; None where it was not measured."""
     where = scene.where(way, batch)
-    if not session.has_time(where, session.costs.get(way.runtime, 0.0), until):
+    if not session.has_time(where, session.seconds_to_open(way, batch, scene.size), until):
         return None
 
     def work() -> float:
@@ -197,9 +191,9 @@ def compile_all(session: Session, arguments: argparse.Namespace, sizes: list[Siz
     work = [(way, 1, sizes[0]) for way in different]
     work += [(way, batch, sizes[0]) for way in different[:1] for batch in arguments.batches if batch > 1]
     log = arguments.out.with_suffix(".compile.log")
-    seconds = compile_ahead(arguments.bundle, session.device, work, arguments.compile_seconds, log)
-    session.write("compiled", seconds=seconds, work=[[way.name, batch] for way, batch, _ in work])
-    session.compiles_from_cache()
+    seconds, done = compile_ahead(arguments.bundle, session.device, work, arguments.compile_seconds, log)
+    session.write("compiled", seconds=seconds, work=[[way.name, batch] for way, batch, _ in done])
+    session.cached = {module_key(*one) for one in done}
 
 
 def selected(only: str | None, skip: str | None) -> list[Way]:
@@ -260,7 +254,7 @@ def main() -> None:
     opener = Opener(bundle, arguments.device, arguments.out.with_suffix(".log"))
     session = Session(opener, arguments.out, until)
     if arguments.cached:
-        session.compiles_from_cache()
+        session.cached = None
     with on_a_stream(arguments.device):
         run(session, arguments, sizes, ways)
     print(f"done: now --score --out {arguments.out}")

@@ -27,6 +27,8 @@ from kdbench.machine.state import gpu_clocks
 from kdbench.runs.files import write_json
 
 LIMIT_SECONDS = 470
+COMPILE_SHARE = 0.6
+"""Of the latency's seconds, at most, for compiling side by side: less on a machine with many cores."""
 LEAST_SECONDS = 15
 """What must be left for a step to be begun."""
 
@@ -52,7 +54,8 @@ def steps(arguments: argparse.Namespace) -> tuple[TimedStep, ...]:
         TimedStep(
             Step(
                 "latency", "every way to run the network: accuracy, batch 1, and the batch where throughput is flat",
-                script("benchmarks.gpu_latency", *latency, *device, "--seconds", str(arguments.latency_seconds)),
+                script("benchmarks.gpu_latency", *latency, *device, "--seconds", str(arguments.latency_seconds),
+                       "--compile-seconds", str(COMPILE_SHARE * arguments.latency_seconds), "--batches", "1,256"),
             ),
             arguments.latency_seconds + 45,
         ),
@@ -101,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
     parser.add_argument("--device", default="cuda", help="cpu tries the steps that need no GPU")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds of all steps together")
-    parser.add_argument("--latency-seconds", type=float, default=200)
+    parser.add_argument("--latency-seconds", type=float, default=260)
     parser.add_argument("--only", help="these steps alone, with commas")
     parser.add_argument("--skip", default="", help="steps that are left out, with commas")
     parser.add_argument("--list", action="store_true", help="name the steps and stop")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.gpu_engine import Engine
 from benchmarks.gpu_timing import warm_up
-from benchmarks.gpu_ways import WAYS, Opener, Way
+from benchmarks.gpu_ways import WAYS, Opener, Way, module_key
 from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import Sample
 from kdbench.data.preprocessing import Size, resize_image, resize_label
@@ -28,10 +28,9 @@ LEAST_AGREEMENT = {"fp32": 0.998, "fp16": 0.99}
 WARMUP_SECONDS = {"cuda": 0.3, "cpu": 0.0}
 STEP_LIMIT_SECONDS = 60
 """A step that takes longer has its stack printed: a call into a driver cannot be stopped from within."""
-OPEN_SECONDS = {"torch.compile": 25.0}
-"""A guess, until one was opened; a way is not opened with less time left."""
-CACHED_SECONDS = 13.0
-"""To open a compiled network that is in the compiler's cache, as seen on an H200's machine."""
+COMPILE_SECONDS, AUTOTUNE_SECONDS, CACHED_SECONDS = 60.0, 150.0, 13.0
+"""To open a compiled network, to one whose products are timed, and to one that is in the compiler's cache: as seen on
+an H200's machine of 16 cores. A way is not opened with less time left."""
 
 
 @dataclass
@@ -40,18 +39,21 @@ class Session:
 
     Attributes:
         until: on ``time.monotonic``'s clock.
-        costs: seconds that opening took, by runtime.
-        cached: whether the compiler finds its work done.
+        cached: ``module_key`` of what is in the compiler's cache; None = everything.
     """
 
     opener: Opener
     journal: Path
     until: float
-    costs: dict[str, float] = field(default_factory=lambda: dict(OPEN_SECONDS))
-    cached: bool = False
+    cached: set[tuple[Any, ...]] | None = field(default_factory=set)
 
-    def compiles_from_cache(self) -> None:
-        self.cached, self.costs["torch.compile"] = True, CACHED_SECONDS
+    def seconds_to_open(self, way: Way, batch: int, size: Size) -> float:
+        """A guess, 0 where nothing is compiled."""
+        if way.runtime != "torch.compile" or self.opener.has_module(way, batch, size):
+            return 0.0
+        if self.cached is None or module_key(way, batch, size) in self.cached:
+            return CACHED_SECONDS
+        return AUTOTUNE_SECONDS if way.autotune else COMPILE_SECONDS
 
     @property
     def device(self) -> str:
@@ -144,7 +146,6 @@ def open_way(session: Session, scene: Scene, way: Way, batch: int) -> Engine:
     started = time.perf_counter()
     engine = session.opener.open(way, batch, scene.size)
     seconds = time.perf_counter() - started
-    session.costs[way.runtime] = max(session.costs.get(way.runtime, 0.0), seconds)
     masks = predict(engine, scene.images)
     agreement = float((masks == scene.reference).double().mean())
     manifest = session.opener.bundle.manifest

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from benchmarks import gpu_latency, gpu_session, gpu_timing
+from benchmarks.gpu_compile import compile_ahead
 from benchmarks.gpu_engine import Engine
 from benchmarks.gpu_latency import best_of_each_kind, measure_batches, selected
-from benchmarks.gpu_session import Session, open_scene, predict
+from benchmarks.gpu_session import CACHED_SECONDS, Session, open_scene, predict
 from benchmarks.gpu_timing import Pipeline, convolution_bytes, measure_floors, time_image_to_mask, time_network
-from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Opener, cuda_options, errors_into, onnx_engine
+from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Opener, cuda_options, errors_into, module_key, onnx_engine
 from kdbench.backends import load_backend
 from tests.conftest import REPOSITORY
 
@@ -276,10 +277,27 @@ def test_onnx_refuses_another_provider(bundle, monkeypatch):
     ],
 )
 def test_every_way_on_a_gpu_gives_the_same_masks(bundle, tmp_path, way):
-    pytest.importorskip({"torch.compile": "torch", "onnx": "onnxruntime"}.get(way.runtime, way.runtime))
+    package = pytest.importorskip({"torch.compile": "torch", "onnx": "onnxruntime"}.get(way.runtime, way.runtime))
+    if way.runtime == "onnx" and "CUDAExecutionProvider" not in package.get_available_providers():
+        pytest.skip("this ONNX Runtime is the processor's: pip install onnxruntime-gpu")
     images = torch.from_numpy(np.stack([sample.image for sample in bundle.samples()]))
     opener = Opener(bundle, "cuda", tmp_path / "log")
     with torch.cuda.stream(torch.cuda.Stream()):
         masks = predict(opener.open(way, 1, SIZE), images)
         usual = predict(opener.open(WAYS[0], 1, SIZE), images)
     assert float((masks == usual).double().mean()) > 0.9
+
+
+def test_what_was_not_compiled_in_time_is_not_taken_for_compiled(opener, tmp_path):
+    way = BY_NAME["fused torch.compile fp16"]
+    seconds, done = compile_ahead(opener.bundle.folder, "cpu", [(way, 1, SIZE)], 0.3, tmp_path / "log")
+    assert done == []
+    assert seconds < 30
+    session = Session(opener, tmp_path / "journal", time.monotonic())
+    tuned = BY_NAME["autotuned products torch.compile fp16 in a CUDA graph"]
+    assert session.seconds_to_open(tuned, 1, SIZE) > session.seconds_to_open(way, 1, SIZE) > CACHED_SECONDS
+    session.cached = {module_key(tuned, 1, SIZE)}
+    assert session.seconds_to_open(tuned, 1, SIZE) == CACHED_SECONDS < session.seconds_to_open(tuned, 2, SIZE)
+    session.cached = None
+    assert session.seconds_to_open(tuned, 2, SIZE) == CACHED_SECONDS
+    assert session.seconds_to_open(BY_NAME[USUAL], 1, SIZE) == 0
