@@ -282,7 +282,7 @@ def compare(
         Missing: nothing was trained there. BadInput: an unknown name. What cannot run is a row with its reason.
     """
     from kdbench.backends import BACKENDS
-    from kdbench.cli.options import choose, open_trained_dataset, recipe_defaults
+    from kdbench.cli.options import choose, open_trained_dataset, other_splits, recipe_defaults
     from kdbench.comparison.compare import CompareOptions
     from kdbench.comparison.compare import compare as run
     from kdbench.formats import PRECISIONS
@@ -301,7 +301,9 @@ def compare(
         precisions=choose("precisions", ",".join(precisions), PRECISIONS),
         output="mask", device="cpu", threads=usable_cores(), rounds=rounds, recipe_defaults=recipe_defaults(),
     )  # fmt: skip
-    return run(tree, open_trained_dataset(trees[0], None, options.methods[0]), options)
+    validation = open_trained_dataset(trees[0], None, options.methods[0])
+    others = other_splits(trees[0], validation, None, options.methods[0], test=False)
+    return run(tree, validation, options, others)
 
 
 def _paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:

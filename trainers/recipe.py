@@ -19,7 +19,7 @@ from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
 from kdbench.methods.base import recipe_fields
 from kdbench.models.architectures import require_size
-from kdbench.runs.tree import variant_of
+from kdbench.runs.tree import HOLD_OUT, variant_of
 from trainers.network_recipe import LabelledShare, NetworkRecipe, StudentRecipe, TeacherRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -143,11 +143,14 @@ def usual_recipe(dataset: str) -> str:
     return DATASETS[dataset].recipe or OTHER_DATA
 
 
-def variant_name(dataset: str, recipe: Recipe, unlabelled: Path | None = None) -> str | None:
+def variant_name(
+    dataset: str, recipe: Recipe, unlabelled: Path | None = None, hold_out: str | None = None
+) -> str | None:
     """What a training has that the dataset's usual one has not, as a folder's name.
 
     Args:
         unlabelled: the folder of images without labels that it learns from as well.
+        hold_out: the recording that it does not see.
     """
     usual_training = load_recipe(usual_recipe(dataset), {})
     usual, own = usual_training.student, recipe.student
@@ -161,6 +164,8 @@ def variant_name(dataset: str, recipe: Recipe, unlabelled: Path | None = None) -
         differs["labelled"] = Path(str(recipe.labelled)).stem if listed else f"{recipe.labelled:g}"
     if unlabelled is not None:
         differs["unlabelled"] = unlabelled.absolute().name
+    if hold_out is not None:
+        differs[HOLD_OUT] = hold_out
     return variant_of(differs)
 
 

@@ -24,15 +24,17 @@ from kdbench.cli.options import (
     deployable,
     json_result,
     open_trained_dataset,
+    other_splits,
     recipe_defaults,
     results_file,
 )
+from kdbench.errors import BadInput
 from kdbench.formats import PRECISIONS
 from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.cores import require_bearable, usable_cores
 from kdbench.methods.base import student_methods
 from kdbench.runs.files import read_json
-from kdbench.runs.tree import USUAL, RunTree
+from kdbench.runs.tree import USUAL, RunTree, is_fold
 
 
 @app.command(rebuilds=True)
@@ -50,6 +52,9 @@ def compare(
     variant: Annotated[
         str, typer.Option(help="Of the trainings, as student=student_lite0 or usual: several with commas, or all.")
     ] = "all",
+    split: Annotated[
+        str, typer.Option(help="val, or test: score a test split as well, once, when a study is finished.")
+    ] = "val",
     timeout: Timeout = LIMIT_S,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
@@ -62,9 +67,10 @@ def compare(
     Examples:
       kdbench compare --backend torch,onnx,trt
       kdbench compare --backend onnx,openvino --precision fp32,int8
+      kdbench compare --split test
     """
     tree = RunTree.find(runs, dataset, USUAL)
-    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant, timeout)
+    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant, timeout, split)
     run_compare(tree, flags, json_file, data_root)
 
 
@@ -81,6 +87,7 @@ class CompareFlags:
     rounds: int = 100
     variant: str = "all"
     timeout: float = LIMIT_S
+    split: str = "val"
 
 
 def chosen_variants(tree: RunTree, text: str) -> tuple[str | None, ...]:
@@ -88,6 +95,11 @@ def chosen_variants(tree: RunTree, text: str) -> tuple[str | None, ...]:
     if text == "all":
         return tuple(tree.trained_variants()) or (None,)
     names = choose("--variant", text, (USUAL, *(name for name in tree.variants() if name)))
+    if folds := [name for name in names if is_fold(name)]:
+        raise BadInput(
+            f"--variant: got '{folds[0]}', a fold, which has no validation split of its own: leave it out, folds are "
+            "the column 'New scenes' of the variant that they are of"
+        )
     return tuple(None if name == USUAL else name for name in names)
 
 
@@ -117,6 +129,7 @@ def run_compare(
     from kdbench.errors import RunFailed
 
     require_bearable(flags.threads)
+    splits = choose("--split", flags.split, ("val", "test"))
     variants = chosen_variants(tree, flags.variant)
     options = CompareOptions(
         variants=variants,
@@ -134,7 +147,8 @@ def run_compare(
     check_writable(destination, ".txt", ".md", ".csv")
     with json_result("-" if json_file == "-" else None) as document:
         dataset = open_trained_dataset(tree.of_variant(variants[0]), data_root, options.methods[0])
-        comparison = run(tree, dataset, options)
+        others = other_splits(tree, dataset, data_root, options.methods[0], test="test" in splits)
+        comparison = run(tree, dataset, options, others)
         write_all(comparison, destination)
         document.update(read_json(destination, "kdbench compare"))
         print_table(comparison, Console(width=None if sys.stdout.isatty() else 200))

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,11 @@ from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, student_methods
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import RunTree, is_fold
+
+if TYPE_CHECKING:
+    from kdbench.comparison.new_scenes import OtherSplits
+    from kdbench.data import SegmentationDataset
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
@@ -87,13 +91,41 @@ def trust_named(text: str) -> None:
 def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, split: str = "val") -> Any:
     """A split of what a tree was trained with, from where it was then unless ``data_root`` says else."""
     from kdbench.data import open_dataset
+    from kdbench.data.held_out import hold_out
 
-    described = [tree.folder(m).description for m in (method, *METHODS.names(), *tree.imports())]
+    names = (method, *METHODS.names(), *tree.imports())
+    described = [one.folder(name).description for one in (tree, *tree.folds()) for name in names]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
     sidecar = read_json(next((path for path in described if path.exists()), described[0]), command)
     join_recorded(tree.dataset, sidecar)
     recorded = sidecar.get("data_root")
-    return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
+    root = data_root or (Path(recorded) if recorded else None)
+    if not is_fold(tree.variant) or split == "test":
+        return open_dataset(tree.dataset, split, root)
+    train, val = (open_dataset(tree.dataset, name, root) for name in ("train", "val"))
+    kept, held = hold_out(train, val, sidecar["hold_out"])
+    return kept if split == "train" else held
+
+
+def other_splits(
+    tree: RunTree, validation: SegmentationDataset, data_root: Path | None, method: str, *, test: bool
+) -> OtherSplits:
+    """What trainings are scored on besides validation.
+
+    Args:
+        tree: of the variant that ``validation`` was opened for.
+        test: score the test split too.
+
+    Raises:
+        BadInput: there is no test split.
+    """
+    from kdbench.comparison.new_scenes import OtherSplits
+
+    folds = any(is_fold(variant) for variant in tree.variants())
+    return OtherSplits(
+        open_trained_dataset(tree, data_root, method, "train") if folds else None,
+        open_trained_dataset(tree, data_root, method, "test") if test else None,
+    )
 
 
 def recipe_defaults() -> dict[str, Any]:

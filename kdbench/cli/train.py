@@ -133,6 +133,17 @@ def train(
             help="A folder of images without labels: distilled methods learn from them too.", rich_help_panel="Data"
         ),
     ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="A recording: train on the others of train and val together, and score on this one.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    folds: Annotated[
+        bool,
+        typer.Option("--folds", help="Hold out each recording in turn: mIoU on new scenes.", rich_help_panel="Data"),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -159,6 +170,7 @@ def train(
       kdbench train --method all
       kdbench train --method all --dataset camvid --data-root data/camvid --seeds 0,1,2
       kdbench train --method cwd,dist
+      kdbench train --method all --dataset camvid --data-root data/camvid --folds
       kdbench train --method baseline-long
       kdbench train --from runs/camvid/dist/student.json --runs again
       torchrun --nproc-per-node 2 -m kdbench train --method all
@@ -188,7 +200,7 @@ def train(
             weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
             deterministic=deterministic, accept_data=accept_data, unlabelled=unlabelled,
-            overwrite=overwrite,
+            overwrite=overwrite, hold_out=hold_out, folds=folds,
         )  # fmt: skip
         document.update(models=run_training(RunTree(runs, dataset), flags, data_root))
 

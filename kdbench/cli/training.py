@@ -17,6 +17,7 @@ from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
+    from trainers.recipe import Recipe
     from trainers.train import Data, TrainingJob
 
 GO_ON = "go on with the same command and --resume"
@@ -31,6 +32,8 @@ class TrainFlags:
         recipe: a recipe's name or file.
         overrides: fields of the recipe that flags set, None = not given.
         keep_teacher: train one only where there is none to keep.
+        hold_out: a recording that training does not see, and is scored on.
+        folds: each recording held out in turn.
         go_on: what to do after an interruption.
     """
 
@@ -50,25 +53,72 @@ class TrainFlags:
     deterministic: bool = False
     accept_data: bool = False
     unlabelled: Path | None = None
+    hold_out: str | None = None
+    folds: bool = False
     overwrite: bool = False
     go_on: str = GO_ON
 
 
+@dataclass(frozen=True)
+class DataAsked:
+    """Which data a training is to have.
+
+    Attributes:
+        root: the dataset's folder.
+        sbd, download: of ``open_dataset``.
+        unlabelled: a folder of images without labels.
+        hold_out: the recording that is held out, and scored on in place of the validation split.
+        accept: train in spite of problems.
+    """
+
+    root: Path | None
+    sbd: bool = False
+    download: bool = False
+    unlabelled: Path | None = None
+    hold_out: str | None = None
+    accept: bool = False
+
+
+def open_data(dataset: str, asked: DataAsked) -> Data:
+    """Both splits, and the images without labels.
+
+    Raises:
+        BadInput: see ``open_dataset``, ``hold_out`` and ``open_unlabelled``.
+    """
+    from kdbench.data import open_dataset
+    from kdbench.data.held_out import hold_out
+    from kdbench.data.unlabelled import open_unlabelled
+    from trainers.train import Data
+
+    train = open_dataset(dataset, "train", asked.root, sbd=asked.sbd, download=asked.download)
+    validation = open_dataset(dataset, "val", asked.root)
+    if asked.hold_out is not None:
+        train, validation = hold_out(train, validation, asked.hold_out)
+    return Data(train, validation, open_unlabelled(asked.unlabelled, train, validation, asked.root))
+
+
+def check_data(tree: RunTree, data: Data, asked: DataAsked) -> dict[str, Any]:
+    """Look at a sample of the data; what a sidecar says of them.
+
+    Raises:
+        BadInput: see ``require_sound``.
+    """
+    from kdbench.data.check import require_sound
+    from kdbench.data.remembered import Remembered
+
+    accepted = require_sound(*data, accept=asked.accept, remembered=Remembered(tree.data_file))
+    further = {"sbd": True} if asked.sbd else {}
+    folder = {} if asked.unlabelled is None else {"unlabelled": asked.unlabelled.as_posix()}
+    held = {} if asked.hold_out is None else {"hold_out": asked.hold_out}
+    return {**how_to_open(tree.dataset, asked.root), **further, **folder, **held, **accepted}
+
+
 def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> list[dict[str, Any]]:
     """Open data and recipe, and train."""
-    import torch
-
-    from kdbench.data import open_dataset
-    from kdbench.data.check import require_sound
+    from kdbench.data.held_out import groups_of
     from kdbench.data.preprocessing import parse_size
-    from kdbench.data.remembered import Remembered
-    from kdbench.data.unlabelled import open_unlabelled
-    from trainers.methods import needs_teacher
-    from trainers.network_recipe import NO_WEIGHTS
-    from trainers.processes import launcher_precision
-    from trainers.recipe import load_recipe, variant_name
-    from trainers.teacher import require_teacher_arch, teacher_is_ready
-    from trainers.train import Data, TrainingJob
+    from trainers.processes import is_main, launcher_precision
+    from trainers.recipe import load_recipe
 
     check_runs(tree)
     for arch in filter(None, (flags.overrides.get("student"), flags.teacher)):
@@ -92,18 +142,38 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     if precision := launcher_precision():
         overrides["precision"] = precision
     recipe = load_recipe(flags.recipe, overrides, flags.teacher)
-    tree = tree.of_variant(variant_name(tree.dataset, recipe, flags.unlabelled))
+    asked = DataAsked(data_root, flags.sbd, flags.download, flags.unlabelled, flags.hold_out, flags.accept_data)
+    if not flags.folds:
+        return train_on(tree, recipe, flags, asked)
+    if flags.hold_out is not None:
+        raise BadInput(f"--folds: got --hold-out {flags.hold_out} as well, expected one of them: leave the other out")
+    whole = open_data(tree.dataset, asked)
+    models, groups = [], groups_of(whole.train, whole.validation)
+    for number, group in enumerate(groups, start=1):
+        if is_main():
+            print(f"fold {number} of {len(groups)}: {group} is held out")
+        models += train_on(tree, recipe, flags, replace(asked, hold_out=group))
+    return models
+
+
+def train_on(tree: RunTree, recipe: Recipe, flags: TrainFlags, asked: DataAsked) -> list[dict[str, Any]]:
+    """Train on the data that are asked for, in the variant that they make."""
+    import torch
+
+    from trainers.methods import needs_teacher
+    from trainers.network_recipe import NO_WEIGHTS
+    from trainers.recipe import variant_name
+    from trainers.teacher import require_teacher_arch, teacher_is_ready
+    from trainers.train import TrainingJob
+
+    tree = tree.of_variant(variant_name(tree.dataset, recipe, asked.unlabelled, asked.hold_out))
     weights = recipe.teacher.weights if flags.weights is None else flags.weights
     if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
         require_teacher_arch(tree, recipe.teacher.network)
     chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     device = torch.device(choose_device(flags.device))
-    train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
-    validation = open_dataset(tree.dataset, "val", data_root)
-    unlabelled = open_unlabelled(flags.unlabelled, train_set, validation, data_root)
-    accepted = require_sound(
-        train_set, validation, unlabelled, accept=flags.accept_data, remembered=Remembered(tree.data_file)
-    )
+    data = open_data(tree.dataset, asked)
+    about = check_data(tree, data, asked)
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
     job = TrainingJob(
         tree=tree,
@@ -116,10 +186,10 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         weights=None if weights == NO_WEIGHTS else weights,
         resume=flags.resume,
         overwrite=flags.overwrite,
-        about={**about_data(tree, data_root, flags.sbd, flags.unlabelled), **accepted},
+        about=about,
         deterministic=flags.deterministic,
     )
-    return execute(job, Data(train_set, validation, unlabelled), flags.go_on)
+    return execute(job, data, flags.go_on)
 
 
 def rerun(
@@ -128,13 +198,9 @@ def rerun(
     """Train what a sidecar describes, and say whether it came out the same."""
     import torch
 
-    from kdbench.data import open_dataset
-    from kdbench.data.check import require_sound
-    from kdbench.data.remembered import Remembered
-    from kdbench.data.unlabelled import open_unlabelled
     from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
-    from trainers.train import Data, TrainingJob
+    from trainers.train import TrainingJob
 
     past = read_past_training(past_file)
     tree = RunTree(runs, past.sidecar["dataset"], past.sidecar.get("variant"))
@@ -143,15 +209,15 @@ def rerun(
     require_new_place(past, tree)
     recorded, sbd = past.sidecar.get("data_root"), past.sidecar.get("sbd", False)
     data_root = data_root or (Path(recorded) if recorded else None)
-    train_set = open_dataset(tree.dataset, "train", data_root, sbd=sbd)
-    validation = open_dataset(tree.dataset, "val", data_root)
-    folder = Path(past.sidecar["unlabelled"]) if "unlabelled" in past.sidecar else None
-    unlabelled = open_unlabelled(folder, train_set, validation, data_root)
-    require_same_data(past, train_set, unlabelled)
+    asked = DataAsked(
+        data_root, sbd,
+        unlabelled=Path(past.sidecar["unlabelled"]) if "unlabelled" in past.sidecar else None,
+        hold_out=past.sidecar.get("hold_out"), accept="accepted_data" in past.sidecar,
+    )  # fmt: skip
+    data = open_data(tree.dataset, asked)
+    require_same_data(past, data.train, data.unlabelled)
     bring_teacher(past, tree)
-    accepted = require_sound(
-        train_set, validation, unlabelled, accept="accepted_data" in past.sidecar, remembered=Remembered(tree.data_file)
-    )
+    about = check_data(tree, data, asked)
     is_teacher = past.method == "teacher"
     job = TrainingJob(
         tree=tree,
@@ -163,22 +229,15 @@ def rerun(
         device=torch.device(choose_device(device)),
         weights=past.sidecar.get("weights"),
         resume=resume,
-        about={**about_data(tree, data_root, sbd, folder), **accepted},
+        about=about,
         deterministic=deterministic or past.sidecar.get("deterministic", False),
         time_matched=past.sidecar.get("time_matched"),
         code=Network.recorded(past.sidecar).code,
     )
-    models = execute(job, Data(train_set, validation, unlabelled))
+    models = execute(job, data)
     for trained in models:
         print(verdict(past, Path(trained["checkpoint"])))
     return models
-
-
-def about_data(tree: RunTree, data_root: Path | None, sbd: bool, unlabelled: Path | None) -> dict[str, Any]:
-    """What a sidecar says of where the data are."""
-    further = {"sbd": True} if sbd else {}
-    folder = {} if unlabelled is None else {"unlabelled": unlabelled.as_posix()}
-    return {**how_to_open(tree.dataset, data_root), **further, **folder}
 
 
 def check_runs(tree: RunTree) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdbench.comparison.numbers import NOTHING, fraction
-from kdbench.comparison.results import Latency, Row
+from kdbench.comparison.results import Latency, Row, Split
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,21 @@ def timed(show: Callable[[Latency], str]) -> Callable[[Row], str]:
     return lambda row: NOTHING if row.latency is None else show(row.latency)
 
 
+def on_split(header: str, split: Split) -> Column:
+    """PyTorch's mIoU on another split than validation, where anything was scored on it."""
+
+    def score(row: Row) -> float | None:
+        return (row.miou_by_split or {}).get(split)
+
+    return Column(header, lambda row: fraction(score(row)), of_model=True, needed=lambda row: score(row) is not None)
+
+
 COLUMNS = (
     Column("# Parameters", parameters, report="Parameters", of_model=True),
     Column("GFLOP", gflop, of_model=True),
     Column("Labelled + not", images, report="Images", of_model=True, needed=lambda row: bool(row.unlabelled)),
+    on_split("New scenes", "new_scenes"),
+    on_split("Test", "test"),
     Column("mIoU", lambda row: fraction(row.miou)),
     Column("Median ms", timed(lambda ms: f"{ms.median_ms:.2f}"), report_only=True),
     Column("95% interval", timed(lambda ms: f"{ms.ci95_ms[0]:.2f}–{ms.ci95_ms[1]:.2f}"), report_only=True),

@@ -19,6 +19,14 @@ from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.fairness import notes_on
 from kdbench.comparison.image_bootstrap import miou_interval, miou_loss
 from kdbench.comparison.latency import LatencyCase, measure, throttled_notes
+from kdbench.comparison.new_scenes import (
+    VALIDATION_ALONE,
+    OtherSplits,
+    add_to_rows,
+    improvements_elsewhere,
+    other_scores,
+    problems_of,
+)
 from kdbench.comparison.references import Reference, Run, evaluate_artifact, evaluate_reference, require_one_size
 from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
@@ -68,15 +76,23 @@ class CompareOptions:
     limit_s: float = LIMIT_S
 
 
-def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions) -> Comparison:
+def compare(
+    tree: RunTree, dataset: SegmentationDataset, options: CompareOptions, others: OtherSplits = VALIDATION_ALONE
+) -> Comparison:
     """Evaluate and time all rows.
 
     Args:
         tree: where checkpoints and exports lie.
         dataset: the split to score on.
+        others: what PyTorch's rows are scored on besides.
     """
     runs = _runs(tree, options)
     references = {run.name: evaluate_reference(run, dataset, options) for run in runs}
+    elsewhere = {
+        run.name: scores
+        for run in runs
+        if not run.tree.is_import(run.method) and (scores := other_scores(run, dataset, others, options))
+    }
     for variant in options.variants:
         require_one_size([references[run.name] for run in runs if run.tree.variant == variant])
     rows = [
@@ -85,6 +101,8 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         for backend in options.backends
         for precision in BACKENDS[backend].rows(options.precisions)
     ]
+    means = {name: fmean(e.miou for e in r.by_seed.values()) for name, r in references.items() if r.by_seed}
+    add_to_rows(rows, means, elsewhere)
     sizes = {name: size for name, reference in references.items() if (size := reference.size) is not None}
     size = next(iter(sizes.values()), None)
     _add_latency(tree, rows, dataset, sizes, options)
@@ -96,7 +114,8 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         if (improvement := improvement_over(
             base.by_seed, references[run.name].by_seed, run.method, run.tree.variant)) is not None
     ]  # fmt: skip
-    notes = []
+    improvements += improvements_elsewhere(runs, elsewhere)
+    notes = problems_of(elsewhere)
     try:
         teacher = _teacher(tree.of_variant(options.variants[0]), baseline)
     except KdbenchError as error:  # what was measured must not be lost to it
@@ -108,6 +127,7 @@ def compare(tree: RunTree, dataset: SegmentationDataset, options: CompareOptions
         dataset={
             "name": dataset.name, "split": dataset.split, "images": len(dataset), "classes": list(dataset.classes),
             "size": list(size) if size else None,
+            **({} if others.test is None else {"test_images": len(others.test)}),
         },
         timing={
             "call": "uint8 image → uint8 class map" if options.output == "mask" else "normalised image → logits",

@@ -44,7 +44,7 @@ def notes_on(
             f"{run}: the baseline with {trained[run]['epochs']} epochs, which fit in the time of "
             f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
         )
-    few = [gain for gain in improvements if gain.standard_error_over == "images"]
+    few = [gain for gain in improvements if gain.standard_error_over == "images" and gain.on == "val"]
     if few:
         named = ", ".join(f"{gain.run} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
         notes.append(

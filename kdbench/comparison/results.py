@@ -14,6 +14,8 @@ from kdbench.runs.tree import run_name
 
 Status = Literal["ok", "built", "unavailable", "unsupported", "failed"]
 Verdict = Literal["gain", "loss", "no gain shown"]
+Split = Literal["val", "new_scenes", "test"]
+"""What trainings are scored on: the validation split, recordings held out fold by fold, a test split."""
 
 
 class Strict(BaseModel):
@@ -79,6 +81,8 @@ class Row(Strict):
     miou_ci95: tuple[float, float] | None = None
     """Bootstrap interval of ``miou`` over the split's images."""
     miou_loss: MiouLoss | None = None
+    miou_by_split: dict[Split, float] | None = None
+    """Of a torch row where recordings were held out or test was scored: means over seeds, and over folds."""
     iou_per_class: list[float | None] | None = None
     agreement_with_torch: float | None = None
     params: int | None = None
@@ -99,17 +103,30 @@ class Row(Strict):
         return "torch fp32" if self.reference in (None, "torch") else self.reference
 
 
+class GroupScore(Strict):
+    """mIoU on one recording's images, mean over trainings, and its difference to the baseline's."""
+
+    miou: float
+    delta_miou: float
+
+
 class Improvement(Strict):
     """A method's mIoU minus the baseline's, paired by seed (or, with one seed, its spread over images)."""
 
     method: str
     variant: str | None = None
     """Its baseline is that of the same variant."""
+    on: Split = "val"
     delta_miou: float
     standard_error: float
     standard_error_over: Literal["seeds", "images"]
+    """"seeds" are all paired trainings: each seed in each fold."""
     seeds: int
+    folds: int | None = None
+    """Recordings that were held out in turn; None where none was."""
     baseline_miou: float
+    miou_by_group: dict[str, GroupScore] | None = None
+    """Recording → scores on its images, where recordings are known."""
     verdict: Verdict
 
     @property
@@ -138,6 +155,9 @@ class Comparison(Strict):
     training: dict[str, Any]
     """Per run (a method, or "variant/method"): seeds, epochs, steps, wall-clock, revision."""
     notes: list[str]
+
+    def improvements_on(self, split: Split) -> list[Improvement]:
+        return [gain for gain in self.improvements if gain.on == split]
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.image_bootstrap import resampled_mious
 from kdbench.comparison.results import Improvement, Verdict
+
+Key = TypeVar("Key", int, tuple[str, int])
+"""A seed, or the recording that was held out and a seed."""
 
 
 def standard_error(values: Sequence[float]) -> float | None:
@@ -28,13 +32,13 @@ def verdict_of(differences: Sequence[float]) -> Verdict:
 
 
 def improvement_over(
-    baseline: dict[int, Evaluation], method: dict[int, Evaluation], name: str, variant: str | None = None
+    baseline: dict[Key, Evaluation], method: dict[Key, Evaluation], name: str, variant: str | None = None
 ) -> Improvement | None:
     """Paired difference of mIoU by seed, of a method and the baseline of its variant; None when they share no seed.
 
-    Over at least 3 seeds the standard error is that of the paired differences. With fewer, the spread over seeds is
-    unknown: the standard error is then a paired bootstrap over validation images of the first seed, and nothing is
-    claimed.
+    Where recordings were held out in turn, pairs are of the same fold and seed. Over at least 3 pairs the standard
+    error is that of the paired differences. With fewer, the spread over seeds is unknown: the standard error is then a
+    paired bootstrap over the images of the first pair, and nothing is claimed.
     """
     seeds = sorted(baseline.keys() & method.keys())
     if not seeds:

@@ -14,7 +14,7 @@ from rich.table import Table
 from kdbench.comparison import markdown
 from kdbench.comparison.columns import Column, of_backend, of_model
 from kdbench.comparison.numbers import NOTHING, counted
-from kdbench.comparison.results import Artifact, Comparison, Latency, Row
+from kdbench.comparison.results import Artifact, Comparison, Improvement, Latency, Row, Split
 from kdbench.comparison.seed_statistics import standard_error
 from kdbench.methods.base import title_of
 from kdbench.runs.files import write_text
@@ -31,7 +31,7 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     cells, reasons = [], list[str]()
     for run in dict.fromkeys(row.run for row in comparison.rows):
         rows = {(row.backend, row.precision): row for row in comparison.rows if row.run == run}
-        any_row = next(iter(rows.values()))
+        any_row = rows.get(("torch", "fp32"), next(iter(rows.values())))
         line = [title_of(run), *(column.cell(any_row) for column in of_model(comparison.rows))]
         for key in keys:
             columns = [column for column in of_backend() if column.belongs_to(key[0])]
@@ -53,16 +53,34 @@ def _backend_cells(row: Row | None, columns: Sequence[Column], reasons: list[str
     return [f"{row.status} [{reasons.index(reason) + 1}]", *[NOTHING] * (len(columns) - 1)]
 
 
-def improvement_lines(comparison: Comparison) -> list[str]:
-    """One line per method against the baseline."""
+WHERE: dict[Split, str] = {
+    "val": "",
+    "new_scenes": " ON NEW SCENES, recordings held out in turn",
+    "test": " ON TEST, which nothing may be chosen on",
+}
+"""Where an improvement was measured, in the title above it."""
+
+
+def improvement_sections(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """A title and its lines for each split that improvements were measured on."""
+    found = [(WHERE[split], improvement_lines(comparison.improvements_on(split))) for split in WHERE]
+    return [(where, lines) for where, lines in found if lines]
+
+
+def improvement_lines(gains: list[Improvement]) -> list[str]:
+    """One line per method against the baseline, with a line of its recordings where they are known."""
     lines = []
-    for gain in comparison.improvements:
+    for gain in gains:
         relative = 100 * gain.delta_miou / gain.baseline_miou if gain.baseline_miou else 0.0
-        over = f"{gain.seeds} seeds" if gain.standard_error_over == "seeds" else "images, 1 training each"
+        trainings = counted(gain.seeds, "seed") + (f" in each of {counted(gain.folds, 'fold')}" if gain.folds else "")
+        over = trainings if gain.standard_error_over == "seeds" else "images, 1 training each"
         lines.append(
             f"{title_of(gain.run):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
             f"± {gain.standard_error:.4f} standard error over {over}: {gain.verdict}"
         )
+        if gain.miou_by_group and len(gain.miou_by_group) > 1:
+            by = "; ".join(f"{g} {s.miou:.4f} ({s.delta_miou:+.4f})" for g, s in gain.miou_by_group.items())
+            lines.append(f"{'':<24}by recording: {by}")
     return lines
 
 
@@ -76,6 +94,8 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
         f"{counted(timing['threads'], 'thread')}, {timing['device']}), {timing['rounds']} rounds."
     ]
     lines += lines_over_seeds(comparison)
+    if new_scenes := new_scenes_line(comparison):
+        lines.append(new_scenes)
     if comparison.teacher is not None:
         lead = comparison.teacher.lead
         lines.append(
@@ -108,6 +128,21 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
         f"improvements are means over the seeds {', '.join(map(str, seeds))}.",
         f"mIoU over seeds, mean ± standard error (torch): {'; '.join(means)}.",
     ]
+
+
+def new_scenes_line(comparison: Comparison) -> str | None:
+    """What scores beside validation's mean; None where there are none."""
+    splits = {split for row in comparison.rows for split in row.miou_by_split or ()}
+    said = []
+    if "new_scenes" in splits:
+        said.append(
+            "New scenes: each recording held out in turn, of a model that learnt from the others, as its teacher did; "
+            "mean over these folds. Validation images of a recording that training knows reward remembering it."
+        )
+    if "test" in splits:
+        images = comparison.dataset.get("test_images")
+        said.append(f"Test: {images} images, for reporting a finished study: choose nothing by it.")
+    return " ".join(said) or None
 
 
 def imported_line(comparison: Comparison) -> str | None:
@@ -145,9 +180,9 @@ def print_table(comparison: Comparison, console: Console) -> None:
     if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
         table = _rich_table(*_one_line_per_row(comparison, reasons), left=3)
     console.print(table)
-    if comparison.improvements:
-        console.print("IMPROVEMENTS OVER BASELINE (mIoU, torch):", markup=False)
-        for line in improvement_lines(comparison):
+    for where, improvements in improvement_sections(comparison):
+        console.print(f"IMPROVEMENTS OVER BASELINE{where} (mIoU, torch):", markup=False, soft_wrap=True)
+        for line in improvements:
             console.print("  " + line, markup=False, highlight=False, soft_wrap=True)
     for line in footnotes(comparison, reasons):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -183,23 +218,23 @@ def as_text(comparison: Comparison) -> str:
         return "   ".join(padded).rstrip()
 
     lines = [aligned(header), "-" * len(aligned(header)), *map(aligned, cells)]
-    if comparison.improvements:
-        lines += ["", "IMPROVEMENTS OVER BASELINE (mIoU, torch):", *("  " + x for x in improvement_lines(comparison))]
+    for where, improvements in improvement_sections(comparison):
+        lines += ["", f"IMPROVEMENTS OVER BASELINE{where} (mIoU, torch):", *("  " + line for line in improvements)]
     return "\n".join([*lines, "", *footnotes(comparison, reasons)]) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:
     header, cells, reasons = header_and_cells(comparison)
     lines = [markdown.table(header, cells)]
-    if comparison.improvements:
-        lines += ["", "Improvements over the baseline (mIoU, torch):", ""]
-        lines += [f"- {' '.join(line.split())}" for line in improvement_lines(comparison)]
+    for where, improvements in improvement_sections(comparison):
+        lines += ["", f"Improvements over the baseline{where.replace(' ON', ' on', 1)} (mIoU, torch):", ""]
+        lines += [f"{'  ' * line.startswith(' ')}- {' '.join(line.split())}" for line in improvements]
     return "\n".join([*lines, "", *(f"{line}\n" for line in footnotes(comparison, reasons))]).rstrip() + "\n"
 
 
 LATER = ("variant", "student", "labelled", "unlabelled", "reference")
 """Fields that rows did not always have: the last columns of the CSV, where any row has them."""
-IN_JSON_ALONE = ("miou_ci95", "miou_loss", "iou_per_class", "engine")
+IN_JSON_ALONE = ("miou_ci95", "miou_loss", "miou_by_split", "iou_per_class", "engine")
 """Fields of a row that are no plain number or word."""
 
 

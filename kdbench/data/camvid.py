@@ -47,5 +47,6 @@ DATASETS.add(
         open_camvid,
         holds="train/ trainannot/ val/ valannot/, the 11-class layout at 360 x 480",
         recipe="camvid",
+        reported=("test",),
     )
 )

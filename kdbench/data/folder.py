@@ -104,5 +104,6 @@ DATASETS.add(
         holds="images/train images/val masks/train masks/val with equal file names, and classes.txt with one class a "
         "line",
         recipe="folder",
+        reported=("test",),
     )
 )

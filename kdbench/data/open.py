@@ -23,6 +23,7 @@ class Layout:
         holds: what ``--data-root`` holds, in one phrase; "" for a dataset that needs no folder.
         recipe: name of the recipe that it is trained by, or the path of a .toml file; None = that of ``folder``.
         splits: that it can open; a training needs train and val.
+        reported: splits that it opens where the folder has them: those that a finished study is scored on.
         options: of "sbd" and "download", those that it takes.
         file: the dataset file that declares it; None = it is declared in Python.
         unlabelled: root → the images without labels that the file names, or None where it names none.
@@ -33,6 +34,7 @@ class Layout:
     holds: str
     recipe: str | None = None
     splits: tuple[str, ...] = ("train", "val")
+    reported: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     file: Path | None = None
     unlabelled: Callable[[Path | None], list[Path] | None] | None = None
@@ -88,8 +90,9 @@ def open_dataset(
         RunFailed: a failed download.
     """
     layout = DATASETS[join_dataset(name)]
-    if split not in layout.splits:
-        raise BadInput(f"split: got '{split}', expected one of {', '.join(layout.splits)}")
+    known = (*layout.splits, *layout.reported)
+    if split not in known:
+        raise BadInput(f"split: got '{split}', expected one of {', '.join(known)}, which dataset '{name}' has")
     options = {option: True for option, on in (("sbd", sbd), ("download", download)) if on}
     for option in options:
         if option not in layout.options:

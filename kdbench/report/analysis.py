@@ -7,9 +7,16 @@ import math
 from kdbench.backends import runs_checkpoints
 from kdbench.comparison.fairness import KD_LEAD
 from kdbench.comparison.numbers import counted, fraction
-from kdbench.comparison.results import Comparison, Improvement, Row
+from kdbench.comparison.results import Comparison, Improvement, Row, Split
 from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
+
+NEW_SCENES = (
+    "New scenes are recordings that training has not seen: each was held out in turn, of the teacher too. Validation "
+    "images of a recording that training knows reward remembering it, so where the two differ, new scenes say what to "
+    "expect elsewhere."
+)
+WHERE: dict[Split, str] = {"val": "", "new_scenes": " on new scenes", "test": " on the test split"}
 
 
 def analysis(found: Evidence) -> list[str]:
@@ -23,6 +30,8 @@ def analysis(found: Evidence) -> list[str]:
             "No method was compared with a baseline of the same seeds, so nothing is said of what distillation gains: "
             "train both with `kdbench train --method baseline,response --seeds 0,1,2`."
         )
+    if comparison.improvements_on("new_scenes"):
+        sentences.append(NEW_SCENES)
     sentences += teacher_sentence(comparison)
     sentences += speed_sentences(comparison)
     sentences += agreement_sentences(comparison)
@@ -38,14 +47,18 @@ def analysis(found: Evidence) -> list[str]:
 def gain_sentence(gain: Improvement) -> str:
     """What a method is shown to do to mIoU."""
     name, points, error = title_of(gain.run), 100 * gain.delta_miou, 100 * gain.standard_error
-    against = f"{name}: {points:+.2f} points of mIoU against the baseline's {fraction(gain.baseline_miou)}"
+    where = WHERE[gain.on]
+    against = f"{name}{where}: {points:+.2f} points of mIoU against the baseline's {fraction(gain.baseline_miou)}"
     if gain.standard_error_over == "images":
         return (
             f"{against}, one training each (± {error:.2f} over images alone). The spread between trainings is unknown, "
             "so no gain is claimed: train with --seeds 0,1,2."
         )
-    paired = f"{against}, ± {error:.2f} standard error over {gain.seeds} paired seeds"
-    if gain.seeds < 3:
+    trainings = f"{gain.seeds} paired seeds"
+    if gain.folds:
+        trainings = f"{counted(gain.seeds, 'paired seed')} in each of {counted(gain.folds, 'fold')}"
+    paired = f"{against}, ± {error:.2f} standard error over {trainings}"
+    if gain.seeds * (gain.folds or 1) < 3:
         return f"{paired}. With fewer than three seeds no gain is claimed."
     if gain.verdict == "no gain shown":
         return f"{paired}: within two standard errors, so no gain is shown."

@@ -8,9 +8,12 @@ from typing import Any
 from kdbench.comparison import choice_text, columns
 from kdbench.comparison.choice import Limits, choose_artifact
 from kdbench.comparison.numbers import NOTHING, difference, fraction
-from kdbench.comparison.results import Row
+from kdbench.comparison.results import Row, Split
 from kdbench.methods.base import title_of
 from kdbench.report.evidence import Evidence
+
+ON: dict[Split, str] = {"val": "validation", "new_scenes": "new scenes", "test": "test"}
+"""Splits as a reader calls them."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,16 @@ def front_table(found: Evidence) -> Table:
 
 def gains_table(found: Evidence) -> Table:
     gains = found.comparison.improvements if found.comparison else []
+    elsewhere = any(gain.on != "val" for gain in gains)
     rows = [
         [
-            title_of(gain.run), difference(gain.delta_miou), fraction(gain.standard_error),
-            gain.standard_error_over, str(gain.seeds), gain.verdict,
+            title_of(gain.run), *([ON[gain.on]] if elsewhere else []), difference(gain.delta_miou),
+            fraction(gain.standard_error), gain.standard_error_over, str(gain.seeds), gain.verdict,
         ]
         for gain in gains
     ]  # fmt: skip
-    return Table(["Method", "mIoU change", "Standard error", "over", "Seeds", "Verdict"], rows)
+    on = ["On"] if elsewhere else []
+    return Table(["Method", *on, "mIoU change", "Standard error", "over", "Seeds", "Verdict"], rows, words=1 + len(on))
 
 
 def classes_table(found: Evidence) -> Table:

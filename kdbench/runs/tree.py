@@ -17,8 +17,10 @@ from kdbench.runs.folder import sidecar_path as sidecar_path  # paths are asked 
 
 USUAL = "usual"
 """The name of the training that is no variant, where one is asked for."""
-TEACHERS_TOO = ("labelled",)
-"""Parts of a variant that its teacher has too: it learns from the same labels."""
+HOLD_OUT = "hold-out"
+"""The part of a variant that says which recording training does not see: such a variant is a fold."""
+TEACHERS_TOO = ("labelled", HOLD_OUT)
+"""Parts of a variant that its teacher has too: it learns from the same labels, and sees no more scenes."""
 LONGEST = 48
 """Characters of a variant's part: some file systems take 255 bytes for a name."""
 
@@ -67,9 +69,15 @@ class RunTree:
         return [None, *sorted(path.name for path in self.root.glob("*=*") if path.is_dir())]
 
     def trained_variants(self) -> list[str | None]:
-        """Those in which any method has a checkpoint."""
+        """Those in which any method has a checkpoint; a fold counts for the variant that it is a fold of."""
         methods = [method for method in METHODS.names() if method != "teacher"]
-        return [v for v in self.variants() if any(self.of_variant(v).checkpoint(m).exists() for m in methods)]
+        trained = [v for v in self.variants() if any(self.of_variant(v).checkpoint(m).exists() for m in methods)]
+        return list(dict.fromkeys(without_fold(variant) for variant in trained))
+
+    def folds(self) -> list[RunTree]:
+        """The folds of this variant that have a folder."""
+        folds = [variant for variant in self.variants() if is_fold(variant) and without_fold(variant) == self.variant]
+        return [self.of_variant(variant) for variant in folds]
 
     def folder(self, method: str, seed: int | None = None) -> RunFolder:
         """Where a method is trained: ``<method>/`` with the recipe's own seed (None), else ``<method>/seed-<n>/``."""
@@ -179,6 +187,17 @@ def imports_below(folder: Path) -> tuple[str, ...]:
 def run_name(variant: str | None, method: str) -> str:
     """ "response", or "student=student_lite0/response"."""
     return method if variant is None else f"{variant}/{method}"
+
+
+def is_fold(variant: str | None) -> bool:
+    """Whether a variant's training holds out a recording."""
+    return without_fold(variant) != variant
+
+
+def without_fold(variant: str | None) -> str | None:
+    """The variant that a fold is one of; another is itself."""
+    parts = (variant or "").split("+")
+    return "+".join(part for part in parts if part.partition("=")[0] != HOLD_OUT) or None
 
 
 def variant_of(differs: dict[str, str]) -> str | None:
