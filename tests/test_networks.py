@@ -23,6 +23,7 @@ from tests.networks.pyramid import Pyramid
 from trainers.batches import converted
 
 OWN = f"{REPOSITORY / 'tests' / 'networks' / 'pyramid.py'}:pyramid"
+SMP = pytest.mark.needs("segmentation_models_pytorch")
 BGR255 = Input((104.0, 117.0, 123.0), (1.0, 2.0, 4.0), range=255, space="BGR")
 
 
@@ -40,13 +41,14 @@ def stride_and_path(network, classes=11, size=(96, 128)):
 @pytest.mark.parametrize(
     ("network", "taps"),
     [
-        (
+        pytest.param(
             "smp:Unet(encoder_name='resnet18')",
             {
                 "low": ("encoder.layer1", 4, 64, "map"),
                 "mid": ("encoder.layer2", 8, 128, "map"),
                 "high": ("encoder.layer3", 16, 256, "map"),
             },
+            marks=SMP,
         ),
         (
             "torchvision:deeplabv3_mobilenet_v3_large",
@@ -134,6 +136,7 @@ def test_what_is_no_logits_is_said(output, said):
         logits_of(output, 4, "net")
 
 
+@SMP
 def test_a_size_that_does_not_fit_is_said_with_one_that_does():
     network = Network.parse("smp:Segformer(encoder_name='mit_b0')", "--student")
     with pytest.raises(BadInput, match=r"does not take images of 180x240 .* try --size 192x256"):
@@ -151,13 +154,14 @@ def test_the_file_of_a_failing_function_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
+        pytest.param(
             "smp:Unet(encoder_name='resnet18', encoder_weights='imagenet')",
             "'encoder_weights', expected a network without",
+            marks=SMP,
         ),
         ("timm:resnet18(checkpoint_path='x.pth')", "'checkpoint_path'"),
         ("timm:hf-hub:someone/model", "'hf-hub:someone/model'"),
-        ("smp:Unet(encoder_name='tu-hf-hub:someone/model')", "hf-hub"),
+        pytest.param("smp:Unet(encoder_name='tu-hf-hub:someone/model')", "hf-hub", marks=SMP),
         ("timm:nope", "timm .* has no such encoder"),
         ("timm:vit_tiny_patch16_224", "its maps have the strides 16, 16, 16, expected one of 4, 8, 32"),
         ("torchvision:resnet50", "expected one of deeplabv3"),
@@ -177,6 +181,7 @@ def test_arguments_are_data(text):
         Network.parse(text, "--student")
 
 
+@SMP
 def test_a_sidecar_describes_its_network():
     network = tried(Network.parse("smp:Unet(encoder_name='resnet18')", "--student"), 11, (96, 128), "student")
     again = Network.recorded(network.fields())

@@ -19,6 +19,7 @@ from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.errors import BackendUnavailable, EngineRefused, RunFailed, one_line
 from kdbench.machine.checks import Gpu, find_gpu
 from tests import fake_tensorrt
+from tests.conditions import ENGINE_BUILDER
 from tests.exports import SIZE, edit_sidecar
 
 REFUSED = "tensorrt_rtx 9.9 refused the engine on NVIDIA H200: IRuntime::deserializeCudaEngine: Error Code 6"
@@ -58,6 +59,7 @@ def doctors_rows(monkeypatch, gpu):
     return {check.engine: check for check in diagnose()}
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize(("capability", "ready"), [((9, 0), False), ((8, 9), True), ((12, 1), True), (None, True)])
 def test_doctor_knows_which_cards_tensorrt_for_rtx_runs_on(monkeypatch, capability, ready):
     row = doctors_rows(monkeypatch, Gpu("Some GPU", capability))["TensorRT for RTX"]
@@ -129,6 +131,7 @@ def card(monkeypatch):
     return claim
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_no_engine_is_built_for_a_card_that_would_refuse_it(card):
     card((9, 0))
     message = (
@@ -139,12 +142,14 @@ def test_no_engine_is_built_for_a_card_that_would_refuse_it(card):
         choose_provider()
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_cards_named_by_a_person_are_built_for_anywhere(card):
     card((9, 0))
     trt, built_for = choose_provider(("SM89",))
     assert (trt.__name__, built_for) == ("tensorrt_rtx", ["SM89"])
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize("capability", [(8, 6), (12, 0)])
 def test_cards_that_run_engines_get_the_usual_one(card, capability):
     card(capability)
@@ -152,6 +157,7 @@ def test_cards_that_run_engines_get_the_usual_one(card, capability):
     assert (trt.__name__, built_for) == ("tensorrt_rtx", list(AHEAD_OF_TIME))
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_export_skips_the_engine_with_one_line(card, tree, kdbench, monkeypatch):
     engine = tree.export("baseline", "trt", "fp32", "mask")
     before = engine.read_bytes()
@@ -199,6 +205,7 @@ def test_predict_says_it_in_one_line(refusing, tree, kdbench, tmp_path):
     assert LISTED in done.err
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_processes_of_their_own_say_it_in_one_line(tree, kdbench, monkeypatch, tmp_path):
     """The gate's and the benchmarks' processes import a copy of the fake, and a PyTorch that claims an H200."""
     engine = tree.export("baseline", "trt", "fp32", "mask")

@@ -157,7 +157,13 @@ def test_what_is_no_state_dict_is_named(refused, saved, said):
         (lambda v: v.int(), "'layer1.0.conv1.weight' is int32, expected floating-point numbers"),
         (lambda v: v + 1j, "'layer1.0.conv1.weight' is complex64, expected floating-point numbers"),
         (lambda v: v.to("meta"), "'layer1.0.conv1.weight' is on the meta device, with a shape and without values"),
-        (lambda v: v.to_sparse(), "'layer1.0.conv1.weight' is quantised or sparse"),
+        pytest.param(
+            lambda v: v.to_sparse(),
+            "'layer1.0.conv1.weight' is quantised or sparse",
+            marks=pytest.mark.skipif(
+                torch.__version__ < "2.12", reason="this PyTorch reads no sparse tensor as weights"
+            ),
+        ),
     ],
 )
 def test_a_tensor_without_usable_numbers_is_named(refused, state, change, said):
