@@ -143,11 +143,14 @@ def usual_recipe(dataset: str) -> str:
     return DATASETS[dataset].recipe or OTHER_DATA
 
 
-def variant_name(dataset: str, recipe: Recipe, unlabelled: Path | None = None) -> str | None:
+def variant_name(
+    dataset: str, recipe: Recipe, unlabelled: Path | None = None, *, match_time: bool = False
+) -> str | None:
     """What a training has that the dataset's usual one has not, as a folder's name.
 
     Args:
         unlabelled: the folder of images without labels that it learns from as well.
+        match_time: its methods have one wall-clock, and not the same steps.
     """
     usual_training = load_recipe(usual_recipe(dataset), {})
     usual, own = usual_training.student, recipe.student
@@ -161,6 +164,8 @@ def variant_name(dataset: str, recipe: Recipe, unlabelled: Path | None = None) -
         differs["labelled"] = Path(str(recipe.labelled)).stem if listed else f"{recipe.labelled:g}"
     if unlabelled is not None:
         differs["unlabelled"] = unlabelled.absolute().name
+    if match_time:
+        differs["matched"] = "time"
     return variant_of(differs)
 
 

@@ -17,6 +17,7 @@ from kdbench.runs.files import read_json
 from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
+    from trainers.time_match import Stage
     from trainers.train import Data, TrainingJob
 
 GO_ON = "go on with the same command and --resume"
@@ -30,6 +31,7 @@ class TrainFlags:
     Attributes:
         recipe: a recipe's name or file.
         overrides: fields of the recipe that flags set, None = not given.
+        match_time: every method gets the wall-clock of the slowest; the teacher is that of the same steps.
         keep_teacher: train one only where there is none to keep.
         go_on: what to do after an interruption.
     """
@@ -40,6 +42,7 @@ class TrainFlags:
     size: str | None = None
     teacher: str | None = None
     match: str | None = None
+    match_time: bool = False
     weights: str | None = None
     seeds: str | None = None
     device: str = "auto"
@@ -68,6 +71,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     from trainers.processes import launcher_precision
     from trainers.recipe import load_recipe, variant_name
     from trainers.teacher import require_teacher_arch, teacher_is_ready
+    from trainers.time_match import equal_time
     from trainers.train import Data, TrainingJob
 
     check_runs(tree)
@@ -77,6 +81,8 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         raise BadInput(
             f"--teacher-weights: got '{flags.weights}', but they are the teacher's start: add teacher to --method"
         )
+    if flags.match_time:
+        flags = replace(flags, methods=methods_of_equal_time(flags))
     if flags.match is not None:
         if flags.match not in distilled_methods():
             raise BadInput(f"--match: got '{flags.match}', expected one of {', '.join(distilled_methods())}")
@@ -92,12 +98,16 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     if precision := launcher_precision():
         overrides["precision"] = precision
     recipe = load_recipe(flags.recipe, overrides, flags.teacher)
-    tree = tree.of_variant(variant_name(tree.dataset, recipe, flags.unlabelled))
+    same_steps = tree.of_variant(variant_name(tree.dataset, recipe, flags.unlabelled))
+    tree = tree.of_variant(variant_name(tree.dataset, recipe, flags.unlabelled, match_time=flags.match_time))
     weights = recipe.teacher.weights if flags.weights is None else flags.weights
     if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
         require_teacher_arch(tree, recipe.teacher.network)
     chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     device = torch.device(choose_device(flags.device))
+    stages: list[Stage] = []
+    if flags.match_time:
+        recipe, stages = equal_time(same_steps, recipe, flags.methods, device.type)
     train_set = open_dataset(tree.dataset, "train", data_root, sbd=flags.sbd, download=flags.download)
     validation = open_dataset(tree.dataset, "val", data_root)
     unlabelled = open_unlabelled(flags.unlabelled, train_set, validation, data_root)
@@ -118,8 +128,29 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         overwrite=flags.overwrite,
         about={**about_data(tree, data_root, flags.sbd, flags.unlabelled), **accepted},
         deterministic=flags.deterministic,
+        stages=tuple(stages),
     )
     return execute(job, Data(train_set, validation, unlabelled), flags.go_on)
+
+
+def methods_of_equal_time(flags: TrainFlags) -> tuple[str, ...]:
+    """The students that ``--match-time`` trains: their teacher is there, since they were trained for the same steps.
+
+    Raises:
+        BadInput: flags that say something else of the time, or no student.
+    """
+    if flags.match is not None:
+        raise BadInput(
+            f"--match-time gives every method the time of the slowest, got --match {flags.match} as well: leave it out"
+        )
+    for method in (method for method in flags.methods if METHODS[method].time_matched):
+        raise BadInput(
+            f"--match-time gives the baseline the time of the slowest, got --method {method} as well: take baseline"
+        )
+    students = tuple(method for method in flags.methods if METHODS[method].student)
+    if not students:
+        raise BadInput(f"--match-time: got --method {','.join(flags.methods)}, expected students, as baseline,response")
+    return students
 
 
 def rerun(
@@ -134,6 +165,7 @@ def rerun(
     from kdbench.data.unlabelled import open_unlabelled
     from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
+    from trainers.time_match import Stage
     from trainers.train import Data, TrainingJob
 
     past = read_past_training(past_file)
@@ -153,6 +185,7 @@ def rerun(
         train_set, validation, unlabelled, accept="accepted_data" in past.sidecar, remembered=Remembered(tree.data_file)
     )
     is_teacher = past.method == "teacher"
+    matched = past.sidecar.get("time_matched")
     job = TrainingJob(
         tree=tree,
         recipe=past.recipe,
@@ -165,7 +198,7 @@ def rerun(
         resume=resume,
         about={**about_data(tree, data_root, sbd, folder), **accepted},
         deterministic=deterministic or past.sidecar.get("deterministic", False),
-        time_matched=past.sidecar.get("time_matched"),
+        stages=(Stage((past.method,), past.recipe.epochs, {past.method: matched}),) if matched else (),
         code=Network.recorded(past.sidecar).code,
     )
     models = execute(job, Data(train_set, validation, unlabelled))
