@@ -107,7 +107,8 @@ def equal_time(tree: RunTree, recipe: Recipe, methods: tuple[str, ...], device: 
     do_it = f"run the same command without --match-time first, `{beside}` with your flags"
     for method in methods:
         if not tree.seed_checkpoints(method):
-            raise Missing(f"--match-time: no {method}, trained for the same steps, in '{tree.method_dir(method)}': {do_it}")
+            where = tree.method_dir(method)
+            raise Missing(f"--match-time: no {method}, trained for the same steps, in '{where}': {do_it}")
     first = read_json(sidecar_path(tree.seed_checkpoints(methods[0])[0]), beside)
     if changed := recipe.model_copy(update={"seed": first["seed"]}).changes_since(first["recipe"]):
         raise BadInput(

@@ -88,17 +88,17 @@ def unread_by_the_baseline() -> set[str]:
 def unfair_differences(
     method: str, sidecar: dict[str, Any], baseline: dict[str, Any], defaults: dict[str, Any]
 ) -> list[str]:
-    """Fields of the recipe in which a method had other conditions than the baseline, the number of images, and the time.
+    """Fields of the recipe in which a method had other conditions than the baseline, the images' number, and the time.
 
-    The epochs of a time-matched method differ on purpose: what is asked of it is the same time. A field that one of the two lacks came with a later
-    version, whose default does what was done before.
+    The epochs of a time-matched method differ on purpose: what it must share is the time. A field that one of the two
+    lacks came with a later version, whose default does what was done before.
     """
     ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
-    time, own_time = time_of("baseline", baseline), time_of(method, sidecar)
-    epochs_may_differ = METHODS[method].time_matched or None not in (time, own_time)
-    allowed = unread_by_the_baseline() | ({"epochs"} if epochs_may_differ else set())
+    theirs_matched, ours_matched = time_of("baseline", baseline), time_of(method, sidecar)
+    in_one_time = theirs_matched is not None and ours_matched is not None
+    allowed = unread_by_the_baseline() | ({"epochs"} if in_one_time or METHODS[method].time_matched else set())
     differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
+    if in_one_time and ours_matched != theirs_matched:
+        differing.append("matched time")
     numbers = ("train_images", "unlabelled_train_images")
-    if epochs_may_differ and own_time is not None and own_time != time:
-        differing.append("the time that it had")
     return differing + [number for number in numbers if sidecar.get(number) != baseline.get(number)]
