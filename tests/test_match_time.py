@@ -137,6 +137,27 @@ def test_it_resumes_repeats_and_asks_before_it_trains_over_a_finished_one(kdbenc
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
+def test_beside_another_difference_by_real_seconds(kdbench, tiny_arguments, tmp_path):
+    """On half of the labels: the variant has both parts, and its teacher learnt from the same labels."""
+    command = ("train", "--method", "teacher,baseline,response", *tiny_arguments, "--runs", tmp_path, "--labelled", 0.5)
+    for flags in ((), ("--match-time",)):
+        done = kdbench(*command, *flags)
+        assert done.code == 0, done.err
+    root = tmp_path / "folder"
+    assert sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("*.safetensors")) == [
+        "labelled=0.5+matched=time/baseline", "labelled=0.5+matched=time/response",
+        "labelled=0.5/baseline", "labelled=0.5/response", "labelled=0.5/teacher",
+    ]  # fmt: skip
+    ours = {method: sidecar(tmp_path, method, "labelled=0.5+matched=time") for method in ("baseline", "response")}
+    assert {about["variant"] for about in ours.values()} == {"labelled=0.5+matched=time"}
+    for about in ours.values():
+        ratio = about["time_matched"]["ratio"]  # four digits of it
+        assert about["epochs"] in {max(2, int(2 * (ratio + rounded))) for rounded in (-1e-4, 1e-4)}
+    slowest = {about["time_matched"]["method"] for about in ours.values()}
+    assert len(slowest) == 1
+    assert ours[slowest.pop()]["epochs"] == 2
+
+
 def test_resume_with_other_epochs_asks_for_overwrite_in_a_variant_too(kdbench, tiny_arguments, tmp_path):
     command = ("train", "--method", "baseline", *tiny_arguments, "--runs", tmp_path, "--labelled", 0.5, "--resume")
     assert kdbench(*command, "--epochs", 1).code == 0
