@@ -144,13 +144,19 @@ def usual_recipe(dataset: str) -> str:
 
 
 def variant_name(
-    dataset: str, recipe: Recipe, unlabelled: Path | None = None, hold_out: str | None = None
+    dataset: str,
+    recipe: Recipe,
+    unlabelled: Path | None = None,
+    hold_out: str | None = None,
+    *,
+    match_time: bool = False,
 ) -> str | None:
     """What a training has that the dataset's usual one has not, as a folder's name.
 
     Args:
         unlabelled: the folder of images without labels that it learns from as well.
         hold_out: the recording that it does not see.
+        match_time: its methods have one wall-clock, and not the same steps.
     """
     usual_training = load_recipe(usual_recipe(dataset), {})
     usual, own = usual_training.student, recipe.student
@@ -166,6 +172,8 @@ def variant_name(
         differs["unlabelled"] = unlabelled.absolute().name
     if hold_out is not None:
         differs[HOLD_OUT] = hold_out
+    if match_time:
+        differs["matched"] = "time"
     return variant_of(differs)
 
 

@@ -34,7 +34,7 @@ from trainers.precision import faster_precision, recorded_precisions
 from trainers.processes import from_main, is_main, use_cores, wait_for_all, world_size
 from trainers.recipe import Recipe
 from trainers.teacher import open_teacher, require_members, require_same_classes
-from trainers.time_match import time_matched
+from trainers.time_match import Stage, time_matched
 from trainers.weights import load_weights
 
 
@@ -51,7 +51,7 @@ class TrainingJob:
         about: dataset fields that go into every sidecar (how to open it again).
         deterministic: refuse operators whose result may differ from run to run.
         overwrite: with ``resume``, what was finished with other settings is trained anew.
-        time_matched: of a past time-matched training that is done again: the recipe is its own, and this is its match.
+        stages: of time-matched methods whose epochs are known: how they are trained.
         code: of a past training that is done again: the file that built its network.
     """
 
@@ -67,7 +67,7 @@ class TrainingJob:
     about: dict[str, Any]
     deterministic: bool = False
     overwrite: bool = False
-    time_matched: dict[str, Any] | None = None
+    stages: tuple[Stage, ...] = ()
     code: Code | None = None
 
 
@@ -112,27 +112,29 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
     if distils and not job.train_teacher:
         teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
     made = []
-    together = tuple(method for method in job.methods if not METHODS[method].time_matched)
+    known = job.stages
+    if not known and (together := tuple(m for m in job.methods if not METHODS[m].time_matched)):
+        known = (Stage(together, job.recipe.epochs),)
+    later = [method for method in job.methods if all(method not in stage.methods for stage in known)]
     students = {(seed, method): student_folder(job, method, seed) for seed in job.seeds for method in job.methods}
     teacher_folder = [job.tree.folder("teacher")] if job.train_teacher else []
     job = replace(job, recipe=in_a_precision(job, networks, teaching, len(data.train.classes)))
     with locked([*teacher_folder, *students.values()] if is_main() else []):
-        mark(job, together, job.recipe)
+        for stage in known:
+            mark(job, stage)
         if networks.teacher is not None:
             train_the_teacher(job, networks.teacher, about, data)
             made.append(job.tree.checkpoint("teacher"))
         if distils and teaching is None:
             teaching = Teaching(*open_teacher(job.tree, about["classes"], job.methods, job.device))
-        if networks.student is not None and together:
-            made += train_students(job, Students(networks.student, together, job.recipe), about, data, teaching)
-        for method in (m for m in job.methods if m not in together):
-            recipe, matched = job.recipe, job.time_matched
-            if matched is None:
-                recipe, matched = time_matched(job.tree, job.recipe, job.match, method)
-            mark(job, (method,), recipe)
-            about = {**about, "time_matched": matched}
-            assert networks.student is not None
-            made += train_students(job, Students(networks.student, (method,), recipe), about, data)
+        if networks.student is not None:
+            for stage in known:
+                made += train_students(job, networks.student, stage, about, data, teaching)
+            for method in later:
+                longer, matched = time_matched(job.tree, job.recipe, job.match, method)
+                stage = Stage((method,), longer.epochs, {method: matched})
+                mark(job, stage)
+                made += train_students(job, networks.student, stage, about, data)
     return made
 
 
@@ -162,7 +164,7 @@ def in_a_precision(job: TrainingJob, networks: Networks, teaching: Teaching | No
     return recipe.model_copy(update=from_main(chosen))
 
 
-def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
+def mark(job: TrainingJob, stage: Stage) -> None:
     """Leave a state without an epoch for each training that is to be done anew.
 
     An interrupted job leaves its later trainings not even begun: --resume must not take what an earlier job finished
@@ -170,38 +172,28 @@ def mark(job: TrainingJob, methods: tuple[str, ...], recipe: Recipe) -> None:
     """
     if is_main() and not job.resume:
         for seed in job.seeds:
-            for method in methods:
-                state_file = student_folder(job, method, seed).state
-                mark_started(state_file, recipe.model_copy(update={"seed": seed}))
+            for method in stage.methods:
+                recipe = job.recipe.model_copy(update={"epochs": stage.epochs, "seed": seed})
+                mark_started(student_folder(job, method, seed).state, recipe)
     wait_for_all()
-
-
-class Students(NamedTuple):
-    """What is trained by one recipe: a network, by each of the methods."""
-
-    network: Network
-    methods: tuple[str, ...]
-    recipe: Recipe
 
 
 def train_students(
     job: TrainingJob,
-    students: Students,
+    network: Network,
+    stage: Stage,
     about: dict[str, Any],
     data: Data,
     teaching: Teaching | None = None,
 ) -> list[Path]:
-    """Train the methods side by side, seed by seed, and return their checkpoints."""
-    network, methods, recipe = students
-    made = []
-    matched = about.get("time_matched")
-    more = f", {recipe.epochs} epochs in the time of {matched['method']}'s {matched['epochs']}" if matched else ""
+    """Train the methods of a stage side by side, seed by seed, and return their checkpoints."""
+    made, recipe = [], job.recipe.model_copy(update={"epochs": stage.epochs})
     beside = Beside(unlabelled=data.unlabelled, remembered=Remembered(job.tree.data_file))
     images = TrainingImages(data.train, recipe.view_size, recipe.images, job.device, beside)
     wanted, said = members(network)[0].input, False
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
-        for distils, group in side_by_side(methods, mixed=recipe.labelled != 1 or data.unlabelled is not None):
+        for distils, group in side_by_side(stage.methods, mixed=recipe.labelled != 1 or data.unlabelled is not None):
             teacher = teaching.model if teaching is not None and distils else None
             view = None if teacher is None else teacher.input
             batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted, view=view)
@@ -216,6 +208,8 @@ def train_students(
                 student_about = {
                     **about, **labelled_fields(batches, data.unlabelled), **student_fields(network, student, filled)
                 }  # fmt: skip
+                if method in stage.matched:
+                    student_about["time_matched"] = stage.matched[method]
                 if needs_teacher(method):
                     assert teaching is not None
                     student_about["teacher"] = teaching.sidecar
@@ -223,7 +217,7 @@ def train_students(
                         say_levels((method,), seeded, student, teaching.model)
                 folder = student_folder(job, method, seed)
                 arms.append(make_arm(method, student, folder.checkpoint, student_about, batches, teacher))
-            run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{more}")
+            run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{stage.told}")
             made += [arm.checkpoint for arm in arms]
     return made
 

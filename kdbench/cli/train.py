@@ -90,6 +90,14 @@ def train(
         str | None,
         typer.Option(help="baseline-long: whose time it gets. Default: the slowest.", rich_help_panel="Budget"),
     ] = None,
+    match_time: Annotated[
+        bool,
+        typer.Option(
+            "--match-time",
+            help="Every method gets the wall-clock of the slowest, as trained before without this flag.",
+            rich_help_panel="Budget",
+        ),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(help="Of initialisation, order and augmentation.", rich_help_panel="Budget")
     ] = None,
@@ -172,6 +180,7 @@ def train(
       kdbench train --method cwd,dist
       kdbench train --method all --dataset camvid --data-root data/camvid --folds
       kdbench train --method baseline-long
+      kdbench train --method all --match-time
       kdbench train --from runs/camvid/dist/student.json --runs again
       torchrun --nproc-per-node 2 -m kdbench train --method all
     """
@@ -197,7 +206,7 @@ def train(
     with json_result(json_file) as document:
         flags = TrainFlags(
             methods, recipe or recipe_of(dataset), overrides, size=size, teacher=teacher, match=match,
-            weights=teacher_weights,
+            match_time=match_time, weights=teacher_weights,
             seeds=seeds, device=device, resume=resume, sbd=sbd, download=download, keep_teacher=method == "all",
             deterministic=deterministic, accept_data=accept_data, unlabelled=unlabelled,
             overwrite=overwrite, hold_out=hold_out, folds=folds,

@@ -18,6 +18,7 @@ from kdbench.runs.tree import RunTree, sidecar_path
 
 if TYPE_CHECKING:
     from trainers.recipe import Recipe
+    from trainers.time_match import Stage
     from trainers.train import Data, TrainingJob
 
 GO_ON = "go on with the same command and --resume"
@@ -31,6 +32,7 @@ class TrainFlags:
     Attributes:
         recipe: a recipe's name or file.
         overrides: fields of the recipe that flags set, None = not given.
+        match_time: every method gets the wall-clock of the slowest; the teacher is that of the same steps.
         keep_teacher: train one only where there is none to keep.
         hold_out: a recording that training does not see, and is scored on.
         folds: each recording held out in turn.
@@ -43,6 +45,7 @@ class TrainFlags:
     size: str | None = None
     teacher: str | None = None
     match: str | None = None
+    match_time: bool = False
     weights: str | None = None
     seeds: str | None = None
     device: str = "auto"
@@ -127,6 +130,8 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
         raise BadInput(
             f"--teacher-weights: got '{flags.weights}', but they are the teacher's start: add teacher to --method"
         )
+    if flags.match_time:
+        flags = replace(flags, methods=methods_of_equal_time(flags))
     if flags.match is not None:
         if flags.match not in distilled_methods():
             raise BadInput(f"--match: got '{flags.match}', expected one of {', '.join(distilled_methods())}")
@@ -164,14 +169,20 @@ def train_on(tree: RunTree, recipe: Recipe, flags: TrainFlags, asked: DataAsked)
     from trainers.network_recipe import NO_WEIGHTS
     from trainers.recipe import variant_name
     from trainers.teacher import require_teacher_arch, teacher_is_ready
+    from trainers.time_match import equal_time
     from trainers.train import TrainingJob
 
-    tree = tree.of_variant(variant_name(tree.dataset, recipe, asked.unlabelled, asked.hold_out))
+    named = (tree.dataset, recipe, asked.unlabelled, asked.hold_out)
+    same_steps = tree.of_variant(variant_name(*named))
+    tree = tree.of_variant(variant_name(*named, match_time=flags.match_time))
     weights = recipe.teacher.weights if flags.weights is None else flags.weights
     if flags.teacher is not None and "teacher" not in flags.methods and any(map(needs_teacher, flags.methods)):
         require_teacher_arch(tree, recipe.teacher.network)
     chosen_seeds = choose_seeds(flags.seeds) if flags.seeds else (recipe.seed,)
     device = torch.device(choose_device(flags.device))
+    stages: list[Stage] = []
+    if flags.match_time:
+        recipe, stages = equal_time(same_steps, recipe, flags.methods, device.type)
     data = open_data(tree.dataset, asked)
     about = check_data(tree, data, asked)
     reuse = flags.keep_teacher and flags.weights is None and teacher_is_ready(tree, recipe)
@@ -188,8 +199,29 @@ def train_on(tree: RunTree, recipe: Recipe, flags: TrainFlags, asked: DataAsked)
         overwrite=flags.overwrite,
         about=about,
         deterministic=flags.deterministic,
+        stages=tuple(stages),
     )
     return execute(job, data, flags.go_on)
+
+
+def methods_of_equal_time(flags: TrainFlags) -> tuple[str, ...]:
+    """The students that ``--match-time`` trains: their teacher is there, since they were trained for the same steps.
+
+    Raises:
+        BadInput: flags that say something else of the time, or no student.
+    """
+    if flags.match is not None:
+        raise BadInput(
+            f"--match-time gives every method the time of the slowest, got --match {flags.match} as well: leave it out"
+        )
+    for method in (method for method in flags.methods if METHODS[method].time_matched):
+        raise BadInput(
+            f"--match-time gives the baseline the time of the slowest, got --method {method} as well: take baseline"
+        )
+    students = tuple(method for method in flags.methods if METHODS[method].student)
+    if not students:
+        raise BadInput(f"--match-time: got --method {','.join(flags.methods)}, expected students, as baseline,response")
+    return students
 
 
 def rerun(
@@ -200,6 +232,7 @@ def rerun(
 
     from kdbench.models.network import Network
     from trainers.rerun import bring_teacher, read_past_training, require_new_place, require_same_data, verdict
+    from trainers.time_match import Stage
     from trainers.train import TrainingJob
 
     past = read_past_training(past_file)
@@ -219,6 +252,7 @@ def rerun(
     bring_teacher(past, tree)
     about = check_data(tree, data, asked)
     is_teacher = past.method == "teacher"
+    matched = past.sidecar.get("time_matched")
     job = TrainingJob(
         tree=tree,
         recipe=past.recipe,
@@ -231,7 +265,7 @@ def rerun(
         resume=resume,
         about=about,
         deterministic=deterministic or past.sidecar.get("deterministic", False),
-        time_matched=past.sidecar.get("time_matched"),
+        stages=(Stage((past.method,), past.recipe.epochs, {past.method: matched}),) if matched else (),
         code=Network.recorded(past.sidecar).code,
     )
     models = execute(job, data)

@@ -44,6 +44,7 @@ def notes_on(
             f"{run}: the baseline with {trained[run]['epochs']} epochs, which fit in the time of "
             f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
         )
+    notes += time_notes(trained)
     few = [gain for gain in improvements if gain.standard_error_over == "images" and gain.on == "val"]
     if few:
         named = ", ".join(f"{gain.run} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
@@ -59,6 +60,26 @@ def notes_on(
     return notes
 
 
+def time_notes(trained: dict[str, dict[str, Any]]) -> list[str]:
+    """For each variant whose methods have one wall-clock: that they do, and each method's epochs and seconds."""
+    rows: dict[str, list[str]] = {}
+    for run, sidecar in trained.items():
+        if (of := time_of(method_in(run), sidecar)) is not None:
+            beginning = (
+                f"{run.rpartition('/')[0]}: these rows had the same wall-clock, that of {of[0]} in {of[1]} epochs, "
+                "and not the same steps"
+            )
+            told = f"{method_in(run)} {sidecar['epochs']} epochs, {sidecar['train_seconds']:,.1f} s"
+            rows.setdefault(beginning, []).append(told)
+    return [f"{beginning}: {'; '.join(told)}" for beginning, told in rows.items()]
+
+
+def time_of(method: str, sidecar: dict[str, Any]) -> tuple[str, int] | None:
+    """Method and epochs whose time a training of ``--match-time`` had; None of another."""
+    matched = sidecar.get("time_matched")
+    return None if matched is None or METHODS[method].time_matched else (matched["method"], matched["epochs"])
+
+
 def unread_by_the_baseline() -> set[str]:
     """Fields of a recipe that may differ between the baseline and a method, since the baseline does not read them."""
     return {"teacher", "teacher_precision", *recipe_fields()}
@@ -67,13 +88,17 @@ def unread_by_the_baseline() -> set[str]:
 def unfair_differences(
     method: str, sidecar: dict[str, Any], baseline: dict[str, Any], defaults: dict[str, Any]
 ) -> list[str]:
-    """Fields of the recipe in which a method had other conditions than the baseline, and the number of images.
+    """Fields of the recipe in which a method had other conditions than the baseline, the images' number, and the time.
 
-    The epochs of a time-matched method differ on purpose. A field that one of the two lacks came with a later
-    version, whose default does what was done before.
+    The epochs of a time-matched method differ on purpose: what it must share is the time. A field that one of the two
+    lacks came with a later version, whose default does what was done before.
     """
     ours, theirs = ({**defaults, **about["recipe"]} for about in (sidecar, baseline))
-    allowed = unread_by_the_baseline() | ({"epochs"} if METHODS[method].time_matched else set())
+    theirs_matched, ours_matched = time_of("baseline", baseline), time_of(method, sidecar)
+    in_one_time = theirs_matched is not None and ours_matched is not None
+    allowed = unread_by_the_baseline() | ({"epochs"} if in_one_time or METHODS[method].time_matched else set())
     differing = [key for key in ours if key not in allowed and ours[key] != theirs.get(key)]
+    if in_one_time and ours_matched != theirs_matched:
+        differing.append("matched time")
     numbers = ("train_images", "unlabelled_train_images")
     return differing + [number for number in numbers if sidecar.get(number) != baseline.get(number)]
