@@ -82,6 +82,7 @@ def test_an_engine_that_cannot_run_here_is_built_with_its_reason(comparison):
         assert row.latency is None
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_an_engine_that_its_runtime_refuses_is_unavailable_in_its_own_words(broken_runs, kdbench, monkeypatch):
     """PyTorch claims an H200; the runtime is a fake with an H200's words, which spread over lines."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -12,6 +12,7 @@ from exporters.graph import remove_unused, resize_by_scales, scale_factor, write
 from kdbench.errors import RunFailed
 from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
+from tests.conditions import ENGINE_BUILDER
 from tests.onnx_models import FLOAT, INT64
 
 SHAPE_NODES = {"Shape", "Size", "Gather", "Concat", "Reshape", "Expand", "ConstantOfShape", "Range", "NonZero"}
@@ -26,7 +27,7 @@ def shape_nodes(graph):
 @pytest.mark.parametrize(
     ("export_format", "precision", "output"),
     [("onnx", "fp32", "mask"), ("onnx", "fp32", "logits"), ("onnx", "fp16", "mask"), ("onnx", "int8", "mask"),
-     ("trt", "int8", "mask")],
+     pytest.param("trt", "int8", "mask", marks=pytest.mark.needs("nncf", ENGINE_BUILDER))],
 )  # fmt: skip
 def test_static_files_compute_no_shape(exported, export_format, precision, output):
     graph = onnx.load(exported.export("baseline", export_format, precision, output).with_suffix(".onnx")).graph

@@ -186,6 +186,7 @@ def refusing(tree, card, monkeypatch):
     return engine
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_the_runtimes_own_words_are_one_short_line(refusing):
     with pytest.raises(EngineRefused) as caught:
         tensorrt_engine.TensorRTBackend.load(refusing, output="mask", size=None, device="cuda", threads=1)
@@ -197,6 +198,7 @@ def test_the_runtimes_own_words_are_one_short_line(refusing):
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.needs(ENGINE_BUILDER)
 def test_predict_says_it_in_one_line(refusing, tree, kdbench, tmp_path):
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "x.png")
     done = kdbench("predict", tmp_path / "x.png", "--method", "baseline", "--backend", "trt", "--runs", tree.runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_what_differs_is_named(kdbench, past, tmp_path):
     assert done.code == 0
     last = done.out.splitlines()[-1]
     assert last.startswith(f"other weights than '{past / 'baseline' / 'student.json'}': mIoU ")
-    assert last.endswith(f"; between the two: torch 2.0.0 → {torch.__version__}")
+    assert last.endswith(f"; between the two: torch 2.0.0 → {version('torch')}")
 
 
 def edit(path, change):
