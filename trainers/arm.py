@@ -152,7 +152,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()  # on a full disk torch.save raises an error that looks like any other
     torch.save(state, buffer)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        # A copy: Python 3.12.1 crashes when it collects a failed write that holds a view of the buffer.
+        temporary.write_bytes(buffer.getvalue())
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
