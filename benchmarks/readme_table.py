@@ -29,6 +29,7 @@ GATE = Path("results/gate-study.json")
 NETWORKS = Path("results/foreign-networks.json")
 IMPORTS = Path("results/import-overhead.json")
 DEMO = Path("results/demo.json")
+LABELS = Path("results/label-study.json")
 FILES, STREAMING = Path("results/imported-files.json"), Path("results/streaming-speed.json")
 GPU = Path("results/gpu")
 
@@ -80,6 +81,7 @@ PARTS = (
     Part(README, "table", (RESULTS,), readme_figures.comparison_table),
     Part(README, "figures", (GATE, NETWORKS, SPEED, RESULTS, TRAINING), readme_figures.claims),
     _measured(RESULTS, measured_tables.comparison_table),
+    _measured(LABELS, measured_tables.labels_table),
     _measured(STUDENT, measured_tables.student_table),
     _measured(ACCURACY, measured_tables.accuracy_table),
     _measured(TRAINING, measured_tables.training_table),
