@@ -41,13 +41,16 @@ from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
 from kdbench.runs.files import sha256, write_json
 from kdbench.runs.tree import RunTree
+from trainers.network_recipe import StudentRecipe
 from trainers.precision import has_bf16
-from trainers.recipe import Recipe
+from trainers.recipe import Recipe, load_recipe
 from trainers.teacher import teacher_is_ready
 from trainers.train import Data, TrainingJob, student_folder, train
 
 METHODS = ("baseline", "response", "feature", "dist", "imitation")
 SCORED_AT_ONCE = 16
+NEVER = 10_000
+"""Epochs between validations: the last epoch's is the only one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Setting:
     """One row of the study's plan.
 
     Attributes:
-        recipe: the fields that differ from ``COMMON``.
+        recipe: the fields that differ from ``RECIPE``.
         hold_out: the drive that a fold is scored on; None = train and val as they are, scored on val and test.
     """
 
@@ -68,12 +71,7 @@ class Setting:
         return Setting(f"{self.name}{FOLD}{drive}", self.recipe, drive)
 
 
-COMMON: dict[str, Any] = {
-    "size": (180, 240), "batch_size": 16, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "warmup_steps": 100,
-    "class_weights": True, "logit_adjustment": 0.5, "scale_min": 0.6, "scale_max": 1.8, "jitter": 0.3,
-    "beta": 2.0, "temperature": 1.0, "dist_weight": 5.0, "gamma": 2.0, "validate_every": 10_000,
-    "teacher": {"arch": "fpn_efficientnet_lite2", "epochs": 14, "batch_size": 8, "lr": 5e-4, "size": (360, 480)},
-}  # fmt: skip
+RECIPE = "camvid-imagenet"
 WHOLE = (
     Setting("quarter", {"labelled": 0.25, "epochs": 104}),
     Setting("all", {"epochs": 104}),
@@ -91,10 +89,14 @@ def recipe_of(setting: Setting, device: str, epochs: int | None) -> Recipe:
     """Students in bf16 on a GPU; the teacher's passes, which only have to be read, where a processor has it too."""
     students = "bf16" if device == "cuda" else "fp32"
     teacher = "bf16" if device == "cuda" or has_bf16(torch.device("cpu")) else "fp32"
-    fields = {**COMMON, "precision": students, "teacher_precision": teacher, **setting.recipe}
+    fields = {"precision": students, "teacher_precision": teacher, "validate_every": NEVER, **setting.recipe}
+    recipe = load_recipe(RECIPE, {key: value for key, value in fields.items() if key != "student"})
+    if "student" in fields:
+        recipe = recipe.model_copy(update={"student": StudentRecipe.model_validate(fields["student"])})
     if epochs is not None:
-        fields = {**fields, "epochs": epochs, "teacher": {**COMMON["teacher"], "epochs": epochs}}
-    return Recipe.model_validate(fields)
+        shorter = recipe.teacher.model_copy(update={"epochs": epochs})
+        recipe = recipe.model_copy(update={"epochs": epochs, "teacher": shorter})
+    return recipe
 
 
 @dataclass
@@ -159,7 +161,7 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
     for seed in todo:
         job = TrainingJob(
             tree=tree, recipe=recipe, methods=arguments.methods, match=None,
-            train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device, weights="imagenet",
+            train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device, weights=recipe.teacher.weights,
             resume=True, about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip
         train(job, Data(splits["train"], splits[names[0]]))
