@@ -84,7 +84,7 @@ class GraphSteps(Steps):
         images = example.images.clone()
         view = images if example.view is example.images else example.view.clone()
         self._batch = Batch(images, example.labels.clone(), view)
-        self._taps, self._teaching = example.taps and cloned(example.taps), None
+        self._taps, self._teaching = None if example.taps is None else cloned(example.taps), None
         if teacher is not None:
             self._taps, self._teaching = self._record_teacher(teacher)
         self._graphs = {id(arm): self._record(arm) for arm in arms}

@@ -56,9 +56,11 @@ def images_and_views(wanted: Wanted) -> tuple[TrainingImages, Views | None]:
     parts = parts_of(wanted)
     if is_main():
         with one_at_a_time(wanted.folder):
-            say_and_require_room(wanted, folder, parts)
-            if missing := folder.missing(parts, wanted.recipe.views):
+            missing = folder.missing(parts, wanted.recipe.views)
+            if missing:
                 clear_up(wanted, folder)
+            say_and_require_room(wanted, folder, parts)
+            if missing:
                 make(wanted, folder, missing, made_of)
     while folder.missing(parts, wanted.recipe.views):  # no barrier: those have a time limit
         time.sleep(POLL_SECONDS)
