@@ -89,14 +89,13 @@ def recipe_of(setting: Setting, device: str, epochs: int | None) -> Recipe:
     """Students in bf16 on a GPU; the teacher's passes, which only have to be read, where a processor has it too."""
     students = "bf16" if device == "cuda" else "fp32"
     teacher = "bf16" if device == "cuda" or has_bf16(torch.device("cpu")) else "fp32"
-    fields = {"precision": students, "teacher_precision": teacher, "validate_every": NEVER, **setting.recipe}
-    recipe = load_recipe(RECIPE, {key: value for key, value in fields.items() if key != "student"})
+    recipe = load_recipe(RECIPE, {"precision": students, "teacher_precision": teacher, "validate_every": NEVER})
+    fields = dict(setting.recipe)
     if "student" in fields:
-        recipe = recipe.model_copy(update={"student": StudentRecipe.model_validate(fields["student"])})
+        fields["student"] = StudentRecipe.model_validate(fields["student"])
     if epochs is not None:
-        shorter = recipe.teacher.model_copy(update={"epochs": epochs})
-        recipe = recipe.model_copy(update={"epochs": epochs, "teacher": shorter})
-    return recipe
+        fields |= {"epochs": epochs, "teacher": recipe.teacher.model_copy(update={"epochs": epochs})}
+    return recipe.model_copy(update=fields)
 
 
 @dataclass
@@ -161,8 +160,9 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
     for seed in todo:
         job = TrainingJob(
             tree=tree, recipe=recipe, methods=arguments.methods, match=None,
-            train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device, weights=recipe.teacher.weights,
-            resume=True, about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
+            train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device,
+            weights=recipe.teacher.weights, resume=True,
+            about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip
         train(job, Data(splits["train"], splits[names[0]]))
         for name in names:

@@ -24,7 +24,7 @@ def test_batches_depend_on_seed_and_epoch_alone(train_set):
     settings = {"scale_min": 0.5, "scale_max": 2.0, "jitter": 0.3}
     first, again = batches(train_set, **settings), batches(train_set, **settings)
     list(again.epoch(0))
-    for (a, x, _), (b, y, _) in zip(first.epoch(1), again.epoch(1), strict=True):
+    for (a, x, *_), (b, y, *_) in zip(first.epoch(1), again.epoch(1), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(x, y)
     other = next(iter(batches(train_set, seed=1, **settings).epoch(1)))
@@ -34,7 +34,7 @@ def test_batches_depend_on_seed_and_epoch_alone(train_set):
 def test_decoding_when_needed_gives_the_same_batches(train_set):
     cached, streamed = batches(train_set), batches(train_set)
     streamed._images._decoded = None
-    for (a, x, _), (b, y, _) in zip(cached.epoch(0), streamed.epoch(0), strict=True):
+    for (a, x, *_), (b, y, *_) in zip(cached.epoch(0), streamed.epoch(0), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(x, y)
 
@@ -50,7 +50,7 @@ def test_without_augmentation_pixels_are_the_backends_preprocessing(train_set):
     from kdbench.data.preprocessing import normalise
 
     known = {normalise(train_set[i].image[None])[0].sum().round(0): i for i in range(len(train_set))}
-    images, labels, _ = next(iter(batches(train_set, flip=False).epoch(0)))
+    images, labels, *_ = next(iter(batches(train_set, flip=False).epoch(0)))
     for image, label in zip(images, labels, strict=True):
         index = known[image.numpy().sum().round(0)]
         torch.testing.assert_close(
@@ -61,7 +61,7 @@ def test_without_augmentation_pixels_are_the_backends_preprocessing(train_set):
 
 def test_augmented_labels_move_with_their_image(train_set):
     """A scene whose label is its own red channel must stay so under zoom, crop and flip (away from edges)."""
-    from trainers.batches import augment, draw
+    from trainers.augmentation import augment, draw
 
     grid = torch.arange(64).view(1, 1, -1).expand(4, 64, 64).to(torch.uint8)
     images = grid[:, None].expand(4, 3, 64, 64).clone()
@@ -75,7 +75,7 @@ def test_augmented_labels_move_with_their_image(train_set):
 
 
 def test_padding_is_ignored(train_set):
-    from trainers.batches import augment, draw
+    from trainers.augmentation import augment, draw
 
     images = torch.full((2, 3, 64, 64), 200, dtype=torch.uint8)
     labels = torch.zeros(2, 64, 64, dtype=torch.uint8)
@@ -124,7 +124,7 @@ def unshuffled(train_set):
     plain = TrainingBatches(images, Recipe(size=(64, 96), batch_size=2, flip=False))
     for index in range(8):
         gathered = images.gather([index])
-        from trainers.batches import Augmentation, augment
+        from trainers.augmentation import Augmentation, augment
 
         still = Augmentation(
             torch.ones(1), torch.ones(1), torch.zeros(1, 2), torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 1, 1)

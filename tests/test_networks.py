@@ -20,7 +20,7 @@ from kdbench.models.registry import build_model, tried
 from kdbench.models.tracing import trace
 from tests.conftest import REPOSITORY
 from tests.networks.pyramid import Pyramid
-from trainers.batches import converted
+from trainers.augmentation import converted
 
 OWN = f"{REPOSITORY / 'tests' / 'networks' / 'pyramid.py'}:pyramid"
 SMP = pytest.mark.needs("segmentation_models_pytorch")

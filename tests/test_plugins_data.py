@@ -226,7 +226,7 @@ print(json.dumps([differences, float((mask == wanted.argmax(1)).mean()), float(n
 def test_batches_are_normalised_as_asked():
     """By hand, without and with jitter: what is drawn is in units of ImageNet's std, whatever the network's."""
     from kdbench.data.normalisation import IMAGENET, Input
-    from trainers.batches import Augmentation, augment
+    from trainers.augmentation import Augmentation, augment
 
     pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 1, 3).repeat(1, 3, 1, 1)
     labels = torch.zeros(1, 1, 3, dtype=torch.uint8)

@@ -14,7 +14,7 @@ from trainers.arm import Arm
 from trainers.batches import Batch
 from trainers.methods import Objective
 from trainers.recipe import Recipe
-from trainers.steps import GraphSteps, Steps, arm_step, make_steps, restore, snapshot
+from trainers.steps import GraphSteps, Steps, arm_step, make_steps, restore, snapshot, teacher_taps
 
 CLASSES = 5
 METHODS = ("baseline", *distilled_methods())
@@ -170,3 +170,24 @@ def test_recorded_steps_train_as_launched_ones(tmp_path, precision):
             )
         counts = [value for name, value in recorded[method][1].items() if name.endswith("num_batches_tracked")]
         assert all(count == len(batches) for count in counts)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_taps_that_come_with_the_batch_teach_as_the_teacher_does(tmp_path, device):
+    """Of views made once; on a GPU by recorded steps."""
+    recipe = Recipe(size=(64, 64), batch_size=4, precision="fp32", teacher_precision="fp32", warmup_steps=3)
+    size, results = (4, 64, 64), []
+    for taught_before in (False, True):
+        arms, teacher = make_arms(tmp_path, METHODS, recipe, device)
+        batches = [make_batch(seed, device, size) for seed in range(3)]
+        if taught_before:
+            batches = [batch._replace(taps=teacher_taps(teacher, batch.view, recipe)) for batch in batches]
+        asked = None if taught_before else teacher
+        steps = GraphSteps(arms, asked, batches.pop()) if device == "cuda" else Steps(arms, asked)
+        for batch in batches[:2]:
+            steps.run(arms, batch)
+        steps.settle()
+        results.append({arm.method: arm.running for arm in arms})
+    for method in METHODS:
+        for name, value in results[0][method].items():
+            torch.testing.assert_close(results[1][method][name], value, rtol=5e-3, atol=1e-3, msg=f"{method} {name}")

@@ -9,13 +9,16 @@ the labelled images alone, which a baseline trains on, and mixed ones, which dis
 one shuffled order, so that a step holds labelled images in the share that they have of all, or as many without labels
 in every step as ``unlabelled_share`` says. Every pixel of an image without labels has the label 254, but for padding,
 which has 255 as everywhere.
+
+With ``views`` in the recipe the augmented images come from the disk (``trainers.views``), in the same order.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.data.labels import IGNORE, UNLABELLED
+from kdbench.data.labels import UNLABELLED
 from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput
+from kdbench.models.segmentation import Taps
+from trainers.augmentation import Augmentation, augment, converted, draw, moves, to_device
 from trainers.images import TrainingImages
 from trainers.processes import rank, world_size
 from trainers.recipe import Recipe
+from trainers.views import Shown, Views
 
 
 class Batch(NamedTuple):
@@ -38,11 +44,13 @@ class Batch(NamedTuple):
         images: N x 3 x H x W float32, normalised, channels-last.
         labels: N x H x W int64, 255 = ignore (padding included), 254 = no label.
         view: what the teacher sees: ``images``, or at a larger size the view that they are the exact reduction of.
+        taps: what the teacher said of it when views were made; None = it is asked now.
     """
 
     images: Tensor
     labels: Tensor
     view: Tensor
+    taps: Taps | None = None
 
 
 class TrainingBatches:
@@ -53,7 +61,8 @@ class TrainingBatches:
         recipe: size, batch size, seed and augmentation are read from it.
         unlabelled: whether images without labels are among them.
         wanted: how the networks that train on them want images normalised.
-        view: how the teacher wants them; None = the same.
+        view: how the teacher wants them; None = there is none.
+        views: made before, in place of augmentation anew.
     """
 
     def __init__(
@@ -64,9 +73,10 @@ class TrainingBatches:
         unlabelled: bool = False,
         wanted: Input = IMAGENET,
         view: Input | None = None,
+        views: Views | None = None,
     ) -> None:
         self.recipe, self.device, self._images, self._wanted = recipe, images.device, images, wanted
-        self._view = view or wanted
+        self._view, self._views, self._taught = view or wanted, views, view is not None
         name = images.dataset.name
         if images.count < 2:
             raise BadInput(f"dataset '{name}': {images.count} training images, expected at least 2")
@@ -111,26 +121,33 @@ class TrainingBatches:
         """
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
         size, mine = self.batch_size, slice(rank(), None, world_size())
-        chunks = [chunk[mine] for chunk in self._chunks(generator)]
+        whole = self._chunks(generator)
+        if self._views is not None:
+            shown = [chunk[mine] for chunk in self._shown(whole, epoch)]
+            for images, labels, taps in self._views.batches(shown, self._wanted, taught=self._taught):
+                yield Batch(images, labels, images, taps)
+            return
+        chunks = [chunk[mine] for chunk in whole]
         drawn = [draw(size, self.recipe, generator) for _ in chunks]
         drawn = [Augmentation(*(values[mine] for values in one)) for one in drawn]
         moved = to_device(drawn, self.device)
         known = set(self.labelled)
         for step, (images, labels) in enumerate(self._images.batches(chunks)):
-            if len(known) < self._images.count:
-                blind = [row for row, index in enumerate(chunks[step]) if index not in known]
-                labels[blind] = UNLABELLED
+            hide_labels(labels, chunks[step], known)
             yield self._batch(*augment(images, labels, moved[step], moves(drawn[step]), self._wanted))
+
+    def _queues(self) -> list[tuple[list[int], int]]:
+        """Images that are shown in turn, and how many of them every step holds."""
+        known, size = set(self.labelled), self.batch_size
+        if not self._without:
+            return [(list(self.indices), size)]
+        without = [index for index in self.indices if index not in known]
+        return [(self.labelled, size - self._without), (without, self._without)]
 
     def _chunks(self, generator: torch.Generator) -> list[list[int]]:
         """The images of each step of an epoch."""
-        known, size = set(self.labelled), self.batch_size
-        parts = [(list(self.indices), size)]
-        if self._without:
-            without = [index for index in self.indices if index not in known]
-            parts = [(self.labelled, size - self._without), (without, self._without)]
         queues = []
-        for indices, count in parts:
+        for indices, count in self._queues():
             order: list[int] = []
             while len(order) < count * self.steps_per_epoch:
                 order += [indices[i] for i in torch.randperm(len(indices), generator=generator)]
@@ -140,6 +157,22 @@ class TrainingBatches:
             for step in range(self.steps_per_epoch)
         ]
 
+    def _shown(self, chunks: list[list[int]], epoch: int) -> list[list[Shown]]:
+        """Which view of each image is shown: the next one whenever its turn comes, also within an epoch."""
+        turns = {
+            index: math.ceil(count * self.steps_per_epoch / len(indices))
+            for indices, count in self._queues()
+            for index in indices
+        }
+        before: Counter[int] = Counter()
+        shown: list[list[Shown]] = []
+        for chunk in chunks:
+            shown.append([])
+            for index in chunk:
+                shown[-1].append(Shown(index, (epoch * turns[index] + before[index]) % self.recipe.views))
+                before[index] += 1
+        return shown
+
     def _batch(self, view: Tensor, labels: Tensor) -> Batch:
         factor = view.shape[2] // self.recipe.size[0]
         shown = converted(view, self._wanted, self._view)
@@ -147,6 +180,12 @@ class TrainingBatches:
             return Batch(view, labels, shown)
         middle = slice(factor // 2, None, factor)
         return Batch(F.avg_pool2d(view, factor), labels[:, middle, middle].contiguous(), shown)
+
+
+def hide_labels(labels: Tensor, indices: list[int], known: set[int]) -> None:
+    """Say of every pixel of the images that are not ``known`` that it has no label; N x H x W, in place."""
+    if blind := [row for row, index in enumerate(indices) if index not in known]:
+        labels[blind] = UNLABELLED
 
 
 def labelled_indices(images: TrainingImages, labelled: float | str) -> list[int]:
@@ -183,119 +222,3 @@ def evenly_spaced(count: int, share: float) -> list[int]:
     """At least two of 0 … count − 1, evenly spaced from 0 on: ``share`` of them, rounded."""
     chosen = max(2, round(count * share))
     return [index * count // chosen for index in range(chosen)]
-
-
-class Augmentation(NamedTuple):
-    """What happens to each of N images; on the CPU, whatever the device, so that a run is the same on both.
-
-    Attributes:
-        zoom: N, above 1 is closer.
-        mirror: N, −1 for the images that are flipped, else 1.
-        shift: N x 2, of the source's centre in x and y; the source spans −1 to 1.
-        contrast, shade: N x 1 x 1 x 1 factor, and N x 3 x 1 x 1 summand of brightness and colour, of normalised pixels.
-    """
-
-    zoom: Tensor
-    mirror: Tensor
-    shift: Tensor
-    contrast: Tensor
-    shade: Tensor
-
-
-def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Augmentation:
-    """Random zoom with crop or padding, flip, and colour jitter, by the recipe."""
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
-
-    low, high = math.log(recipe.scale_min), math.log(recipe.scale_max)
-    zoom = torch.exp(low + (high - low) * uniform(n))
-    mirror = torch.where(uniform(n) < 0.5, -1.0, 1.0) if recipe.flip else torch.ones(n)
-    shift = (2 * uniform(n, 2) - 1) * (1 - 1 / zoom).abs()[:, None]
-    contrast, shade = torch.ones(n, 1, 1, 1), torch.zeros(n, 3, 1, 1)
-    if recipe.jitter > 0:
-        contrast = 1 + recipe.jitter * (2 * uniform(n, 1, 1, 1) - 1)
-        brightness = recipe.jitter * (2 * uniform(n, 1, 1, 1) - 1)
-        shade = brightness + 0.5 * recipe.jitter * (2 * uniform(n, 3, 1, 1) - 1)
-    return Augmentation(zoom, mirror, shift, contrast, shade)
-
-
-def moves(drawn: Augmentation) -> bool:
-    """Whether any pixel changes its place."""
-    return bool((drawn.zoom != 1).any() or (drawn.mirror != 1).any())
-
-
-def to_device(drawn: list[Augmentation], device: torch.device) -> list[Augmentation]:
-    """The same on ``device``, by one copy of each field for all steps of an epoch."""
-    if device.type == "cpu":
-        return drawn
-    fields = [torch.stack(values).pin_memory().to(device, non_blocking=True) for values in zip(*drawn, strict=True)]
-    return [Augmentation(*(values[step] for values in fields)) for step in range(len(drawn))]
-
-
-@lru_cache
-def statistics(device: torch.device, wanted: Input) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of pixels from 0 to 255, each 1 x 3 x 1 x 1: made once, a copy makes a GPU wait."""
-    mean, std = (
-        wanted.scale * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (wanted.mean, wanted.std)
-    )
-    return mean, std
-
-
-@lru_cache
-def conversion(device: torch.device, made: Input, wanted: Input) -> tuple[Tensor, Tensor]:
-    """(factor, summand), each 1 x 3 x 1 x 1, that turn images normalised as ``made`` into ``wanted``, in its order."""
-    (mean, std), (other_mean, other_std) = statistics(device, made), statistics(device, wanted)
-    if made.space != wanted.space:
-        mean, std = mean.flip(1), std.flip(1)
-    return std / other_std, (mean - other_mean) / other_std
-
-
-def converted(images: Tensor, made: Input, wanted: Input) -> Tensor:
-    """The same images normalised for another network; N x 3 x H x W."""
-    if made == wanted:
-        return images
-    factor, summand = conversion(images.device, made, wanted)
-    ordered = images if made.space == wanted.space else images.flip(1)
-    turned = torch.addcmul(summand, ordered, factor)
-    return turned.contiguous(memory_format=torch.channels_last)
-
-
-def augment(
-    images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool, wanted: Input = IMAGENET
-) -> tuple[Tensor, Tensor]:
-    """Normalise and augment, with one resampling for the whole batch.
-
-    Args:
-        images: N x 3 x H x W uint8.
-        labels: N x H x W uint8.
-        drawn: on the images' device.
-        resample: whether ``drawn`` moves any pixel; given, because looking makes a GPU wait.
-        wanted: how the images are normalised.
-
-    Returns:
-        images (float32, normalised, channels-last) and labels (int64); pixels outside the source are 0 and 255.
-    """
-    n, _, height, width = images.shape
-    device = images.device
-    mean, std = statistics(device, wanted)
-    pixels = (images.flip(1) if wanted.turns_channels else images).float().sub_(mean)
-    if resample:
-        # Output coordinates in [-1, 1] → source coordinates: x' = mirror/zoom · x + shift
-        x, y = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (width, height))
-        grid = torch.empty(n, height, width, 2, device=device)
-        grid[..., 0] = ((drawn.mirror / drawn.zoom)[:, None] * x + drawn.shift[:, :1])[:, None, :]
-        grid[..., 1] = ((1 / drawn.zoom)[:, None] * y + drawn.shift[:, 1:])[:, :, None]
-        pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        # +1, because what lies outside is sampled as 0
-        shifted = F.grid_sample(labels[:, None].float().add_(1), grid, mode="nearest", align_corners=False)
-        target = shifted[:, 0].long().sub_(1)
-        target.masked_fill_(target < 0, IGNORE)
-    else:
-        target = labels.long()
-    shade = drawn.shade
-    if wanted != IMAGENET:  # what is drawn is in units of ImageNet's std
-        shade = shade * statistics(device, IMAGENET)[1]
-        shade = (shade.flip(1) if wanted.turns_channels else shade) / std
-    pixels = torch.addcmul(shade, pixels, drawn.contrast / std)
-    return pixels.contiguous(memory_format=torch.channels_last), target

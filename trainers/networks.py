@@ -83,17 +83,22 @@ def say_start(model: SegmentationModel, filled: Filled | None, dataset: Segmenta
         )
 
 
+def feature_methods(methods: tuple[str, ...], recipe: Recipe) -> list[str]:
+    """Those that read the teacher's features."""
+    return [
+        method
+        for method in methods
+        if any(term.adapted and getattr(recipe, term.weight.name) for term in METHODS[method].terms)
+    ]
+
+
 def say_levels(methods: tuple[str, ...], recipe: Recipe, model: SegmentationModel, teacher: SegmentationModel) -> None:
     """Which modules of a network from elsewhere feature distillation reads, and which level one side lacks.
 
     Raises:
         BadInput: there is no level at all that both have.
     """
-    adapted = [
-        method
-        for method in methods
-        if any(term.adapted and getattr(recipe, term.weight.name) for term in METHODS[method].terms)
-    ]
+    adapted = feature_methods(methods, recipe)
     shared = shared_levels(model.tap_channels, teacher.tap_channels)
     if adapted and is_main():
         for who, network in (("student", model), ("teacher", teacher)):

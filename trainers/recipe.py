@@ -28,6 +28,9 @@ OTHER_DATA = "folder"
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 
+MAX_VIEWS = 1000
+"""Of an image; beyond, augmentation anew is what is wanted."""
+
 
 class Common(BaseModel):
     """A training run; the same for every student method. ``Recipe`` adds what only some of them read."""
@@ -78,6 +81,14 @@ class Common(BaseModel):
     flip: bool = Field(True, description="horizontally, half of the time")
     jitter: float = Field(0.0, ge=0, description="brightness, contrast and colour shift, in units of ImageNet's std")
 
+    views: int = Field(
+        0,
+        ge=0,
+        le=MAX_VIEWS,
+        description="augmented views of each image that are made once, with what the teacher says of them, for all "
+        "methods and seeds; 0 = augmentation anew in every step",
+    )
+
     alpha: float = Field(1.0, ge=0, description="weight of cross-entropy")
 
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch always has one")
@@ -107,7 +118,7 @@ class Common(BaseModel):
         fields = ("epochs", "batch_size", "lr", "size", "images", "labelled")
         changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
         teacher = self.teacher.model_copy(update={"size": None})
-        return self.model_copy(update={**changes, "precision": self.teacher_precision, "teacher": teacher})
+        return self.model_copy(update={**changes, "precision": self.teacher_precision, "teacher": teacher, "views": 0})
 
     def changes_since(self, recorded: dict[str, Any]) -> list[str]:
         """Fields that a recorded recipe has otherwise, as "lr 0.001 → 0.5".
@@ -170,6 +181,8 @@ def variant_name(
         differs["labelled"] = Path(str(recipe.labelled)).stem if listed else f"{recipe.labelled:g}"
     if unlabelled is not None:
         differs["unlabelled"] = unlabelled.absolute().name
+    if recipe.views != usual_training.views:
+        differs["views"] = str(recipe.views)
     if hold_out is not None:
         differs[HOLD_OUT] = hold_out
     if match_time:

@@ -31,7 +31,7 @@ class Steps:
 
     Args:
         arms: trained side by side; they share nothing but batches and the teacher's pass.
-        teacher: in eval mode on the batches' device, or None when no arm reads it.
+        teacher: in eval mode on the batches' device, or None when no arm reads it, or batches have its taps.
     """
 
     def __init__(self, arms: list[Arm], teacher: SegmentationModel | None) -> None:
@@ -42,7 +42,9 @@ class Steps:
         """Train each of ``arms`` on a batch, and add its losses to ``arm.running``."""
         device = batch.images.device
         before = mark(device)
-        taps = teacher_taps(self.teacher, batch.view, self.recipe) if self.teacher is not None else None
+        taps = batch.taps
+        if self.teacher is not None:
+            taps = teacher_taps(self.teacher, batch.view, self.recipe)
         taught = mark(device)
         for arm in arms:
             started = mark(device)
@@ -82,7 +84,7 @@ class GraphSteps(Steps):
         images = example.images.clone()
         view = images if example.view is example.images else example.view.clone()
         self._batch = Batch(images, example.labels.clone(), view)
-        self._taps, self._teaching = None, None
+        self._taps, self._teaching = None if example.taps is None else cloned(example.taps), None
         if teacher is not None:
             self._taps, self._teaching = self._record_teacher(teacher)
         self._graphs = {id(arm): self._record(arm) for arm in arms}
@@ -127,6 +129,10 @@ class GraphSteps(Steps):
         self._batch.labels.copy_(batch.labels)
         if self._batch.view is not self._batch.images:
             self._batch.view.copy_(batch.view)
+        if batch.taps is not None and self._taps is not None:
+            self._taps.logits.copy_(batch.taps.logits)
+            for level, maps in self._taps.features.items():
+                maps.copy_(batch.taps.features[level])
         self.replay(arms)
 
     def replay(self, arms: list[Arm]) -> None:
@@ -188,6 +194,10 @@ def teacher_taps(teacher: SegmentationModel, images: Tensor, recipe: Recipe) -> 
     # Copies, because losses cannot save what was made in inference mode for their backward.
     logits, *features = (maps.to(torch.float32, copy=True) for maps in (taps.logits, *taps.features.values()))
     return Taps(logits, dict(zip(taps.features, features, strict=True)))
+
+
+def cloned(taps: Taps) -> Taps:
+    return Taps(taps.logits.clone(), {level: maps.clone() for level, maps in taps.features.items()})
 
 
 def snapshot(arm: Arm) -> dict[str, Any]:

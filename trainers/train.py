@@ -29,12 +29,23 @@ from trainers.images import Beside, TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
 from trainers.methods import Objective, needs_teacher
-from trainers.networks import Networks, Teaching, new_student, say_levels, say_start, student_fields, tried_networks
+from trainers.networks import (
+    Networks,
+    Teaching,
+    feature_methods,
+    new_student,
+    say_levels,
+    say_start,
+    student_fields,
+    tried_networks,
+)
 from trainers.precision import faster_precision, recorded_precisions
 from trainers.processes import from_main, is_main, use_cores, wait_for_all, world_size
 from trainers.recipe import Recipe
+from trainers.step_images import labelled_fields, say_steps
 from trainers.teacher import open_teacher, require_members, require_same_classes
 from trainers.time_match import Stage, time_matched
+from trainers.view_making import Wanted, images_and_views
 from trainers.weights import load_weights
 
 
@@ -189,14 +200,20 @@ def train_students(
     """Train the methods of a stage side by side, seed by seed, and return their checkpoints."""
     made, recipe = [], job.recipe.model_copy(update={"epochs": stage.epochs})
     beside = Beside(unlabelled=data.unlabelled, remembered=Remembered(job.tree.data_file))
-    images = TrainingImages(data.train, recipe.view_size, recipe.images, job.device, beside)
+    build = partial(build_model, network, len(data.train.classes))
+    images, views = images_and_views(
+        Wanted(
+            data.train, recipe, job.device, beside, job.tree.folder("teacher").views, teaching,
+            build if teaching is not None and feature_methods(stage.methods, recipe) else None,
+        )
+    )  # fmt: skip
     wanted, said = members(network)[0].input, False
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
         for distils, group in side_by_side(stage.methods, mixed=recipe.labelled != 1 or data.unlabelled is not None):
             teacher = teaching.model if teaching is not None and distils else None
             view = None if teacher is None else teacher.input
-            batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted, view=view)
+            batches = TrainingBatches(images, seeded, unlabelled=distils, wanted=wanted, view=view, views=views)
             arms = []
             if batches.step_images["unlabelled"] and seed == job.seeds[0]:
                 say_steps(group, batches)
@@ -206,7 +223,8 @@ def train_students(
                     say_start(student, filled, data.train)
                     said = True
                 student_about = {
-                    **about, **labelled_fields(batches, data.unlabelled), **student_fields(network, student, filled)
+                    **about, **labelled_fields(batches, data.unlabelled), **student_fields(network, student, filled),
+                    **({"views": views.fields()} if views is not None else {}),
                 }  # fmt: skip
                 if method in stage.matched:
                     student_about["time_matched"] = stage.matched[method]
@@ -217,7 +235,8 @@ def train_students(
                         say_levels((method,), seeded, student, teaching.model)
                 folder = student_folder(job, method, seed)
                 arms.append(make_arm(method, student, folder.checkpoint, student_about, batches, teacher))
-            run(arms, job, teacher, batches, data.validation, f"seed {seed}: {', '.join(group)}{stage.told}")
+            asked = teacher if views is None else None
+            run(arms, job, asked, batches, data.validation, f"seed {seed}: {', '.join(group)}{stage.told}")
             made += [arm.checkpoint for arm in arms]
     return made
 
@@ -233,29 +252,6 @@ def side_by_side(methods: tuple[str, ...], *, mixed: bool) -> list[tuple[bool, t
     if not mixed:
         return [(bool(distilled), methods)]
     return [(distils, group) for distils, group in ((False, others), (True, distilled)) if group]
-
-
-def say_steps(methods: tuple[str, ...], batches: TrainingBatches) -> None:
-    """One line: how many images without labels there are, and what a step holds."""
-    if is_main():
-        held = batches.step_images
-        print(
-            f"{', '.join(methods)}: {len(batches.labelled)} images with labels and "
-            f"{len(batches.indices) - len(batches.labelled)} without, of which the teacher's opinion is learnt; a step "
-            f"of {batches.batch_size} images holds {held['labelled']:.1f} with labels and {held['unlabelled']:.1f} "
-            f"without, mean; an epoch has {batches.steps_per_epoch} steps, the baseline's too"
-        )
-
-
-def labelled_fields(batches: TrainingBatches, unlabelled: ImagesWithoutLabels | None) -> dict[str, Any]:
-    """What a sidecar says of a training on few labels or beside images without any; nothing of another."""
-    if batches.recipe.labelled == 1 and unlabelled is None:
-        return {}
-    names = {"labelled": batches.labelled_names} if batches.recipe.labelled != 1 else {}
-    return {
-        "labelled_images": len(batches.labelled), "unlabelled_images": len(batches.indices) - len(batches.labelled),
-        "step_images": batches.step_images, **names,
-    }  # fmt: skip
 
 
 def student_folder(job: TrainingJob, method: str, seed: int) -> RunFolder:

@@ -152,6 +152,13 @@ def train(
         bool,
         typer.Option("--folds", help="Hold out each recording in turn: mIoU on new scenes.", rich_help_panel="Data"),
     ] = False,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Augmented views of each image, made once with the teacher's outputs, for all methods and seeds.",
+            rich_help_panel="Budget",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -199,7 +206,7 @@ def train(
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
         "student": student, "student_weights": student_weights, "labelled": share_or_list(labelled),
-        "images": images,
+        "images": images, "views": views,
     }  # fmt: skip
     from trainers.recipe import recipe_of
 

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "exports"
 
     @property
+    def views(self) -> Path:
+        """Augmented views that were made once, with what the teacher here says of them."""
+        return self.path / "views"
+
+    @property
     def imported(self) -> Path:
         """What ``kdbench import`` says of the file that lies here in place of a checkpoint."""
         return self.path / IMPORTED
