@@ -7,10 +7,8 @@ from operator import getitem
 from statistics import fmean
 from typing import Any
 
-from kdbench.comparison import markdown
-from kdbench.comparison.numbers import NOTHING, difference, fraction, plus_minus
+from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.seed_statistics import standard_error, verdict_of
-from kdbench.methods.base import title_of
 
 Entry = dict[str, Any]
 Run = tuple[str, int]
@@ -111,30 +109,3 @@ def as_text(report: dict[str, Any]) -> str:
                 over = f"{difference(found['difference'])}{error} {found['verdict']}"
             lines.append(f"{head}{split:>11}{fraction(found['miou']):>9}{over:>31}")
     return "\n".join(lines)
-
-
-def as_markdown(report: dict[str, Any]) -> str:
-    """A row for each setting and method, of test and validation, with test's drives apart."""
-    rows = [row for row in report["rows"] if "test" in row and row["method"] != "teacher"]
-    drives = list(rows[0]["by_drive"]["test"])
-    header = ["labels", "method", "seeds", "test", "over the baseline", *drives, "validation", "over the baseline"]
-    cells = [
-        [
-            str(row["labelled"]), title_of(row["method"]), str(len(row["seeds"])), mean(row["test"]), gain(row["test"]),
-            *(gain(row["by_drive"]["test"][drive]) for drive in drives), mean(row["val"]), gain(row["val"]),
-        ]
-        for row in sorted(rows, key=lambda row: row["labelled"])
-    ]  # fmt: skip
-    return markdown.table(header, cells)
-
-
-def mean(found: dict[str, Any]) -> str:
-    return f"{fraction(found['miou'])}{plus_minus(found['standard_error'])}"
-
-
-def gain(found: dict[str, Any]) -> str:
-    """A paired difference, and its verdict where one is claimed."""
-    if found["difference"] is None:
-        return NOTHING
-    verdict = "" if found["verdict"] == "no gain shown" else f" {found['verdict']}"
-    return f"{difference(found['difference'])}{plus_minus(found['difference_standard_error'])}{verdict}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_scores import as_markdown as as_markdown_of_labels
 from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_markdown
@@ -307,25 +306,3 @@ def streaming_table(root: Path, results: Path) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def labels_table(root: Path, results: Path) -> str:
-    """What ``benchmarks.label_study`` measured."""
-    report = read_json(root / results, "python -m benchmarks.label_study --score")
-    first = report["entries"][0]
-    hardware, recipe = first["environment"]["hardware"], first["recipe"]
-    teachers = [entry for entry in report["entries"] if entry["method"] == "teacher"]
-    taught = "; ".join(
-        f"the teacher of {one['labelled']} labels has {fraction(one['test']['miou'])} on test and "
-        f"{fraction(one['val']['miou'])} on validation"
-        for one in teachers
-    )
-    return (
-        f"{as_markdown_of_labels(report)}\n\n"
-        f"± is the standard error over seeds, of differences that of pairs; a gain or a loss is more than two of them. "
-        f"Students of {'x'.join(map(str, recipe['size']))}, {first['steps']:,} steps of {recipe['batch_size']} images; "
-        f"the teacher {recipe['teacher']['arch']} sees {'x'.join(map(str, recipe['teacher']['size']))} and learns from "
-        f"the same labels, the images without theirs serve distilled students alone; {taught}. "
-        f"{hardware['gpu'][0] if hardware['gpu'] else hardware['cpu']}, `python -m benchmarks.label_study`; every run "
-        f"is in `{results.as_posix()}`.\n"
-    )

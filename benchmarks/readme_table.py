@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import gpu_tables, measured_tables, readme_figures
+from benchmarks import gpu_tables, label_tables, measured_tables, readme_figures
 from kdbench.runs.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = Path("README.md")
 MEASURED = Path("docs/measured.md")
+PAYS = Path("docs/does-distillation-pay.md")
 RESULTS = Path("results/camvid-180x240.json")
 SPEED = Path("results/backend-speedup.json")
 TRAINING = Path("results/training-speed.json")
@@ -29,7 +30,7 @@ GATE = Path("results/gate-study.json")
 NETWORKS = Path("results/foreign-networks.json")
 IMPORTS = Path("results/import-overhead.json")
 DEMO = Path("results/demo.json")
-LABELS = Path("results/label-study.json")
+LABELS, LABELS_CPU = Path("results/label-study.json"), Path("results/label-study-cpu.jsonl")
 FILES, STREAMING = Path("results/imported-files.json"), Path("results/streaming-speed.json")
 GPU = Path("results/gpu")
 
@@ -81,7 +82,8 @@ PARTS = (
     Part(README, "table", (RESULTS,), readme_figures.comparison_table),
     Part(README, "figures", (GATE, NETWORKS, SPEED, RESULTS, TRAINING), readme_figures.claims),
     _measured(RESULTS, measured_tables.comparison_table),
-    _measured(LABELS, measured_tables.labels_table),
+    _measured(LABELS, label_tables.labels_table),
+    Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),
     _measured(STUDENT, measured_tables.student_table),
     _measured(ACCURACY, measured_tables.accuracy_table),
     _measured(TRAINING, measured_tables.training_table),
@@ -96,7 +98,7 @@ PARTS = (
     _measured(GPU / "training.json", gpu_tables.training_table),
     _measured(GPU / "training-overlapped.json", gpu_tables.training_table),
 )
-PAGES = (README, MEASURED)
+PAGES = (README, MEASURED, PAYS)
 
 
 def main() -> None:

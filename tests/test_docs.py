@@ -30,6 +30,7 @@ DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = (
     "train-on-your-data",
+    "does-distillation-pay",
     "bring-your-onnx-file",
     "read-the-table",
     "gate-in-ci",

@@ -1,0 +1,152 @@
+"""What README.md and the pages show of the label study: gains by number of labels, the same students in every engine,
+and what training them took.
+
+Every function takes the repository's root and the paths of its files below it, and returns Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdbench.comparison import markdown
+from kdbench.comparison.columns import agreement
+from kdbench.comparison.numbers import NOTHING, counted, difference, fraction, plus_minus
+from kdbench.comparison.results import Comparison, Row
+from kdbench.methods.base import title_of
+from kdbench.runs.files import read_json
+
+MADE_BY = "python -m benchmarks.label_study --score"
+GUIDE = ("baseline", "response", "feature")
+"""The rows that the README has in any case; the best other method comes after them."""
+KINDS = {"baseline": "the baseline", "teacher": "the teacher"}
+HOUR, MINUTE = 3600, 60
+
+
+def labels_table(root: Path, results: Path) -> str:
+    """A row for each number of labels and method, of test and validation, with test's drives apart."""
+    report = read_json(root / results, MADE_BY)
+    rows = sorted(students(report), key=lambda row: row["labelled"])
+    drives = list(rows[0]["by_drive"]["test"])
+    header = ["labels", "method", "seeds", "test", "over the baseline", *drives, "validation", "over the baseline"]
+    cells = [
+        [
+            str(row["labelled"]), title_of(row["method"]), str(len(row["seeds"])), mean(row["test"]), gain(row["test"]),
+            *(gain(row["by_drive"]["test"][drive]) for drive in drives), mean(row["val"]), gain(row["val"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    first = report["entries"][0]
+    hardware, recipe = first["environment"]["hardware"], first["recipe"]
+    taught = "; ".join(
+        f"the teacher of {one['labelled']} labels has {fraction(one['test']['miou'])} on test and "
+        f"{fraction(one['val']['miou'])} on validation"
+        for one in report["entries"]
+        if one["method"] == "teacher"
+    )
+    return (
+        f"{markdown.table(header, cells)}\n\n"
+        "± is the standard error over seeds, of differences that of pairs; a gain or a loss is more than two of them. "
+        f"Students of {'x'.join(map(str, recipe['size']))}, {first['steps']:,} steps of {recipe['batch_size']} images; "
+        f"the teacher {recipe['teacher']['arch']} sees {'x'.join(map(str, recipe['teacher']['size']))} and learns from "
+        f"the same labels, the images without theirs serve distilled students alone; {taught}. "
+        f"{hardware['gpu'][0] if hardware['gpu'] else hardware['cpu']}, `python -m benchmarks.label_study`; every run "
+        f"is in `{results.as_posix()}`.\n"
+    )
+
+
+def students(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in report["rows"] if "test" in row and row["method"] != "teacher"]
+
+
+def mean(found: dict[str, Any]) -> str:
+    return f"{fraction(found['miou'])}{plus_minus(found['standard_error'])}"
+
+
+def gain(found: dict[str, Any]) -> str:
+    """A paired difference, and its verdict where one is claimed."""
+    if found["difference"] is None:
+        return NOTHING
+    verdict = "" if found["verdict"] == "no gain shown" else f" {found['verdict']}"
+    return f"{difference(found['difference'])}{plus_minus(found['difference_standard_error'])}{verdict}"
+
+
+def few_labels_table(root: Path, results: Path, engines: Path) -> str:
+    """README's: the guide's methods and the best other one at the fewest labels, and a training of each in every engine.
+
+    Args:
+        engines: what ``kdbench compare`` measured of one training each.
+    """
+    report = read_json(root / results, MADE_BY)
+    fewest = min(row["labelled"] for row in students(report))
+    rows = {row["method"]: row for row in students(report) if row["labelled"] == fewest}
+    best = max((row for method, row in rows.items() if method not in GUIDE), key=lambda row: row["test"]["difference"])
+    comparison = Comparison.read(root / engines)
+    by_engine = {(row.method, row.backend, row.precision): row for row in comparison.rows}
+    header = [
+        "method", "new scenes (test)", "over the baseline", "known street (val)", "over the baseline", "PyTorch",
+        "ONNX", "= PyTorch", "OpenVINO int8", "= PyTorch", "int8 ms / PyTorch ms",
+    ]  # fmt: skip
+    cells = []
+    for method in (*GUIDE, best["method"]):
+        row = rows[method]
+        torch, onnx, int8 = (
+            by_engine[method, *which] for which in (("torch", "fp32"), ("onnx", "fp32"), ("openvino", "int8"))
+        )
+        cells.append([
+            title_of(method), mean(row["test"]), gain(row["test"]), mean(row["val"]), gain(row["val"]),
+            fraction(torch.miou), fraction(onnx.miou), agreement(onnx), fraction(int8.miou), agreement(int8),
+            f"{milliseconds(int8)} / {milliseconds(torch)}",
+        ])  # fmt: skip
+    everything = next(row for row in students(report) if row["labelled"] > fewest and row["method"] == "baseline")
+    winners = [row for row in students(report) if row["labelled"] == fewest and row["test"]["verdict"] == "gain"]
+    on_val = [row for row in students(report) if row["labelled"] == fewest and row["val"]["verdict"] == "gain"]
+    trt = by_engine[best["method"], "trt", "fp32"]
+    hardware, size = comparison.environment["hardware"], "x".join(map(str, comparison.dataset["size"]))
+    drawn = "the engine was built, and runs on an NVIDIA GPU" if trt.status == "built" else f"{trt.status}"
+    return (
+        f"{markdown.table(header, cells)}\n\n"
+        f"With labels for {fewest} of {everything['labelled']} images, {len(winners)} of "
+        f"{len(rows) - 1} ways to distil are better on scenes that training has not seen, by more than two standard "
+        f"errors; with {title_of(best['method'])} the student has {fraction(best['test']['miou'])} there, and without "
+        f"a teacher and all {everything['labelled']} labels {fraction(everything['test']['miou'])}. On validation, "
+        f"more frames of a street that training knows, {len(on_val) or 'none'} of them are better: remembering pays "
+        "there.\n\n"
+        f"mIoU on CamVid at {size}, mean ± standard error over {counted(len(best['seeds']), 'seed')}. The engines' "
+        "columns are validation mIoU and the share of pixels with PyTorch's class, of one further training each; ms is the "
+        f"median call from image to mask on {hardware['cores']} cores ({hardware['cpu']}). TensorRT: {drawn}. "
+        "All methods, all labels and each drive: [what was measured](docs/measured.md).\n"
+    )
+
+
+def milliseconds(row: Row) -> str:
+    return NOTHING if row.latency is None else f"{row.latency.median_ms:.2f}"
+
+
+def label_hours(root: Path, results: Path, on_cpu: Path) -> str:
+    """What the study's trainings took, on a GPU and on one thread of a processor."""
+    gpu = read_json(root / results, MADE_BY)["entries"]
+    cpu = [json.loads(line) for line in (root / on_cpu).read_text(encoding="utf-8").splitlines()]
+    first = gpu[0]
+    steps, recipe = first["steps"], first["recipe"]
+    size, view = ("x".join(map(str, size)) for size in (recipe["size"], recipe["teacher"]["size"]))
+    return (
+        f"On CamVid, {size}, {steps:,} steps of {recipe['batch_size']} images, a teacher that sees {view}: "
+        f"{took(cpu, HOUR, 'hours')}; {took(gpu, MINUTE, 'minutes')}. A distilled student's time holds its teacher's "
+        "passes, which those that are trained side by side share. Three recordings and three seeds are nine times "
+        "that, and three teachers.\n"
+    )
+
+
+def took(entries: list[dict[str, Any]], unit: int, name: str) -> str:
+    hardware = entries[0]["environment"]["hardware"]
+    seconds: dict[str, list[float]] = {}
+    for entry in entries:
+        seconds.setdefault(KINDS.get(entry["method"], "a distilled student"), []).append(entry["train_seconds"])
+    listed = [
+        f"{kind} {min(values) / unit:.1f}" + (f" to {max(values) / unit:.1f}" if len(values) > 1 else "")
+        for kind, values in seconds.items()
+    ]
+    where = hardware["gpu"][0] if hardware["gpu"] else f"one thread of {hardware['cpu']}"
+    return f"{', '.join(listed)} {name} on {where}"
