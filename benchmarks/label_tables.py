@@ -73,7 +73,7 @@ def gain(found: dict[str, Any]) -> str:
 
 
 def few_labels_table(root: Path, results: Path, engines: Path) -> str:
-    """README's: the guide's methods and the best other one at the fewest labels, and a training of each in every engine.
+    """README's: the guide's methods and the best other one at the fewest labels, and one training of each by engine.
 
     Args:
         engines: what ``kdbench compare`` measured of one training each.
@@ -114,8 +114,8 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
         f"more frames of a street that training knows, {len(on_val) or 'none'} of them are better: remembering pays "
         "there.\n\n"
         f"mIoU on CamVid at {size}, mean ± standard error over {counted(len(best['seeds']), 'seed')}. The engines' "
-        "columns are validation mIoU and the share of pixels with PyTorch's class, of one further training each; ms is the "
-        f"median call from image to mask on {hardware['cores']} cores ({hardware['cpu']}). TensorRT: {drawn}. "
+        "columns are validation mIoU and the share of pixels with PyTorch's class, of one further training each; ms is "
+        f"the median call from image to mask on {hardware['cores']} cores ({hardware['cpu']}). TensorRT: {drawn}. "
         "All methods, all labels and each drive: [what was measured](docs/measured.md).\n"
     )
 
