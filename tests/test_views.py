@@ -18,7 +18,7 @@ from trainers.augmentation import Augmentation, centre, moves, shaded
 from trainers.batches import TrainingBatches
 from trainers.images import Beside, TrainingImages
 from trainers.methods import Objective
-from trainers.networks import Teaching
+from trainers.networks import Teaching, say_view
 from trainers.recipe import Recipe, TeacherRecipe
 from trainers.steps import teacher_taps
 from trainers.view_making import images_and_views, kept_of, whole_levels
@@ -170,3 +170,12 @@ def test_images_without_labels_have_views_too(train_set, tmp_path):
         set(label.unique().tolist()) == {254, 255} for label, is_blind in zip(labels, blind, strict=True) if is_blind
     )
     assert not any((batch.labels == 254).any() for batch in plain.epoch(0))
+
+
+def test_what_a_larger_view_costs_is_said(capsys):
+    say_view(Recipe(size=(64, 96)))
+    assert capsys.readouterr().out == ""
+    say_view(Recipe(size=(64, 96), batch_size=8, teacher=TeacherRecipe(size=(128, 192))))
+    said = capsys.readouterr().out
+    assert "sees 128x192, 4.0 times the student's pixels" in said
+    assert "a step's 8 views are 2 MiB; --views 10 makes" in said  # 8 · 128 · 192 · 3 · 4 bytes

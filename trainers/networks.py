@@ -83,6 +83,20 @@ def say_start(model: SegmentationModel, filled: Filled | None, dataset: Segmenta
         )
 
 
+def say_view(recipe: Recipe) -> None:
+    """One line: what it costs that the teacher sees more than the student; nothing where it does not."""
+    height, width = recipe.view_size
+    if recipe.view_size == recipe.size or not is_main():
+        return
+    times = height * width / (recipe.size[0] * recipe.size[1])
+    mebibytes = recipe.batch_size * height * width * 3 * 4 / 2**20
+    how = "" if recipe.views else "; --views 10 makes its passes once for all seeds and methods"
+    print(
+        f"The teacher sees {height}x{width}, {times:.1f} times the student's pixels, and its pass takes that much "
+        f"longer than at the student's size; a step's {recipe.batch_size} views are {mebibytes:.0f} MiB{how}"
+    )
+
+
 def feature_methods(methods: tuple[str, ...], recipe: Recipe) -> list[str]:
     """Those that read the teacher's features."""
     return [

@@ -36,6 +36,7 @@ from trainers.networks import (
     new_student,
     say_levels,
     say_start,
+    say_view,
     student_fields,
     tried_networks,
 )
@@ -207,6 +208,8 @@ def train_students(
             build if teaching is not None and feature_methods(stage.methods, recipe) else None,
         )
     )  # fmt: skip
+    if teaching is not None:
+        say_view(recipe)
     wanted, said = members(network)[0].input, False
     for seed in job.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
