@@ -177,6 +177,7 @@ def test_folds_and_test_stand_beside_validation(kdbench, drives, tiny, tmp_path)
     assert "New scenes" in result
     assert "ON NEW SCENES, recordings held out in turn" in result
     assert "choose nothing by it" in result
+    assert result.count("no checkpoint") == 0  # of methods that nobody trained nothing is said twice
     report = kdbench("report", "--runs", runs)
     page = Path(runs / "camvid/report.html").read_text(encoding="utf-8")
     assert report.code == 0

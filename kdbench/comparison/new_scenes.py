@@ -99,7 +99,7 @@ def other_scores(
                 scores.problems.append(f"{fold.name}: {' '.join(str(error).split())}")
             except Exception as error:  # a bug keeps its traceback, and costs no row its numbers
                 scores.problems.append(f"{fold.name}: {as_bug(error)}")
-    if others.test is not None:
+    if others.test is not None and run.tree.checkpoint(run.method).exists():
         add(found.setdefault("test", Scores()), run, others.test, "", options)
     return {split: scores for split, scores in found.items() if scores.by_key or scores.problems}
 

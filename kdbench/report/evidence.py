@@ -15,7 +15,7 @@ from kdbench.errors import KdbenchError
 from kdbench.runs.files import read_json
 from kdbench.runs.history import MethodHistory, read_history, trained_methods
 from kdbench.runs.sidecar import read_training_sidecar
-from kdbench.runs.tree import RunTree, sidecar_path
+from kdbench.runs.tree import RunTree, is_fold, sidecar_path
 
 RowKey = tuple[str, str, str]
 """run, backend, precision."""
@@ -76,7 +76,9 @@ def collect(tree: RunTree, results: Path) -> Evidence:
         found.gaps["training"] = (
             f"Nothing was trained under '{tree.root}': train with `kdbench train --method all {dataset}`."
         )
-    found.histories = [read_history(one, method) for one, method in trained]
+    # Folds would crowd the curves, and are trained as the variant is that they are of.
+    curves = [run for run in trained if not is_fold(run[0].variant)] or trained
+    found.histories = [read_history(one, method) for one, method in curves]
     if not found.histories:
         found.gaps["curves"] = f"No training left a history: `kdbench train --method all {dataset}` writes one."
     found.rounds = _rounds(tree, found.ok_rows())
