@@ -16,7 +16,7 @@ from kdbench.data.open import join_recorded
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, student_methods
-from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
+from kdbench.runs.files import SCHEMA_VERSION, write_json
 from kdbench.runs.tree import RunTree
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
@@ -87,10 +87,11 @@ def trust_named(text: str) -> None:
 def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, split: str = "val") -> Any:
     """A split of what a tree was trained with, from where it was then unless ``data_root`` says else."""
     from kdbench.data import open_dataset
+    from kdbench.runs.sidecar import read_description
 
     described = [tree.folder(m).description for m in (method, *METHODS.names(), *tree.imports())]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
-    sidecar = read_json(next((path for path in described if path.exists()), described[0]), command)
+    sidecar = read_description(next((path for path in described if path.exists()), described[0]), command)
     join_recorded(tree.dataset, sidecar)
     recorded = sidecar.get("data_root")
     return open_dataset(tree.dataset, split, data_root or (Path(recorded) if recorded else None))
