@@ -28,6 +28,8 @@ RECORDED = 1024 * 2**20
 """Bytes of a recording at most."""
 WEIGHTS = 16 * 2**30
 """Bytes of a network's file at most."""
+SEAL, SEALED = "seal", "sha256-of-the-other-fields:"
+"""Name of the field that seals a sidecar, and how its value begins."""
 DEEPEST = 64
 """Levels of a JSON document at most."""
 
@@ -138,6 +140,25 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, document: dict[str, Any]) -> None:
+    """A sidecar, with a hash over all of its other fields by which ``read_json`` finds a flipped bit."""
+    fields = {key: value for key, value in document.items() if key != SEAL}
+    write_json(path, {**fields, SEAL: seal_of(fields)})
+
+
+def seal_of(fields: dict[str, Any]) -> str:
+    """The hash over fields as canonical JSON, whatever their order and the file's white space."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return SEALED + hashlib.sha256(text.encode()).hexdigest()
+
+
+def seals_in(document: dict[str, Any]) -> list[str]:
+    """The fields that are a seal by their name or value: a flipped bit leaves one of the two."""
+    return [
+        key for key, value in document.items() if key == SEAL or (isinstance(value, str) and value.startswith(SEALED))
+    ]
+
+
 def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
     """Read a sidecar or results file.
 
@@ -148,7 +169,8 @@ def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
 
     Raises:
         Missing: there is no such file.
-        BadInput: it is no regular file, too large, not a JSON object, or was written by a newer schema.
+        BadInput: it is no regular file, too large, not a JSON object, was written by a newer schema, or is not what
+            its seal says; files from before have none.
     """
     if not path.exists():
         raise Missing(f"'{path}' does not exist: make it with `{made_by}`")
@@ -168,6 +190,13 @@ def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
             f"'{path}' has schema_version {version}, this kdbench reads {SCHEMA_VERSION}: "
             f"make it again with `{made_by}`"
         )
+    if seals := seals_in(document):
+        fields = {key: value for key, value in document.items() if key not in seals}
+        if seals != [SEAL] or document[SEAL] != seal_of(fields):
+            raise BadInput(
+                f"'{path}' was damaged or edited since it was written (its seal does not fit): {again}, or take the "
+                f"field '{SEAL}' out to trust what it says"
+            )
     return document
 
 

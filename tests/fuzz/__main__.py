@@ -33,9 +33,8 @@ def main() -> int:
             corpus.mkdir(parents=True)
             make_corpus(corpus)
         if asked.case is not None:
-            worker = Worker(corpus, asked.seed)
-            print("\n".join(f"{key}: {value}" for key, value in worker.run(asked.kind, asked.case).items()))
-            worker.close()
+            with Worker(corpus, asked.seed) as worker:
+                print("\n".join(f"{key}: {value}" for key, value in worker.run(asked.kind, asked.case).items()))
             return 0
         counts = shares(asked.cases, asked.slow) if asked.kind is None else {asked.kind: asked.cases}
         assert asked.kind in (None, *(kind.name for kind in KINDS)), f"--kind: {', '.join(k.name for k in KINDS)}"

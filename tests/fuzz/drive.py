@@ -28,21 +28,27 @@ START_S = 120.0
 class Worker:
     """A worker's process group."""
 
-    def __init__(self, corpus: Path, seed: int) -> None:
-        self._arguments = [str(corpus), str(seed)]
+    def __init__(self, corpus: Path, seed: int, stand_in: str | None = None) -> None:
+        self._log = tempfile.NamedTemporaryFile(prefix="fuzz-stacks-")  # noqa: SIM115  closed at the end
+        program = ["-m", "tests.fuzz.worker"] if stand_in is None else ["-c", stand_in]
+        self._command = [sys.executable, *program, str(corpus), str(seed), self._log.name]
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.NamedTemporaryFile(prefix="fuzz-stacks-")  # noqa: SIM115  open as long as this object
-        self._fresh = True
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._log.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.fuzz.worker", *self._arguments, self._log.name]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            self._command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, kind: str, number: int, limit_s: float = LIMIT_S) -> dict[str, Any]:
+    def run(self, kind: str, number: int, limit_s: float = LIMIT_S, start_s: float = START_S) -> dict[str, Any]:
         """One case: what the worker says of it, or how it ended."""
         fresh = self._process is None
         self._process = self._process or self._start()
@@ -51,7 +57,7 @@ class Worker:
         assert process.stdout is not None
         process.stdin.write(json.dumps([kind, number, limit_s]).encode() + b"\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], limit_s + START_S * fresh)
+        ready, _, _ = select.select([process.stdout], [], [], limit_s + start_s * fresh)
         if not ready:
             said = Path(self._log.name).read_text()
             self.close()
@@ -87,16 +93,14 @@ def run_cases(
     corpus: Path, counts: dict[str, int], seed: int, budget_s: float | None = None
 ) -> Iterator[dict[str, Any]]:
     """All cases, kinds in turn, so that what a budget cuts off is of all kinds."""
-    started, worker = time.monotonic(), Worker(corpus, seed)
-    try:
+    started = time.monotonic()
+    with Worker(corpus, seed) as worker:
         for number in range(max(counts.values())):
             for kind, count in counts.items():
                 if number < count:
                     if budget_s is not None and time.monotonic() - started > budget_s:
                         return
                     yield worker.run(kind, number)
-    finally:
-        worker.close()
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -117,19 +117,21 @@ def case(number: int, kind: Kind, seed: int, corpus: Corpus) -> dict:
     results = corpus.at / "runs/folder/compare.json"
     if arguments[0] == "compare" and code == 0 and results.is_file():
         said += results.read_text()
-    outcome = "traceback" if raised else outcome_of(kind, code, out.getvalue() + said)
+    outcome = "traceback" if raised else outcome_of(kind, code, said, out.getvalue())
     return {
         "outcome": outcome, "kind": kind.name, "number": number, "way": one_line(way, 100), "command": " ".join(arguments),
         "code": code, "said": raised or one_line(said, 300),
     }  # fmt: skip
 
 
-def outcome_of(kind: Kind, code: int, said: str) -> str:
-    if code != 0 and not said.strip():
+def outcome_of(kind: Kind, code: int, said: str, printed: str) -> str:
+    if code != 0 and not (said + printed).strip():
         return "wordless"
     if kind.name == "a recipe" and "recipe" not in said:
         return "accepted"  # what is said is of the data that this kind leaves out
-    return "clean" if code != 0 or any(f'"{word}"' in said or word in said for word in kind.noticed) else "accepted"
+    # Other exit codes are verdicts: of the gate, of choosing.
+    refused = code != 0 and "kdbench: " in said
+    return "clean" if refused or any(word in said + printed for word in kind.noticed) else "accepted"
 
 
 def main() -> None:
