@@ -23,10 +23,13 @@ BATCH ?= 1
 BASE ?= origin/main
 BUDGET ?= 240
 INCONCLUSIVE ?= fail
+# Of `make fuzz`: how many damaged inputs, and which; a case is found again by its seed and number.
+CASES ?= 5000
+SEED ?= 0
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train readme clean
+.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +94,9 @@ gpu-quick:  ## latency, accuracy and training on an NVIDIA GPU in under 8 minute
 
 gpu-train:  ## the label study on an NVIDIA GPU, in slices of 7 minutes: run it again until it says done
 	$(GPU_PYTHON) -m benchmarks.label_study --data-root $(or $(DATA_ROOT),data/camvid) --minutes 7
+
+fuzz: install  ## thousands of damaged inputs against the commands that read them: results/fuzz.json (CASES=5000 SEED=0)
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --json results/fuzz.json
 
 readme: install  ## write the measured parts of README.md and docs/measured.md from the committed results
 	$(BIN)/python -m benchmarks.readme_table

@@ -22,7 +22,7 @@ from kdbench.regress.record import Recording
 from kdbench.regress.rule import Rule
 from kdbench.regress.signed_rank import SignedRank
 from kdbench.runs.checkpoints import save_checkpoint
-from kdbench.runs.files import read_json, sha256, write_json
+from kdbench.runs.files import read_json, sha256, write_json, write_sealed
 from kdbench.runs.tree import RunTree, sidecar_path
 
 STUDY = Path("runs/gate-study")
@@ -89,7 +89,7 @@ def build(name: str, arch: str, backend: str, variant: str, channels: int) -> No
             sidecar["sha256"] = sha256(path)
             for key in FORMATS[backend].companions:
                 sidecar[key]["sha256"] = sha256(FORMATS[backend].companion(path, key))
-            write_json(sidecar_path(path), sidecar)
+            write_sealed(sidecar_path(path), sidecar)
 
 
 def measure(name: str, baseline: str, candidate: str, *, budget_s: float, rule: Rule, seed: int = 0) -> Recording:

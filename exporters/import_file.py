@@ -39,7 +39,7 @@ from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment, git_revision
 from kdbench.methods.base import METHODS
-from kdbench.runs.files import SCHEMA_VERSION, atomic_path, sha256, write_json
+from kdbench.runs.files import SCHEMA_VERSION, atomic_path, sha256, write_sealed
 from kdbench.runs.tree import RunTree, sidecar_path
 
 PARITY_IMAGES = 100
@@ -133,7 +133,7 @@ def import_file(path: Path, tree: RunTree, split: SegmentationDataset, options: 
             shutil.rmtree(tree.folder(options.name).exports, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             written = tuple(_put(file, tree, about, parity) for file in sorted(made.glob("*.onnx")))
-        write_json(tree.imported(options.name), about)
+        write_sealed(tree.imported(options.name), about)
     finally:
         file.close()
     return Imported(about, parity, written)
@@ -270,7 +270,7 @@ def _put(made: Path, tree: RunTree, about: dict[str, Any], parity: Parity) -> Pa
     path = tree.export(about["method"], "onnx", "fp32", made.stem)
     with atomic_path(path) as temporary:
         shutil.copyfile(made, temporary)
-    write_json(
+    write_sealed(
         sidecar_path(path),
         {
             **{key: about[key] for key in ("schema_version", "method", "dataset", "classes", "palette", "size")},

@@ -18,7 +18,7 @@ from exporters.steps import STEPS
 from kdbench.backends.base import Backend
 from kdbench.errors import NoSuchPrecision
 from kdbench.formats import FORMATS
-from kdbench.runs.files import atomic_group, sha256, write_json
+from kdbench.runs.files import atomic_group, sha256, write_sealed
 from kdbench.runs.tree import sidecar_path
 
 
@@ -45,7 +45,7 @@ def export_as(job: ExportJob, name: str, precision: str) -> Path:
         if written.candidate is not None:
             fields["parity"] = prove(job, written.candidate, name, precision, written.graph).as_json()
     companions = {key: known.companion(path, key) for key in known.companions}
-    write_json(
+    write_sealed(
         sidecar_path(path),
         {
             **job.about(),

@@ -20,6 +20,7 @@ from PIL import Image
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from kdbench.data.shapes import Shapes
+from tests.command import run_main
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
 
 # Before torchmetrics, which imports torchvision by itself, so that every test file runs alone and in any order.
@@ -100,18 +101,12 @@ class Done:
 
 
 @pytest.fixture
-def kdbench(monkeypatch, capsys):
+def kdbench(capsys):
     """Run ``kdbench ARGUMENTS`` in this process: exit code, stdout, stderr. A traceback fails the test."""
-    from kdbench.cli import main
 
     def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, arguments)])
         capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        code = run_main(arguments)
         captured = capsys.readouterr()
         return Done(code, captured.out, captured.err)
 

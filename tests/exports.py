@@ -54,6 +54,13 @@ def make_job(tree, method="baseline", output="mask", **options):
 
 
 def edit_sidecar(artifact, **changes):
-    """Change fields of a sidecar; None takes a field away. The hash follows the file."""
-    about = {**json.loads(sidecar_path(artifact).read_text()), "sha256": sha256(artifact), **changes}
+    """Change fields of a sidecar; None takes a field away. The hash follows the file, and the seal is gone."""
+    about = {**read_unsealed(sidecar_path(artifact)), "sha256": sha256(artifact), **changes}
     write_json(sidecar_path(artifact), {key: value for key, value in about.items() if value is not None})
+
+
+def read_unsealed(sidecar):
+    """What a sidecar says, to be written with other fields."""
+    about = json.loads(sidecar.read_text())
+    about.pop("seal", None)
+    return about

@@ -19,6 +19,7 @@ from kdbench.comparison.latency import LatencyCase, measure
 from kdbench.errors import BadInput, RunFailed
 from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY
+from tests.exports import read_unsealed
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def test_a_damaged_sidecar_of_an_export_is_one_line(exported, tmp_path, damage, 
     shutil.copytree(exported.root / "baseline", tmp_path / "runs" / "shapes" / "baseline")
     artifact = RunTree(tmp_path / "runs", "shapes").export("baseline", "onnx", "fp32", "mask")
     sidecar = artifact.with_suffix(".json")
-    sidecar.write_text(damage(sidecar.read_text()))
+    sidecar.write_text(damage(json.dumps(read_unsealed(sidecar))))
     with pytest.raises(BadInput) as caught:
         read_export(artifact, "onnx", None)
     assert said in str(caught.value)
@@ -221,7 +222,7 @@ def test_a_damaged_sidecar_of_an_export_is_one_line(exported, tmp_path, damage, 
 def test_and_costs_no_other_row(exported, kdbench, tmp_path):
     runs = shutil.copytree(exported.runs, tmp_path / "runs")
     sidecar = RunTree(runs, "shapes").export("baseline", "onnx", "fp32", "mask").with_suffix(".json")
-    sidecar.write_text(sidecar.read_text().replace('"size": [', '"size": null, "x": ['))
+    sidecar.write_text(json.dumps(read_unsealed(sidecar)).replace('"size": [', '"size": null, "x": ['))
     done = kdbench(
         "compare", "--method", "baseline", "--backend", "torch,onnx", "--rounds", 10, "--threads", 1, "--runs", runs
     )

@@ -13,6 +13,7 @@ from kdbench.data import open_dataset
 from kdbench.errors import BadInput
 from kdbench.models.registry import build_model, load_model
 from kdbench.models.segmentation import SegmentationModel, upsample
+from tests.exports import read_unsealed
 from trainers.recipe import load_recipe
 from trainers.weights import load_weights
 
@@ -140,7 +141,7 @@ def test_an_ensemble_without_its_members_is_one_line(kdbench, tiny_arguments, tr
 
 def test_a_member_that_knows_other_classes_is_named(kdbench, tiny_arguments, trained_runs, tmp_path):
     copy = shutil.copytree(trained_runs / "folder" / "teacher", tmp_path / "other")
-    about = json.loads((copy / "teacher.json").read_text())
+    about = read_unsealed(copy / "teacher.json")
     about["classes"][3] = "unicorn"
     (copy / "teacher.json").write_text(json.dumps(about))
     source = copy / "teacher.safetensors"

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.exports import read_unsealed
 
 PLUGIN = REPOSITORY / "tests" / "plugins" / "my_method.py"
 
@@ -26,7 +27,7 @@ def kdbench_with(*arguments, code=0, **environment):
 
 def edited(path, **fields):
     """Change fields of a sidecar's recipe."""
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = read_unsealed(path)
     about["recipe"].update(fields)
     path.write_text(json.dumps(about), encoding="utf-8")
 

@@ -25,6 +25,7 @@ from kdbench.predict.images import open_predictor
 from kdbench.runs.files import sha256
 from kdbench.runs.tree import RunTree, sidecar_path
 from tests.conditions import missing
+from tests.exports import read_unsealed
 
 BLOCKED = """
 import importlib.abc, sys
@@ -299,7 +300,7 @@ def test_nothing_half_written_stays(copied, kdbench, monkeypatch):
 def test_a_file_that_is_not_the_measured_one_is_refused(copied, kdbench):
     artifact = copied.export("baseline", "onnx", "fp32", "mask")
     artifact.write_bytes(artifact.read_bytes() + b"\0")
-    about = json.loads(sidecar_path(artifact).read_text())
+    about = read_unsealed(sidecar_path(artifact))
     sidecar_path(artifact).write_text(json.dumps({**about, "sha256": sha256(artifact)}))  # exported again since
     arguments = ["--runs", copied.runs, "--backend", "onnx", "--max-miou-loss", "1"]
     done = kdbench("package", *arguments)

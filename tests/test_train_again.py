@@ -9,6 +9,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from tests.exports import read_unsealed
 from trainers.losses import cross_entropy
 
 
@@ -51,7 +52,7 @@ def test_a_further_seed_and_a_time_matched_baseline(kdbench, past, tiny_argument
 
 
 def test_what_differs_is_named(kdbench, past, tmp_path):
-    sidecar = json.loads((past / "baseline" / "student.json").read_text())
+    sidecar = read_unsealed(past / "baseline" / "student.json")
     sidecar["recipe"]["lr"] = 5e-3  # as if another version had trained it
     sidecar["environment"]["versions"]["torch"] = "2.0.0"
     (past / "baseline" / "student.json").write_text(json.dumps(sidecar))
@@ -63,7 +64,7 @@ def test_what_differs_is_named(kdbench, past, tmp_path):
 
 
 def edit(path, change):
-    sidecar = json.loads(path.read_text())
+    sidecar = read_unsealed(path)
     change(sidecar)
     path.write_text(json.dumps(sidecar))
 

@@ -14,6 +14,7 @@ from kdbench.comparison.fairness import unfair_differences
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_csv, as_markdown, as_text
 from kdbench.runs.tree import RunTree
+from tests.exports import read_unsealed
 from trainers.recipe import Recipe
 from trainers.time_match import seconds_by_run, time_matched
 
@@ -27,7 +28,7 @@ def runs(trained_runs, tmp_path):
 
 
 def sidecar(runs, method, seed=""):
-    return json.loads((runs / "folder" / method / seed / "student.json").read_text(encoding="utf-8"))
+    return read_unsealed(runs / "folder" / method / seed / "student.json")
 
 
 def history(runs, method, seed=""):

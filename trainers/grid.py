@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdbench.data.open import join_dataset
 from kdbench.errors import BadInput, Missing
 from kdbench.methods.base import METHODS
+from kdbench.runs.files import read_toml
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.history import read_rows
 from kdbench.runs.tree import RunTree
@@ -115,12 +115,12 @@ def read_grid(path: Path) -> Grid:
     if not path.is_file():
         raise Missing(f"grid '{path}' does not exist, expected a .toml file with dataset, methods and seeds")
     try:
-        grid = Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"grid '{path}' cannot be read as TOML ({error}): mend the file") from error
+        grid = Grid.model_validate(read_toml(path))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
         raise BadInput(f"grid '{path}': {problems}") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"grid '{path}' cannot be read as TOML ({error}): mend the file") from error
     students = [m.name for m in METHODS if m.student and (grid.side_by_side or not m.time_matched)]
     if wrong := [m for m in grid.methods if m not in students]:
         raise BadInput(f"grid '{path}': methods: got '{wrong[0]}', expected some of {', '.join(students)}")

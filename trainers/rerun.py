@@ -72,6 +72,8 @@ def read_past_training(path: Path) -> PastTraining:
         raise BadInput(
             f"--from: '{path}' was not trained, its weights are those of '{sidecar.get('weights')}': copy it"
         )
+    if needs_teacher(sidecar["method"]) and sidecar.get("teacher") is None:
+        raise BadInput(f"--from: '{path}' does not say which teacher it learnt from: name another")
     try:
         recipe = Recipe.model_validate(sidecar["recipe"])
     except ValidationError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import BadInput
-from kdbench.runs.files import SCHEMA_VERSION
+from kdbench.runs.files import SCHEMA_VERSION, parse_json
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -43,8 +43,8 @@ def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any] | No
     if ENTRY not in entries:
         return None
     try:
-        about = json.loads(entries[ENTRY])
-    except json.JSONDecodeError:
+        about = parse_json(entries[ENTRY])
+    except ValueError:
         about = None
     if not isinstance(about, dict) or about.get("schema_version") != SCHEMA_VERSION:
         raise BadInput(

@@ -13,7 +13,7 @@ from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
 from kdbench.backends.precision_proof import LEAST_SHARE, require_precision, share_by_type
 from kdbench.data.normalisation import Input
-from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed
+from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed, one_line
 from kdbench.machine.checks import Check, Gpu, Package, cpu, gpu_row, package_row, try_import
 
 if TYPE_CHECKING:
@@ -70,10 +70,25 @@ class OnnxBackend(Backend):
         return cls(session, output, _image_size(session, path, output), details)
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
-        return self._session.run(None, {self._input: batch})[0]
+        return answers(self._session, None, {self._input: batch})[0]
 
     def close(self) -> None:
         del self._session
+
+
+def answers(session: Any, names: list[str] | None, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """What a session computes.
+
+    Raises:
+        RunFailed: an operator failed, in ONNX Runtime's own words.
+    """
+    try:
+        found: list[NDArray[Any]] = session.run(names, inputs)
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise RunFailed(f"the ONNX file does not run ({one_line(error, 300)}): export it again") from error
+    return found
 
 
 def configure(options: Any, *, threads: int, spinning: bool = True) -> None:

@@ -16,7 +16,7 @@ from kdbench.data.open import join_recorded
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, student_methods
-from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
+from kdbench.runs.files import SCHEMA_VERSION, write_json
 from kdbench.runs.tree import RunTree, is_fold
 
 if TYPE_CHECKING:
@@ -92,11 +92,12 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     """A split of what a tree was trained with, from where it was then unless ``data_root`` says else."""
     from kdbench.data import open_dataset
     from kdbench.data.held_out import hold_out
+    from kdbench.runs.sidecar import read_description
 
     names = (method, *METHODS.names(), *tree.imports())
     described = [one.folder(name).description for one in (tree, *tree.folds()) for name in names]
     command = f"kdbench train --method {method} --dataset {tree.dataset}"
-    sidecar = read_json(next((path for path in described if path.exists()), described[0]), command)
+    sidecar = read_description(next((path for path in described if path.exists()), described[0]), command)
     join_recorded(tree.dataset, sidecar)
     recorded = sidecar.get("data_root")
     root = data_root or (Path(recorded) if recorded else None)

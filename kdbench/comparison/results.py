@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from kdbench.errors import BadInput
 from kdbench.runs.files import RECORDED, SCHEMA_VERSION, read_json, write_text
+from kdbench.runs.recorded import AnEnvironment, ARecipe, Recorded, fits, problem_of
 from kdbench.runs.tree import run_name
 
 Status = Literal["ok", "built", "unavailable", "unsupported", "failed"]
@@ -18,26 +19,58 @@ Split = Literal["val", "new_scenes", "test"]
 """What trainings are scored on: the validation split, recordings held out fold by fold, a test split."""
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+Milliseconds = Annotated[float, Field(ge=0)]
 
 
-class Latency(Strict):
+class Part(Recorded):
+    """Of the comparison; fields of a later version are left out."""
+
+
+class DatasetPart(Part):
+    name: str
+    split: str
+    images: int
+    classes: list[str]
+
+
+class TimingPart(Part):
+    call: str
+    batch: int
+    threads: int
+    rounds: int
+    device: str
+
+
+class TrainingPart(Part):
+    """What a run's trainings had; see ``Comparison.training``."""
+
+    seeds: list[int] = Field(min_length=1)
+    miou_by_seed: list[float]
+    epochs: int
+    steps: int
+    train_images: int
+    train_seconds: list[float] = Field(min_length=1)
+    revision: str | None
+    command: str
+    recipe: ARecipe = Field(default_factory=dict)
+
+
+class Latency(Part):
     """Milliseconds per call; percentiles are None when fewer than 5 rounds lie beyond them."""
 
-    median_ms: float
-    mean_ms: float
-    std_ms: float
-    p95_ms: float | None
-    p99_ms: float | None
-    ci95_ms: tuple[float, float]
+    median_ms: Milliseconds
+    mean_ms: Milliseconds
+    std_ms: Milliseconds
+    p95_ms: Milliseconds | None
+    p99_ms: Milliseconds | None
+    ci95_ms: tuple[Milliseconds, Milliseconds]
     """Bootstrap interval of the median."""
     rounds: int
     throttled: float = Field(default=0.0, exclude=True)
     """Share of the time for which a container's CPU quota stopped the process; in the JSON a note says it."""
 
 
-class Artifact(Strict):
+class Artifact(Part):
     """The very bytes whose accuracy and latency the row gives; the path is relative to the dataset's run tree.
 
     ``bytes`` counts a format's companions too. Of an OpenVINO export the path and hash are the .xml's; the hash of its
@@ -49,7 +82,7 @@ class Artifact(Strict):
     bytes: int
 
 
-class MiouLoss(Strict):
+class MiouLoss(Part):
     """mIoU of a method's float32 row minus this row's, a fraction: below zero where this one is better."""
 
     of: str
@@ -59,7 +92,7 @@ class MiouLoss(Strict):
     """Paired bootstrap over the same images; None of a single image."""
 
 
-class Row(Strict):
+class Row(Part):
     """One method through one backend; ``reason`` says why the status is not ok."""
 
     method: str
@@ -103,14 +136,14 @@ class Row(Strict):
         return "torch fp32" if self.reference in (None, "torch") else self.reference
 
 
-class GroupScore(Strict):
+class GroupScore(Part):
     """mIoU on one recording's images, mean over trainings, and its difference to the baseline's."""
 
     miou: float
     delta_miou: float
 
 
-class Improvement(Strict):
+class Improvement(Part):
     """A method's mIoU minus the baseline's, paired by seed (or, with one seed, its spread over images)."""
 
     method: str
@@ -134,7 +167,7 @@ class Improvement(Strict):
         return run_name(self.variant, self.method)
 
 
-class Teacher(Strict):
+class Teacher(Part):
     arch: str
     params: int
     miou: float
@@ -142,17 +175,17 @@ class Teacher(Strict):
     """Over the baseline's mean mIoU over its seeds."""
 
 
-class Comparison(Strict):
+class Comparison(Part):
     schema_version: Literal[1] = SCHEMA_VERSION  # type: ignore[assignment]
-    environment: dict[str, Any]
-    dataset: dict[str, Any]
+    environment: AnEnvironment
+    dataset: Annotated[dict[str, Any], fits(DatasetPart)]
     """name, split, images, classes, size."""
-    timing: dict[str, Any]
+    timing: Annotated[dict[str, Any], fits(TimingPart)]
     """What one timed call does, threads, rounds, batch."""
     rows: list[Row]
     improvements: list[Improvement]
     teacher: Teacher | None
-    training: dict[str, Any]
+    training: dict[str, Annotated[dict[str, Any], fits(TrainingPart)]]
     """Per run (a method, or "variant/method"): seeds, epochs, steps, wall-clock, revision."""
     notes: list[str]
 
@@ -173,8 +206,6 @@ class Comparison(Strict):
         try:
             return Comparison.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
             raise BadInput(
-                f"'{path}' is no comparison ({where}: {first['msg']}): make it with `kdbench compare`"
+                f"'{path}' is no comparison ({problem_of(error)}): make it with `kdbench compare`"
             ) from error

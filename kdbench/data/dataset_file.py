@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +26,7 @@ from kdbench.data.faults import DESCRIBE, short
 from kdbench.data.label_map import parse_colour
 from kdbench.data.open import Layout
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_toml
 
 Value = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(min_length=1)]
 PLACES = ("stem", "name", "folder", "split")
@@ -154,11 +154,11 @@ def read_dataset_file(path: Path) -> DatasetFile:
     if not path.is_file():
         raise BadInput(f"--dataset: dataset file '{path}' does not exist: {DESCRIBE}")
     try:
-        return DatasetFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"dataset file '{path}' cannot be read as TOML ({error}): mend the file") from error
+        return DatasetFile.model_validate(read_toml(path))
     except ValidationError as error:
         raise BadInput(f"dataset file '{path}': {'; '.join(_problems(error))}") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"dataset file '{path}' cannot be read as TOML ({error}): mend the file") from error
 
 
 def _problems(error: ValidationError) -> list[str]:

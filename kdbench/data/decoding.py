@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kdbench.errors import BadInput
+from kdbench.runs.files import require_regular
 
+LARGEST = 1024 * 2**20
+"""Bytes of an image at most."""
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
 _EXIF_ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -204,6 +207,8 @@ def _opened(item: str, path: Path, verified: bool = True) -> Iterator[ImageFile.
     Args:
         verified: compare a PNG file's checksums; False where pixels are not read.
     """
+    if path.exists():
+        require_regular(path, "replace or remove it", LARGEST)
     try:
         with path.open("rb") as file:
             start = file.read(len(_PNG))

@@ -111,7 +111,7 @@ def training(shipped: Shipped) -> list[str]:
     about = shipped.comparison.training.get(row.run)
     if about is None:
         return ["The comparison says nothing of a training: the model came from elsewhere."]
-    method, recipe = row.method, about["recipe"]
+    method, recipe = row.method, about.get("recipe") or {}
     lines = [
         f"Method: {title_of(row.run)} (`{method}`)",
         seeds_line(about),
@@ -243,9 +243,10 @@ def weights_of(shipped: Shipped) -> str:
     about, method = shipped.comparison.training.get(shipped.candidate.row.run), shipped.candidate.row.method
     if about is None:
         return "the whole model is such"
+    recipe = about.get("recipe") or {}
     taught = method not in METHODS or METHODS[method].distils
-    teacher = f"; teacher {network(about['recipe'].get('teacher', {}))}" if taught else ""
-    return f"student {student_of(shipped, about['recipe'])}{teacher}"
+    teacher = f"; teacher {network(recipe.get('teacher', {}))}" if taught else ""
+    return f"student {student_of(shipped, recipe)}{teacher}"
 
 
 def files(shipped: Shipped) -> list[str]:

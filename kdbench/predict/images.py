@@ -26,7 +26,7 @@ from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
 from kdbench.predict.overlay import blend, palette_image, shares, with_legend
 from kdbench.progress import progress_bar
-from kdbench.runs.files import atomic_path, read_json
+from kdbench.runs.files import atomic_path
 from kdbench.runs.tree import RunTree, sidecar_path
 
 
@@ -46,6 +46,12 @@ class Predictor:
                 "the engine returned NaN or infinite logits, expected finite ones: its classes mean nothing"
             )
         mask = result if self.backend.output == "mask" else result.argmax(0).astype(np.uint8)
+        known = min(len(self.classes), len(self.palette))
+        if (highest := int(mask.max(initial=0))) >= known:
+            raise RunFailed(
+                f"the engine returned the class id {highest}, names and colours are known of {known} classes: export "
+                "again"
+            )
         return resize_label(mask, (image.shape[0], image.shape[1]))
 
 
@@ -75,7 +81,10 @@ def predictor_of(engine: Backend, artifact: Path, made_by: str) -> Predictor:
     Raises:
         Missing: no sidecar. BadInput: it does not say what class ids mean.
     """
-    about = read_json(sidecar_path(artifact), made_by)
+    from kdbench.runs.sidecar import read_checkpoint_sidecar, read_export_sidecar
+
+    read = read_checkpoint_sidecar if artifact.suffix == ".safetensors" else read_export_sidecar
+    about = read(sidecar_path(artifact), made_by)
     lacking = [key for key in ("classes", "palette") if key not in about]
     if lacking:
         raise BadInput(

@@ -12,7 +12,7 @@ from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput, Missing
 from kdbench.formats import FORMATS, PRECISIONS, companions, format_of
 from kdbench.methods.base import METHODS
-from kdbench.runs.files import read_json, sha256
+from kdbench.runs.files import sha256
 from kdbench.runs.tree import RunTree, sidecar_path
 
 OUTPUTS = ("mask", "logits")
@@ -157,9 +157,9 @@ def _export(path: Path, name: str, export_format: str, backend: str) -> Artifact
 
 
 def _checkpoint(path: Path, name: str, backend: str) -> Artifact:
-    sidecar = read_json(sidecar_path(path), "kdbench train")
-    if "size" not in sidecar or "arch" not in sidecar:
-        raise BadInput(f"'{sidecar_path(path)}' is not the sidecar of a training: make it again with `kdbench train`")
+    from kdbench.runs.sidecar import read_checkpoint_sidecar
+
+    sidecar = read_checkpoint_sidecar(sidecar_path(path), "kdbench train")
     return _ours(path, name, backend, "mask", sidecar)
 
 

@@ -9,31 +9,51 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from kdbench.errors import BadInput
 from kdbench.regress.rule import Estimate, Judgement, Rule, Verdict, judge_together
 from kdbench.runs.files import RECORDED, SCHEMA_VERSION, read_json, write_text
+from kdbench.runs.recorded import AnEnvironment, Recorded, fits, problem_of
 
 Arm = Literal["baseline", "candidate", "control"]
 """The control is a second copy of the baseline."""
 ARMS: tuple[Arm, ...] = ("baseline", "candidate", "control")
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+Look = tuple[Annotated[int, Field(gt=0)], Annotated[float, Field(gt=0, lt=0.5)]]
+Seconds = Annotated[float, Field(ge=0)]
 
 
-class Round(Strict):
+class RulePart(Recorded):
+    margin: float = Field(ge=0, le=1)
+    tolerance: float = Field(ge=0, le=2)
+    looks: list[tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, lt=0.5)]]] = Field(min_length=1)
+
+
+class SettingsPart(Recorded):
+    threads: int
+    device: str
+    budget_s: Seconds
+    rule: RulePart
+
+
+class Round(Recorded):
     """All arms in a random order, and back again: a drift that is linear in time weighs on all alike."""
 
     order: list[Arm]
-    calls_ms: list[list[float]]
+    calls_ms: list[Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]]
     """Milliseconds per call: the samples of each slice, in ``order``."""
+
+    @model_validator(mode="after")
+    def whole(self) -> Round:
+        if len(self.order) != len(self.calls_ms) or set(self.order) != set(ARMS):
+            raise ValueError(f"expected calls of {', '.join(ARMS)}")
+        return self
 
     def ln_ratio(self, arm: Arm) -> float:
         """ln of an arm's median call over the baseline's."""
@@ -47,21 +67,21 @@ class Round(Strict):
         return mean(arm) - mean("baseline")
 
 
-class Start(Strict):
+class Start(Recorded):
     """How a fresh process began."""
 
-    load_ms: float
-    first_ms: float
-    peak_mib: float
+    load_ms: Seconds
+    first_ms: Seconds
+    peak_mib: Seconds
 
 
-class Block(Strict):
+class Block(Recorded):
     """A fresh process for each arm."""
 
-    rounds: list[Round]
+    rounds: list[Round] = Field(min_length=1)
     starts: dict[Arm, Start]
     warmup_calls: int
-    seconds: float
+    seconds: Seconds
     load_average: float | None
     steal: float | None
     """Share of CPU time that the hypervisor gave to others; None where the system does not tell."""
@@ -70,7 +90,7 @@ class Block(Strict):
         return float(np.median([round_.ln_ratio(arm) for round_ in self.rounds]))
 
 
-class Cell(Strict):
+class Cell(Recorded):
     """One pair of artifacts."""
 
     name: str
@@ -85,11 +105,20 @@ class Cell(Strict):
     samples_per_slice: int = 0
     calls_per_sample: int = 0
     """Above 1 where one call is too short to be timed."""
-    blocks: list[Block] = []
-    looks: list[tuple[int, float]] = []
+    blocks: list[Block] = Field(default_factory=list)
+    looks: list[Look] = Field(default_factory=list)
     """(blocks so far, probability of a wrong verdict spent)."""
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     interrupted: bool = False
+
+    @field_validator("looks")
+    @classmethod
+    def measured(cls, looks: list[tuple[int, float]], info: ValidationInfo) -> list[tuple[int, float]]:
+        if looks and looks[-1][0] > len(blocks := info.data.get("blocks", [])):
+            raise ValueError(
+                f"got a look after {looks[-1][0]} blocks, expected at most the {len(blocks)} that are there"
+            )
+        return looks
 
     def ln_ratios(self, arm: Arm) -> NDArray[np.float64]:
         return np.array([block.ln_ratio(arm) for block in self.blocks])
@@ -107,11 +136,11 @@ class Cell(Strict):
         )
 
 
-class Recording(Strict):
+class Recording(Recorded):
     """All that a run measured, and the rule that judges it."""
 
-    environment: dict[str, Any]
-    settings: dict[str, Any]
+    environment: AnEnvironment
+    settings: Annotated[dict[str, Any], fits(SettingsPart)]
     """threads, device, budget_s, seed, inputs, and the fields of ``rule``."""
     cells: list[Cell]
 
@@ -179,10 +208,8 @@ class Recording(Strict):
         try:
             return Recording.model_validate(document.get("recording"))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, ("recording", *first["loc"])))
             raise BadInput(
-                f"'{path}' is no gate's file ({where}: {first['msg']}): expected one of `kdbench regress`"
+                f"'{path}' is no gate's file (recording.{problem_of(error)}): expected one of `kdbench regress`"
             ) from error
 
 

@@ -37,7 +37,7 @@ def hardware_facts(found: Evidence) -> list[tuple[str, str]]:
     if environment is None:
         return []
     hardware, git = environment["hardware"], environment["git"]
-    revision = f"{git['revision'][:12]}{' with changes' if git['dirty'] else ''}" if git["revision"] else "unknown"
+    revision = f"{git['revision'][:12]}{' with changes' if git.get('dirty') else ''}" if git["revision"] else "unknown"
     return [
         ("CPU", f"{hardware['cpu']}, {hardware['cores']} cores"),
         ("Memory", f"{hardware['memory_gib']} GiB"),
@@ -57,12 +57,16 @@ def training_table(found: Evidence) -> Table:
         rows.append(
             [
                 title_of(method), first["arch"], ", ".join(str(s["seed"]) for s in seeds), mious,
-                f"{first['epoch']} of {first['epochs']}", str(recipe["batch_size"]), "x".join(map(str, first["size"])),
-                f"{recipe['optimizer']}, {recipe['lr']:g}", duration(sum(s["train_seconds"] for s in seeds)),
+                f"{first['epoch']} of {first['epochs']}", str(recipe.get("batch_size", NOTHING)),
+                "x".join(map(str, first["size"])), optimiser(recipe), duration(sum(s["train_seconds"] for s in seeds)),
             ]
         )  # fmt: skip
     header = ["Method", "Network", "Seeds", "mIoU", "Epochs", "Batch", "Size", "Optimiser, rate", "Wall-clock"]
     return Table(header, rows, words=2)
+
+
+def optimiser(recipe: dict[str, Any]) -> str:
+    return f"{recipe['optimizer']}, {recipe['lr']:g}" if recipe.get("optimizer") and recipe.get("lr") else NOTHING
 
 
 def duration(seconds: float) -> str:
@@ -139,7 +143,7 @@ def parity_table(found: Evidence) -> Table:
                 title_of(sidecar["method"]), sidecar["format"], sidecar["precision"],
                 sidecar["output"], str(parity["images"]), f"{100 * parity['pixel_agreement']:.3f}%",
                 difference(None if before is None or after is None else after - before),
-                f"{sidecar['bytes'] / 1e6:.2f} MB",
+                NOTHING if sidecar.get("bytes") is None else f"{sidecar['bytes'] / 1e6:.2f} MB",
             ]
         )  # fmt: skip
     header = ["Method", "Format", "Precision", "Output", "Images", "Same class", "mIoU change", "File"]
@@ -164,7 +168,7 @@ def not_run(found: Evidence) -> list[str]:
 def reproduce(found: Evidence) -> list[str]:
     """The commands that made what is shown, as they were typed."""
     commands: list[Any] = [sidecar["environment"]["command"] for seeds in found.trainings.values() for sidecar in seeds]
-    commands += [sidecar.get("environment", {}).get("command") for sidecar in found.exports]
+    commands += [(sidecar.get("environment") or {}).get("command") for sidecar in found.exports]
     if found.comparison is not None:
         commands.append(found.comparison.environment["command"])
     return [str(command) for command in dict.fromkeys(commands) if command]

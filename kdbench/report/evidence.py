@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from kdbench.comparison.results import Comparison, Row
 from kdbench.errors import KdbenchError
-from kdbench.runs.files import read_json
+from kdbench.runs.files import RECORDED, parse_json, require_regular
 from kdbench.runs.history import MethodHistory, read_history, trained_methods
-from kdbench.runs.sidecar import read_training_sidecar
+from kdbench.runs.recorded import Recorded
+from kdbench.runs.sidecar import read_export_sidecar, read_training_sidecar
 from kdbench.runs.tree import RunTree, is_fold, sidecar_path
 
 RowKey = tuple[str, str, str]
 """run, backend, precision."""
+
+
+class Stats(Recorded):
+    data: list[Annotated[float, Field(gt=0)]]
+
+
+class Case(Recorded):
+    case: str
+
+
+class Timed(Recorded):
+    extra_info: Case
+    stats: Stats
+
+
+class Suite(Recorded):
+    """pytest-benchmark's report, as far as it is read here."""
+
+    benchmarks: list[Timed]
 
 
 @dataclass
@@ -100,10 +120,11 @@ def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]
     files = {file: row.backend for row in rows for file in tree.latency("x").parent.glob(f"{row.backend}*.json")}
     for file, backend in files.items():
         try:
-            benchmarks = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
-            by_case = {b["extra_info"]["case"]: np.array(b["stats"]["data"]) * 1e3 for b in benchmarks}
-        except (OSError, ValueError, KeyError, TypeError):
+            require_regular(file, "compare again", RECORDED)
+            suite = Suite.model_validate(parse_json(file.read_text(encoding="utf-8")))
+        except (KdbenchError, OSError, ValueError):  # what cannot be read is not shown
             continue
+        by_case = {timed.extra_info.case: np.array(timed.stats.data) * 1e3 for timed in suite.benchmarks}
         for row in rows:
             rounds = by_case.get(f"{row.run}-{row.precision}")
             if row.backend != backend or row.latency is None or rounds is None:
@@ -117,9 +138,9 @@ def _exports(tree: RunTree) -> list[dict[str, Any]]:
     found = []
     for path in sorted([*tree.root.glob("*/exports/*/*.json"), *tree.root.glob("*=*/*/exports/*/*.json")]):
         try:
-            sidecar = read_json(path, "kdbench export")
+            sidecar = read_export_sidecar(path, "kdbench export")
         except KdbenchError:
             continue  # `compare` says what is wrong with it
-        if "parity" in sidecar and "format" in sidecar:
+        if sidecar.get("parity") is not None:
             found.append(sidecar)
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import BadInput, Missing
-from kdbench.runs.files import SCHEMA_VERSION, atomic_path, read_json, sha256, write_json
+from kdbench.runs.files import SCHEMA_VERSION, WEIGHTS, atomic_path, require_regular, sha256, write_sealed
 from kdbench.runs.tree import sidecar_path
 
 
@@ -17,7 +17,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], sidecar: dict[str, Any]) 
     with atomic_path(path) as temporary:
         # Through bytes: on a full disk save_file raises its own error, which looks like any other.
         temporary.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
-    write_json(sidecar_path(path), {"schema_version": SCHEMA_VERSION, **sidecar, "sha256": sha256(path)})
+    write_sealed(sidecar_path(path), {"schema_version": SCHEMA_VERSION, **sidecar, "sha256": sha256(path)})
 
 
 def load_checkpoint(path: Path, made_by: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,15 +29,12 @@ def load_checkpoint(path: Path, made_by: str) -> tuple[dict[str, Any], dict[str,
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from kdbench.runs.sidecar import read_checkpoint_sidecar
+
     if not path.exists():
         raise Missing(f"no checkpoint '{path}': make it with `{made_by}`")
-    sidecar = read_json(sidecar_path(path), made_by)
-    lacking = [key for key in ("arch", "classes", "size") if key not in sidecar]
-    if lacking:
-        raise BadInput(
-            f"'{sidecar_path(path)}' lacks {', '.join(lacking)}, expected the sidecar of a training: "
-            f"make it again with `{made_by}`"
-        )
+    sidecar = read_checkpoint_sidecar(sidecar_path(path), made_by)
+    require_regular(path, f"make it again with `{made_by}`", WEIGHTS)
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

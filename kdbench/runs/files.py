@@ -9,20 +9,29 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import BadInput, Missing, RunFailed
+from kdbench.errors import BadInput, Missing, RunFailed, one_line
 
 SCHEMA_VERSION = 1
 LARGEST = 16 * 2**20
 """Bytes of a sidecar at most; recordings of many calls have more."""
 RECORDED = 1024 * 2**20
 """Bytes of a recording at most."""
+WEIGHTS = 16 * 2**30
+"""Bytes of a network's file at most."""
+SEAL, SEALED = "seal", "sha256-of-the-other-fields:"
+"""Name of the field that seals a sidecar, and how its value begins."""
+DEEPEST = 64
+"""Levels of a JSON document at most."""
 
 _NOT_WRITABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
@@ -131,6 +140,25 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, document: dict[str, Any]) -> None:
+    """A sidecar, with a hash over all of its other fields by which ``read_json`` finds a flipped bit."""
+    fields = {key: value for key, value in document.items() if key != SEAL}
+    write_json(path, {**fields, SEAL: seal_of(fields)})
+
+
+def seal_of(fields: dict[str, Any]) -> str:
+    """The hash over fields as canonical JSON, whatever their order and the file's white space."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return SEALED + hashlib.sha256(text.encode()).hexdigest()
+
+
+def seals_in(document: dict[str, Any]) -> list[str]:
+    """The fields that are a seal by their name or value: a flipped bit leaves one of the two."""
+    return [
+        key for key, value in document.items() if key == SEAL or (isinstance(value, str) and value.startswith(SEALED))
+    ]
+
+
 def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
     """Read a sidecar or results file.
 
@@ -141,21 +169,17 @@ def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
 
     Raises:
         Missing: there is no such file.
-        BadInput: it is no regular file, too large, not a JSON object, or was written by a newer schema.
+        BadInput: it is no regular file, too large, not a JSON object, was written by a newer schema, or is not what
+            its seal says; files from before have none.
     """
     if not path.exists():
         raise Missing(f"'{path}' does not exist: make it with `{made_by}`")
-    if not path.is_file():  # a pipe or a device would be waited for
-        raise BadInput(f"'{path}' is not a regular file, expected a .json file: make it with `{made_by}`")
-    if (size := path.stat().st_size) > most:
-        raise BadInput(
-            f"'{path}' has {size / 2**20:.0f} MiB, expected at most {most / 2**20:.0f}: make it again with `{made_by}`"
-        )
+    again = f"make it again with `{made_by}`"
+    require_regular(path, again, most)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    # ValueError: no JSON, no UTF-8, or a whole number of thousands of digits.
-    except (OSError, RecursionError, ValueError) as error:
-        raise BadInput(f"'{path}' is not readable as JSON ({error}): make it again with `{made_by}`") from error
+        document = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"'{path}' is not readable as JSON ({one_line(error, 200)}): {again}") from error
     if not isinstance(document, dict):
         raise BadInput(
             f"'{path}' holds a JSON {type(document).__name__}, expected an object: make it again with `{made_by}`"
@@ -166,9 +190,97 @@ def read_json(path: Path, made_by: str, most: int = LARGEST) -> dict[str, Any]:
             f"'{path}' has schema_version {version}, this kdbench reads {SCHEMA_VERSION}: "
             f"make it again with `{made_by}`"
         )
+    if seals := seals_in(document):
+        fields = {key: value for key, value in document.items() if key not in seals}
+        if seals != [SEAL] or document[SEAL] != seal_of(fields):
+            raise BadInput(
+                f"'{path}' was damaged or edited since it was written (its seal does not fit): {again}, or take the "
+                f"field '{SEAL}' out to trust what it says"
+            )
     return document
 
 
+def require_regular(path: Path, otherwise: str, most: int = LARGEST) -> None:
+    """Refuse what is no file, before it is read: a pipe or a device would be waited for, a giant would fill memory.
+
+    Args:
+        otherwise: how to mend it.
+        most: bytes that it may have.
+
+    Raises:
+        BadInput: it is something else, or too large.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read ({error.strerror}): {otherwise}") from error
+    if not stat.S_ISREG(about.st_mode):
+        raise BadInput(f"'{path}' is not a regular file, expected a {path.suffix or 'plain'} file: {otherwise}")
+    if about.st_size > most:
+        raise BadInput(
+            f"'{path}' has {about.st_size / 2**20:.0f} MiB, expected at most {most / 2**20:.0f}: {otherwise}"
+        )
+
+
+def parse_json(text: str, finite: bool = True) -> Any:
+    """A JSON document as we write them: no NaN or infinity, whole numbers of 64 bits, and not nested without end.
+
+    Args:
+        finite: False where the caller names fields that are not finite itself.
+
+    Raises:
+        ValueError: it is no JSON, or not such a one.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+            raise ValueError(f"got the number {digits:.30}, expected 64 bits at most")
+        return int(digits)
+
+    def number(digits: str) -> float:
+        if finite and not math.isfinite(float(digits)):
+            raise ValueError(f"got the number {digits:.30}, expected a finite one")
+        return float(digits)
+
+    def constant(name: str) -> float:
+        if not finite:
+            return float(name)
+        raise ValueError(f"got {name}, expected a finite number")
+
+    try:
+        document = json.loads(text, parse_int=whole, parse_float=number, parse_constant=constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level, at = [document], 0
+    while level := [inner for outer in level if isinstance(outer, dict | list) for inner in _values(outer)]:
+        if (at := at + 1) > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    return document
+
+
+def _values(outer: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(outer.values()) if isinstance(outer, dict) else outer
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no TOML. BadInput: it is no regular file, or too large.
+    """
+    require_regular(path, "name a TOML file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def sha256(path: Path) -> str:
+    """The hash of a file's bytes.
+
+    Raises:
+        BadInput: it is no regular file, or larger than any network's.
+    """
+    require_regular(path, "put the file back", WEIGHTS)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from kdbench.errors import BadInput, Missing
 from kdbench.methods.base import student_methods
+from kdbench.runs.files import RECORDED, parse_json, require_regular
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 
@@ -93,12 +93,13 @@ def _is_number(value: Any) -> bool:
 def read_rows(path: Path, command: str) -> tuple[dict[str, Any], ...]:
     """The rows of a history; a last line without its end is being written right now, and left out."""
     rows = []
+    require_regular(path, f"train again with `{command}`", RECORDED)
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line, finite=False)
+        except ValueError as error:
             raise BadInput(f"'{path}' line {number} is not JSON ({error}): train again with `{command}`") from error
         missing = [key for key in _EVERY_ROW_HAS if not isinstance(row, dict) or key not in row]
         if missing:

@@ -5,26 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from kdbench.runs.files import read_json
-from kdbench.runs.sidecar import validated
+from kdbench.runs.recorded import Recorded
+from kdbench.runs.sidecar import Color, Described, validated
 
 
-class _Source(BaseModel):
+class _Source(Recorded):
     file: str
     sha256: str
     bytes: int
 
 
-class _ImportSidecar(BaseModel):
+class _ImportSidecar(Described):
     """The fields that others read; more may be there."""
 
     method: str
     source: _Source
-    classes: list[str] = Field(min_length=2)
-    palette: list[tuple[int, int, int]]
-    size: tuple[int, int]
+    palette: list[Color]
     params: int
     sha256: str
 

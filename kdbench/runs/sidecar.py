@@ -5,64 +5,72 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from kdbench.errors import BadInput, one_line
+from kdbench.errors import BadInput
 from kdbench.runs.files import read_json
+from kdbench.runs.recorded import AnEnvironment, ARecipe, ParityProof, Recorded, problem_of
 
 Side = Annotated[int, Field(gt=0, le=2**16)]
 """Height or width in pixels."""
+Channel = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Channel, Channel, Channel]
 
 
-class _Git(BaseModel):
-    revision: str | None
+class Described(Recorded):
+    """What opening a model and its dataset again reads."""
 
-
-class _Environment(BaseModel):
-    git: _Git
-    command: str
-
-
-class _TrainingSidecar(BaseModel):
-    """The fields that comparing and resuming read; others may be there."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    method: str
-    arch: str
+    method: str | None = None
     classes: list[str] = Field(min_length=2)
     size: tuple[Side, Side]
+    palette: list[Color] = Field(default_factory=list)
+    dataset: str | None = None
+    dataset_file: str | None = None
+    data_root: str | None = None
+    input: dict[str, Any] | None = None
+
+
+class _CheckpointSidecar(Described):
+    arch: str
+    network: dict[str, Any] | None = None
+    sha256: str | None = None
+
+
+class _Teacher(Recorded):
+    sha256: str
+    arch: str | None = None
+    miou: float | None = None
+
+
+class _TrainingSidecar(_CheckpointSidecar):
+    """The fields that comparing and resuming read; others may be there."""
+
+    method: str
     params: int
-    recipe: dict[str, Any]
+    recipe: ARecipe
     seed: int
     epoch: int
     epochs: int
     steps: int
     miou: float
     train_images: int
-    train_seconds: float
+    train_seconds: float = Field(ge=0)
     sha256: str
-    environment: _Environment
-    palette: list[tuple[int, int, int]] = Field(default_factory=list)
-    dataset: str | None = None
-    data_root: str | None = None
+    environment: AnEnvironment
     variant: str | None = None
-    teacher: dict[str, Any] | None = None
-    network: dict[str, Any] | None = None
-    input: dict[str, Any] | None = None
+    hold_out: str | None = None
+    teacher: _Teacher | None = None
     time_matched: dict[str, Any] | None = None
     labelled_images: int | None = None
     unlabelled_images: int | None = None
 
 
-class _Companion(BaseModel):
+class _Companion(Recorded):
     sha256: str
 
 
-class _ExportSidecar(BaseModel):
+class _ExportSidecar(Recorded):
     """The fields of an export's sidecar that engines, tables and the report read; others may be there."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     format: str
     precision: str
@@ -72,8 +80,11 @@ class _ExportSidecar(BaseModel):
     sha256: str
     checkpoint_sha256: str
     classes: list[str] = Field(default_factory=list)
-    palette: list[tuple[int, int, int]] = Field(default_factory=list)
-    parity: dict[str, Any] | None = None
+    palette: list[Color] = Field(default_factory=list)
+    input: dict[str, Any] | None = None
+    environment: AnEnvironment | None = None
+    bytes: int | None = None
+    parity: ParityProof | None = None
     weights: _Companion | str | None = None
     layer_errors: list[Any] | dict[str, Any] | None = None
     keep_float: list[str] | None = None
@@ -106,10 +117,7 @@ def validated(schema: type[BaseModel], document: dict[str, Any], otherwise: str,
     try:
         schema.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        got = "" if first["type"] == "missing" else f"got {one_line(repr(first['input']), 80)}, "
-        raise BadInput(f"{otherwise} ({where}: {got}{first['msg']}): make it again with `{made_by}`") from error
+        raise BadInput(f"{otherwise} ({problem_of(error)}): make it again with `{made_by}`") from error
     return document
 
 
@@ -124,3 +132,18 @@ def read_training_sidecar(path: Path, made_by: str) -> dict[str, Any]:
         Missing: there is none. BadInput: it is broken, or lacks what a training's sidecar has.
     """
     return validated(_TrainingSidecar, read_json(path, made_by), f"'{path}' is no sidecar of a training", made_by)
+
+
+def read_checkpoint_sidecar(path: Path, made_by: str) -> dict[str, Any]:
+    """What of a checkpoint's sidecar loading it needs; as ``read_training_sidecar``, of files of before too."""
+    return validated(_CheckpointSidecar, read_json(path, made_by), f"'{path}' is no sidecar of a training", made_by)
+
+
+def read_description(path: Path, made_by: str) -> dict[str, Any]:
+    """What opening a dataset again reads of a training's or an import's sidecar.
+
+    Raises:
+        Missing: there is none. BadInput: it is broken.
+    """
+    document = read_json(path, made_by)
+    return validated(Described, document, f"'{path}' does not say what it was trained on", made_by)
