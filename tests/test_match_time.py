@@ -11,6 +11,7 @@ from kdbench.comparison.fairness import time_notes, unfair_differences
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_markdown, as_text
 from kdbench.runs.tree import RunTree
+from tests.exports import read_unsealed
 from trainers.recipe import Recipe, load_recipe, variant_name
 from trainers.time_match import Stage, equal_time
 
@@ -66,7 +67,7 @@ def test_epochs_are_those_that_fit_in_the_slowests(runs):
     # 10 epochs: 31, 22, 15 and 10, rounded down.
     folder = RunTree(runs, "folder")
     for path in (runs / "folder").glob("*/student.json"):
-        document = json.loads(path.read_text())
+        document = read_unsealed(path)
         document["recipe"]["epochs"] = 10
         path.write_text(json.dumps(document))
     _, stages = equal_time(folder, recorded(runs), tuple(SECONDS), "cpu")
@@ -230,7 +231,7 @@ DO_IT = (
 def test_without_the_same_steps_it_says_what_to_train(kdbench, runs, tiny_arguments):
     command = ("train", "--method", "baseline,response", "--match-time", *tiny_arguments, "--runs", runs)
     path = runs / "folder" / "response" / "student.json"
-    document = json.loads(path.read_text())
+    document = read_unsealed(path)
     path.write_text(json.dumps({**document, "environment": {**document["environment"], "time": "2020-01-01T00:00"}}))
     done = kdbench(*command)
     assert (done.code, done.err) == (
