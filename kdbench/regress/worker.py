@@ -28,7 +28,7 @@ def main() -> None:
     about = importlib.util.spec_from_file_location("ending", Path(__file__).parents[1] / "machine" / "ending.py")
     ending = importlib.util.module_from_spec(about)
     about.loader.exec_module(ending)
-    ending.die_with_parent(spec["parent"])
+    ending.die_with_parent(spec.get("parent", os.getppid()))
 
     def answer(document: object) -> None:
         answers.write(json.dumps(document) + "\n")
