@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,7 @@ from kdbench.data.preprocessing import Size, normalise, resize_image
 from kdbench.errors import BadInput
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.models.architectures import require_size
 from kdbench.models.deployed import deployable
 from kdbench.models.layers import layer_kinds, layer_weights
@@ -82,7 +82,7 @@ class ExportJob:
                     f"--keep-float: got '{wrong[0]}', expected a number, or names of {kinds} such as "
                     f"{known[0]}, {known[-1]}: `kdbench export --precision int8` names those that hurt most"
                 )
-        self._folder = tempfile.TemporaryDirectory(prefix="kdbench-export-")
+        self._folder = ScratchFolder("export")
         self._graphs: dict[tuple[bool, bool], Path] = {}
 
     def _open(self) -> None:

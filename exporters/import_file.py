@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from kdbench.errors import BadInput, RunFailed
 from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.environment import environment, git_revision
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import SCHEMA_VERSION, atomic_path, sha256, write_sealed
 from kdbench.runs.tree import RunTree, sidecar_path
@@ -123,7 +123,7 @@ def import_file(path: Path, tree: RunTree, split: SegmentationDataset, options: 
         about = describe(file, path, split, options)
         about["assumed"], about["readings"] = assumed, [one.as_json() for one in scored]
         folder = tree.imported(options.name).parent
-        with TemporaryDirectory(prefix="kdbench-import-") as temporary:
+        with ScratchFolder("import") as temporary:
             made = Path(temporary)
             parity = _wrap_and_prove(file, path, made, samples, split.classes)
             about["params"] = _finish(made, about)

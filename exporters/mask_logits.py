@@ -6,7 +6,6 @@ Masks can agree for want of anything to disagree on, as those of an untrained ne
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from exporters.graph import remove_unused
 from kdbench.backends.onnx_runtime import open_session
 from kdbench.data.preprocessing import resize_image
 from kdbench.machine.cores import answer_threads
+from kdbench.machine.scratch import ScratchFolder
 
 IMAGES = 2
 """Logits are compared on so many: a wrong graph shows on the first."""
@@ -37,7 +37,7 @@ def logit_difference(job: ExportJob, path: Path) -> tuple[float, float] | None:
         return None
     assert job.size is not None
     difference, low, high = 0.0, np.inf, -np.inf
-    with TemporaryDirectory(prefix="kdbench-logits-") as folder:
+    with ScratchFolder("logits") as folder:
         cut = Path(folder) / "logits.onnx"
         onnx.save(model, cut)
         session, _ = open_session(cut, threads=answer_threads(), spinning=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from exporters.mask_logits import return_logits
 from exporters.sensitivity import PERCENTILE, LayerError
 from kdbench.backends.onnx_runtime import open_session
 from kdbench.machine.cores import answer_threads
+from kdbench.machine.scratch import ScratchFolder
 
 VALUES = 200_000
 """Activations that percentiles are taken of, evenly spread over a tensor."""
@@ -81,7 +81,7 @@ def _session(model: Any) -> Iterator[Any]:
     """A function from an input to all outputs."""
     import onnx
 
-    with TemporaryDirectory(prefix="kdbench-sensitivity-") as folder:
+    with ScratchFolder("sensitivity") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
         session, _ = open_session(path, threads=answer_threads(), spinning=False)

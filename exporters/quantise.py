@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from exporters.layer_names import LAYER_OPERATORS, nodes_named
 from kdbench.backends.onnx_runtime import configure
 from kdbench.errors import BackendUnavailable
 from kdbench.machine.cores import answer_threads
+from kdbench.machine.scratch import ScratchFolder
 
 CALIBRATION_IMAGES = 120
 PERCENTILE = 99.99
@@ -51,7 +51,7 @@ def quantise_for_onnxruntime(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, _silence(), few_threads():
+    with ScratchFolder("quantise") as folder, _silence(), few_threads():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared))
         excluded = _with_producers(onnx.load(prepared).graph, keep_float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -96,6 +97,9 @@ def test_one_flipped_bit_anywhere_in_a_png_is_noticed(tmp_path):
     path = save(tmp_path / "mask.png", LABEL, compress_level=0)
     whole = path.read_bytes()
     start = whole.index(b"IDAT") + 4
+    small = whole.replace(b"IDAT", b"iDAT")  # as if nobody needed it
+    path.write_bytes(small)
+    refused(lambda: read_mask(path), f"mask '{path}' cannot be decoded", "checksum")
     for at in range(start, start + len(whole[start:]) - 16):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         refused(lambda: read_mask(path), f"mask '{path}' cannot be decoded", "checksum")
@@ -103,6 +107,21 @@ def test_one_flipped_bit_anywhere_in_a_png_is_noticed(tmp_path):
     for end in (4, 12, 20):
         path.write_bytes(whole[:-end])
         refused(lambda: read_mask(path), f"mask '{path}' cannot be decoded", "cut short")
+
+
+def test_a_flipped_bit_in_a_mask_is_refused_by_check_and_by_train(kdbench, folder_dataset, tiny_recipe, tmp_path):
+    data = shutil.copytree(folder_dataset, tmp_path / "data")
+    path = data / "masks" / "train" / "train3.png"
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"IDAT") + 12] ^= 1
+    path.write_bytes(whole)
+    flags = ["--dataset", "folder", "--data-root", data]
+    said = f"mask '{path}' cannot be decoded (its part 'IDAT' has a wrong checksum: it was damaged)"
+    checked = kdbench("data", "check", *flags)
+    assert (checked.code, said in checked.out) == (2, True)
+    trained = kdbench("train", "--method", "baseline", *flags, "--recipe", tiny_recipe, "--runs", tmp_path / "runs")
+    assert (trained.code, said in trained.err) == (2, True)
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
 def test_damage_in_a_remark_costs_nothing(tmp_path):

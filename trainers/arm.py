@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import shutil
@@ -16,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import BadInput
-from kdbench.runs.files import atomic_path, write_text
+from kdbench.runs.files import write_text
 from kdbench.runs.folder import RunFolder
 from trainers.methods import Objective
 from trainers.processes import share_batchnorm, wrap
 from trainers.recipe import Recipe
+from trainers.state_file import read_state, write_state
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Arm:
         if not self.state_file.exists():
             return
         try:
-            state = torch.load(self.state_file, weights_only=True, map_location="cpu")
+            state = read_state(self.state_file, "train without --resume")
             self._expect("recipe", self.recipe.changes_since(json.loads(state["recipe"])))
             if state["epochs_done"] == 0:  # written at the start, before anything was learnt
                 return
@@ -146,14 +146,6 @@ def mark_started(state_file: Path, recipe: Recipe) -> None:
     """Write the resume state of a training that has not finished an epoch."""
     state_file.parent.mkdir(parents=True, exist_ok=True)
     write_state(state_file, {"recipe": recipe.model_dump_json(), "epochs_done": 0})
-
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    buffer = io.BytesIO()  # on a full disk torch.save raises an error that looks like any other
-    torch.save(state, buffer)
-    with atomic_path(path) as temporary:
-        # A copy: Python 3.12.1 crashes when it collects a failed write that holds a view of the buffer.
-        temporary.write_bytes(buffer.getvalue())
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -21,6 +21,7 @@ from kdbench.machine.environment import hardware
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.files import read_json
 from kdbench.runs.folder import RunFolder
+from trainers.state_file import read_state
 
 Precision = Literal["fp32", "bf16"]
 MARGIN = 1.25
@@ -110,7 +111,7 @@ def recorded_precisions(folders: Iterable[RunFolder]) -> dict[str, Precision]:
 
 def _of_state(folder: RunFolder) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(torch.load(folder.state, weights_only=True, map_location="cpu")["recipe"])
+        found: dict[str, Any] = json.loads(read_state(folder.state, "")["recipe"])
     except Exception:  # none, or a broken one, of which going on with it says what is wrong
         return {}
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from kdbench.backends.precision_proof import LEAST_SHARE, require_precision, sha
 from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed, one_line
 from kdbench.machine.checks import Check, Gpu, Package, cpu, gpu_row, package_row, try_import
+from kdbench.machine.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +141,7 @@ def open_session(
     configure(options, threads=threads, spinning=spinning)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     operators = None
-    with tempfile.TemporaryDirectory(prefix="kdbench-onnx-") as folder:
+    with ScratchFolder("onnx") as folder:
         optimised = Path(folder) / "optimised.onnx"
         if precision is not None:
             options.optimized_model_filepath = str(optimised)

@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,8 @@ from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.cores import usable_cores
+from kdbench.machine.ending import module_command
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.runs.files import write_text
 
 BEYOND = 5
@@ -116,7 +117,7 @@ def _timed(
     suite = importlib.util.find_spec("benchmarks.test_latency")
     if suite is None or suite.origin is None:
         raise RunFailed("the latency suite benchmarks/test_latency.py is not installed: install kdbench again")
-    with tempfile.TemporaryDirectory(prefix="kdbench-latency-") as folder:
+    with ScratchFolder("latency") as folder:
         np.save(Path(folder) / "images.npy", np.stack(images))
         spec = {
             "cases": [asdict(case) for case in cases],
@@ -132,7 +133,7 @@ def _timed(
         settings = Path(folder) / "pytest.ini"
         settings.write_text("[pytest]\n", encoding="utf-8")
         command = [
-            sys.executable, "-m", "pytest", suite.origin, f"--spec={spec_file}", "-q", "--benchmark-only",
+            *module_command("pytest"), suite.origin, f"--spec={spec_file}", "-q", "--benchmark-only",
             f"--benchmark-json={raw}", "--benchmark-columns=median", "-p", "no:cacheprovider",
             "-c", str(settings), f"--rootdir={folder}",
         ]  # fmt: skip

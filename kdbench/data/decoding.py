@@ -241,7 +241,8 @@ def _verify_png(data: bytes) -> None:
         end = at + 12 + length
         if end > len(data):
             raise ValueError(f"its part {kind.decode('latin-1')!r} is cut short")
-        critical = not kind[0] & 0x20
+        # A capital letter says that a part is needed; one flipped bit makes it a small one.
+        critical = not kind[0] & 0x20 or kind.upper() in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
         if critical and zlib.crc32(view[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
             raise ValueError(f"its part {kind.decode('latin-1')!r} has a wrong checksum: it was damaged")
         if kind == b"IEND":

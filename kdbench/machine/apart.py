@@ -1,28 +1,26 @@
 """An object in a process of its own, whose methods answer within a time or not at all.
 
 For what must not take this process with it: a file from elsewhere may hang in native code, where no signal of ours
-arrives, or crash. The process is killed when its time is over, when this one ends however it ends (on Linux by the
-kernel), and at Ctrl-C, which reaches this process at once because it only waits.
+arrives, or crash. The process is killed when its time is over, when this one ends however it ends (see ``ending``),
+and at Ctrl-C, which reaches this process at once because it only waits.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from kdbench.errors import KdbenchError, RunFailed
+from kdbench.machine.ending import die_with_parent
 
 LIMIT_S = 300.0
 """Seconds that an artifact may take in all, unless --timeout says else."""
 LOOK_S = 0.1
 """Between looks at whether the process is still alive."""
-PR_SET_PDEATHSIG = 1
 
 
 class Apart:
@@ -91,8 +89,9 @@ class Apart:
 
 def _serve(connection: Any, open_it: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    die_with_parent(parent.pid or 0)
     served: Any = None
     asked: tuple[str, tuple[Any, ...]] | None = None
     while True:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +12,8 @@ from pathlib import Path
 
 from kdbench.backends import BACKENDS
 from kdbench.errors import BadInput, Missing
+from kdbench.machine.ending import module_command
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import student_methods
 from kdbench.regress.artifact import CHECKOUT, Artifact, Filter, find_artifacts
 from kdbench.runs.tree import RunTree, sidecar_path
@@ -43,7 +43,7 @@ def both_sides(
             f"`kdbench train --method {(lacking or ['baseline'])[0]} --dataset {tree.dataset}`"
         )
     wanted = replace(wanted, methods=tuple(methods))
-    with tempfile.TemporaryDirectory(prefix="kdbench-base-") as folder, _worktree(base_ref, Path(folder)) as base:
+    with ScratchFolder("base") as folder, _worktree(base_ref, Path(folder)) as base:
         yield (
             _side(base, Path(folder) / "baseline-runs", tree, wanted, size, base_ref),
             _side(CHECKOUT, Path(folder) / "candidate-runs", tree, wanted, size, "the working tree"),
@@ -66,6 +66,7 @@ def _worktree(base_ref: str, folder: Path) -> Iterator[Path]:
             f"--base-ref: got '{base_ref}', which is no revision here, expected one such as origin/main: fetch it "
             "(`git fetch origin`, and in CI the whole history)"
         )
+    git("worktree", "prune")  # what a killed one left is gone from its folder alone
     place = folder / "base"
     added = git("worktree", "add", "--detach", "--force", str(place), found.stdout.strip())
     if added.returncode != 0:
@@ -88,7 +89,7 @@ def _side(checkout: Path, runs: Path, tree: RunTree, wanted: Filter, size: str |
     if formats:
         for output in wanted.outputs or ("mask",):
             command = [
-                sys.executable, "-P", "-m", "kdbench", "export", "--runs", str(runs), "--dataset", tree.dataset,
+                *module_command("kdbench"), "export", "--runs", str(runs), "--dataset", tree.dataset,
                 "--method", ",".join(wanted.methods), "--format", ",".join(formats),
                 "--precision", ",".join(precisions), "--output", output, *(["--size", size] if size else []),
             ]  # fmt: skip

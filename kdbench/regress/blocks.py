@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 
 from kdbench.errors import RunFailed
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.machine.state import StealMeter, load_average
 from kdbench.regress.artifact import Artifact
 from kdbench.regress.record import ARMS, Arm, Block, Cell, Round, Start
@@ -60,7 +61,8 @@ class Worker:
     """A process of ``worker.py``; suspended whenever it does not measure, so that its threads cannot spin."""
 
     def __init__(self, artifact: Artifact, settings: Settings, inputs: Path) -> None:
-        spec = {**artifact.spec(), "inputs": str(inputs), "threads": settings.threads, "device": settings.device}
+        spec = {**artifact.spec(), "inputs": str(inputs), "threads": settings.threads, "device": settings.device,
+                "parent": os.getpid()}  # fmt: skip
         self.artifact = artifact
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
         path = [str(artifact.checkout), os.environ.get("PYTHONPATH", "")]
@@ -135,7 +137,7 @@ def outputs_of(artifact: Artifact, settings: Settings, inputs: Path) -> list[Any
     Raises:
         RunFailed: it does not run.
     """
-    with tempfile.TemporaryDirectory(prefix="kdbench-regress-") as folder, ExitStack() as stack:
+    with ScratchFolder("regress") as folder, ExitStack() as stack:
         worker = Worker(artifact, settings, inputs)
         stack.callback(worker.stop)
         worker.started()

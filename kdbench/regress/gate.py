@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from kdbench.errors import BadInput
 from kdbench.machine.environment import environment
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.progress import progress_bar
 from kdbench.regress.artifact import Artifact
 from kdbench.regress.blocks import Settings, measure_cell, outputs_of
@@ -47,7 +47,7 @@ def run_gate(
         },
         cells=[],
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="kdbench-regress-") as folder:
+    with ScratchFolder("regress") as folder:
         files = []
         for index, (baseline, candidate) in enumerate(pairs):
             file = Path(folder) / f"inputs-{index}.npy"

@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 
 from kdbench.errors import one_line
+from kdbench.machine.ending import die_with_parent
 from tests.command import run_main
 from tests.fuzz.corpus import KINDS, Kind, fit, quick_latency
 from tests.fuzz.damage import DAMAGES
@@ -135,6 +136,7 @@ def outcome_of(kind: Kind, code: int, said: str, printed: str) -> str:
 
 
 def main() -> None:
+    die_with_parent(os.getppid())
     sound, seed, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # native code's own prints
