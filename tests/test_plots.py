@@ -13,7 +13,8 @@ from matplotlib import colors
 from PIL import Image
 
 from kdbench.methods.base import METHODS, known_terms
-from kdbench.report.plots import TOTAL, make_figures
+from kdbench.report.losses import TOTAL
+from kdbench.report.plots import make_figures
 from kdbench.runs.history import read_history
 from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY

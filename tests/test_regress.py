@@ -59,7 +59,8 @@ def test_a_slower_model_is_a_regression(regression):
     assert document["ratio"] > 1.5
     low, high = document["ci95"]
     assert low < document["ratio"] < high
-    assert document["blocks"] == len(document["recording"]["cells"][0]["blocks"]) >= 10
+    # On a slow machine several looks fall together, and spend together: 7 blocks are the fewest that can decide.
+    assert document["blocks"] == len(document["recording"]["cells"][0]["blocks"]) >= 7
     assert document["seconds"] < 60
     cell = document["cells"][0]
     assert cell["control"]["ratio"] == pytest.approx(1, abs=0.3)
@@ -67,7 +68,13 @@ def test_a_slower_model_is_a_regression(regression):
     summary = (folder / "gate.md").read_text()
     assert summary.startswith("## Latency: regression")
     assert "| base | onnx-file | **regression** |" in summary
-    assert summary in done.stdout
+    said = done.stdout.splitlines()
+    assert said[0].startswith("Latency: regression. Slower by more than 1%")
+    (row,) = (line.split() for line in said if line.startswith(" base "))
+    (ours,) = (line.strip("| ").split(" | ") for line in summary.splitlines() if line.startswith("| base "))
+    assert row == ["base", "regression", *ours[3:6], ours[7]]
+    assert "1 thread, cpu" in done.stdout
+    assert "warning" not in done.stderr
 
 
 def test_every_figure_follows_from_the_recorded_calls(regression):
@@ -132,6 +139,8 @@ def test_a_budget_too_short_for_a_verdict_is_inconclusive(exported, tmp_path):
     done = run("--baseline", folder, "--candidate", folder, "--budget", 10, "--json", tmp_path / "gate.json")
     assert done.returncode == 3, done.stderr
     assert "--budget" in done.stdout
+    assert done.stderr.startswith("warning: baseline/openvino-int8/mask: a verdict needs 7 blocks, one takes ")
+    assert "--budget 10 will not do and ends inconclusive; try --budget " in done.stderr.splitlines()[0]
     document = json.loads((tmp_path / "gate.json").read_text())
     assert [cell["name"] for cell in document["cells"]] == ["baseline/openvino-int8/mask"]
 

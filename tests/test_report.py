@@ -9,10 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
-from kdbench.comparison.results import Comparison, Improvement
+from kdbench.comparison.results import Comparison, Improvement, Row
 from kdbench.report.analysis import analysis, gain_sentence
-from kdbench.report.charts import pareto_front
-from kdbench.report.evidence import Evidence
+from kdbench.report.charts import PLOT, charts, dash_of, log_range, pareto_front, placed_names
+from kdbench.report.evidence import Evidence, collect
 from kdbench.report.gallery import error_map
 from kdbench.runs.tree import RunTree
 
@@ -161,6 +161,61 @@ class TestClaims:
 def test_pareto_front():
     points = [(1.0, 0.3), (2.0, 0.5), (1.5, 0.2), (3.0, 0.5), (2.0, 0.4), (4.0, 0.6)]
     assert pareto_front(points) == [(1.0, 0.3), (2.0, 0.5), (4.0, 0.6)]
+
+
+def test_curves_show_terms_and_not_the_total_alone(compared):
+    found = collect(RunTree(compared, "folder"), compared / "folder" / "compare.json")
+    drawn = charts(found)
+    assert {name for name in drawn if name.startswith("terms-")} == {
+        "terms-response", "terms-feature", "terms-combined",
+    }  # the baseline's total is its cross-entropy  # fmt: skip
+    by_name = {trace["name"]: trace for trace in drawn["terms-combined"]["data"]}
+    assert len(by_name) == 4
+    (history,) = (history for history in found.histories if history.method == "combined")
+    for name, key in (("total", "loss"), ("cross-entropy", "ce"), ("response", "response")):
+        assert by_name[name]["y"] == pytest.approx(history.mean(key)[1])
+    assert len({(trace["line"]["dash"], trace["marker"]["symbol"]) for trace in by_name.values()}) == 4
+
+
+def test_line_styles_of_matplotlib_as_plotly_has_them():
+    assert [dash_of(style) for style in ("-", "--", "-.", ":")] == ["solid", "dash", "dashdot", "dot"]
+    assert dash_of((0, (3, 1, 1, 1))) == "6px,2px,2px,2px"
+
+
+def rows_at(*places):
+    """Rows of the comparison of one method, at (milliseconds, mIoU)."""
+    latency = {"mean_ms": 1, "std_ms": 0, "p95_ms": None, "p99_ms": None, "ci95_ms": (1, 1), "rounds": 10}
+    return [
+        Row(method="feature", backend="onnx", precision="fp32", output="mask", status="ok", miou=miou,
+            latency={**latency, "median_ms": ms})
+        for ms, miou in places
+    ]  # fmt: skip
+
+
+def test_names_of_points_say_all_and_cover_nothing():
+    rows = rows_at((1, 0.5), (1, 0.501), (8, 0.7), (8.1, 0.7))
+    placed = placed_names(rows, log_range([1, 8.1]))
+    assert [placed[id(row)][1] for row in rows] == ["bottom center", "top center", "top center", "bottom center"]
+    assert {placed[id(row)][0] for row in rows} == {"Feature-Based, onnx fp32"}
+    # Where there is no place left, hovering tells.
+    crowd = rows_at(*[(1 + i / 1000, 0.5) for i in range(9)], (9, 0.9))
+    placed = placed_names(crowd, log_range([1, 9]))
+    assert 3 <= sum(not placed[id(row)][0] for row in crowd) < 9
+
+
+def test_a_name_stays_inside_the_axes():
+    low, high = log_range([2.0, 2.0])  # one point, or several of the same latency
+    assert low < np.log10(2) < high
+    (row,) = rows_at((2.0, 0.5))
+    assert placed_names([row], (np.log10(2), np.log10(2) + 1))[id(row)] == ("Feature-Based, onnx fp32", "middle right")
+    assert PLOT[0] > 0
+
+
+def test_columns_that_no_row_needs_are_left_out(page):
+    header = re.search(r'id="comparison".*?<thead>(.*?)</thead>', page[0], re.S)[1]
+    assert "Status" in header
+    assert "New scenes" not in header
+    assert "Test" not in header
 
 
 def test_error_map_by_value():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -106,6 +108,53 @@ def test_dark_colours(page):
 def test_a_phone_needs_no_sideways_scrolling(page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_function("document.documentElement.scrollWidth <= 390")
+
+
+@pytest.fixture(params=["light", "dark"])
+def phone(request, browser, page_file):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme=request.param, offline=True
+    )
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("#chart-classes-by-method .main-svg")
+    yield page
+    context.close()
+
+
+def test_no_toolbar_lies_over_charts_under_a_finger(phone):
+    assert phone.locator(".modebar-btn").count() == 0
+
+
+def test_heat_maps_can_be_read_on_a_phone(phone):
+    """Numbers as large as other text, each inside its cell; the page itself never scrolls sideways."""
+    numbers = phone.locator("#chart-classes-by-method .heatmap-label text")
+    shown = [number for number in numbers.all() if re.fullmatch(r"[01]\.\d{4}", number.text_content())]
+    boxes = [number.bounding_box() for number in shown]
+    assert len(boxes) > 3
+    assert min(box["height"] for box in boxes) >= 10
+    rows = {round(box["y"]) for box in boxes}
+    for row in rows:
+        line = sorted((box for box in boxes if round(box["y"]) == row), key=lambda box: box["x"])
+        assert all(one["x"] + one["width"] <= other["x"] for one, other in pairwise(line))
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_status_of_a_row_is_seen_on_a_phone(phone):
+    status = phone.locator("#comparison tr[data-backend=torch] td").nth(3)
+    box = status.bounding_box()
+    assert status.text_content() == "ok"
+    assert box["x"] + box["width"] <= 390
+
+
+def test_the_gallery_opens_with_photo_prediction_and_difference(page):
+    photo, prediction, difference = (page.locator(f"#{name}") for name in ("photo", "prediction", "difference"))
+    assert page.evaluate("document.getElementById('difference').naturalWidth") > 0
+    assert photo.get_attribute("src") == page.evaluate("data.gallery[0].image")
+    assert prediction.get_attribute("src") == page.evaluate("data.gallery[0].overlays.response")
+    page.select_option("#right", "predictions:feature")
+    assert difference.get_attribute("src") == page.evaluate("data.gallery[0].errors.feature")
+    assert page.locator(".trio figcaption").all_text_contents() == ["photo", "Feature-Based", "difference"]
 
 
 def test_every_control_has_a_name(page):

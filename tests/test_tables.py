@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from kdbench.comparison import columns, markdown
+from kdbench.comparison.layout import header_and_cells
 from kdbench.comparison.numbers import difference, fraction, plus_minus
 from kdbench.comparison.results import Comparison, Row
-from kdbench.comparison.tables import as_csv, as_markdown, as_text, header_and_cells, operators_line, print_table
+from kdbench.comparison.tables import as_csv, as_markdown, as_text, operators_line, print_table
 from kdbench.report.content import comparison_table
 from kdbench.report.evidence import Evidence
 from kdbench.runs.tree import RunTree
@@ -78,6 +79,86 @@ def test_a_narrow_screen_shows_every_row_whole():
         ["trt", "│", "fp32", "│", "2.82M", "│", "0.17", "│", "built", "[1]", "│", "–", "│", "–", "│"],
     ]
     assert len([line for line in lines if line.startswith("[1] trt built: ")]) == 1
+
+
+def test_a_screen_too_narrow_for_every_column_shows_a_table_per_backend():
+    lines = screen(Comparison.read(REPOSITORY / "results/camvid-144x192.json"), 80)
+    assert [line.strip() for line in lines if line and line[0] not in "┏┃┡│├└"][:4] == [
+        "Models",
+        "torch",
+        "onnx",
+        "trt",
+    ]
+    drawn = [line for line in lines if line and line[0] in "┏┃┡│├└"]
+    assert max(map(len, drawn)) <= 80
+    assert not any("…" in line for line in drawn)
+    assert [line.split() for line in drawn if line.startswith("│ Response-Based")] == [
+        ["│", "Response-Based", "│", "2.82M", "│", "0.17", "│"],
+        ["│", "Response-Based", "│", "fp32", "│", "0.5044", "│", "12.54", "±", "5.83", "│"],
+        ["│", "Response-Based", "│", "fp32", "│", "0.5044", "│", "2.62", "±", "0.25", "│", "100.000%", "│"],
+    ]
+    (trt,) = (line.split() for line in drawn if "students" in line)
+    assert trt == ["│", "all", "4", "students", "│", "fp32", "│", "built", "[1]", "│", "–", "│", "–", "│"]
+
+
+def tables_in(text):
+    """Title, header and rows of each table in Markdown."""
+    found, title = {}, ""
+    for line in text.splitlines():
+        if line.startswith("**"):
+            title = line.strip("*")
+        elif line.startswith("| "):
+            found.setdefault(title, []).append(line.strip("| ").split(" | "))
+    return {name: (rows[0], rows[2:]) for name, rows in found.items()}
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_many_backends_and_precisions_are_a_table_per_backend(width):
+    comparison = Comparison.read(REPOSITORY / "tests/golden/compare.json")  # 29 columns side by side
+    titles = ["Models", "torch", "onnx", "trt", "openvino"]
+    drawn = screen(comparison, width)
+    assert [line for line in drawn if line.strip() in titles] == [line for line in drawn if line and line[0].isalpha()][
+        :5
+    ]
+    assert max(len(line) for line in drawn if line and line[0] in "┏┃┡│├└") <= width
+    tables = tables_in(as_markdown(comparison))
+    assert list(tables) == titles
+    assert tables["Models"][0] == ["Knowledge Distillation", "# Parameters", "GFLOP"]
+    assert tables["torch"][0] == ["Knowledge Distillation", "precision", "mIoU", "ms"]
+    header, rows = tables["onnx"]
+    assert header == ["Knowledge Distillation", "precision", "mIoU", "ms", "= torch"]
+    assert [row[1] for row in rows] == ["fp32"] * 7 + ["fp16"] * 7 + ["int8"] * 7
+    by_key = {(row.method, row.precision): row for row in comparison.rows if row.backend == "onnx"}
+    assert rows[14][2] == fraction(by_key["baseline", "int8"].miou)
+    text = as_text(comparison).splitlines()
+    assert [line for line in text if line in titles] == titles
+    table = text[text.index("onnx") + 1 :][: 2 + 21]
+    assert max(map(len, table)) < 80
+    assert [line.split()[-1] for line in table[2:]] == [row[-1] for row in rows]
+    # Reasons keep their numbers in every layout.
+    cells = {cell for _, rows in tables.values() for row in rows for cell in row if "[" in cell}
+    assert {int(cell.split("[")[1].rstrip("]")) for cell in cells} == set(range(1, 11))
+
+
+def test_one_method_is_one_table_of_its_backends():
+    comparison = Comparison.read(REPOSITORY / "results/camvid-precisions.json")
+    tables = tables_in(as_markdown(comparison))
+    assert list(tables) == ["Models", "Combined"]
+    header, rows = tables["Combined"]
+    assert header == ["backend", "precision", "mIoU", "ms", "= torch"]
+    assert [tuple(row[:2]) for row in rows] == [(row.backend, row.precision) for row in comparison.rows]
+    assert rows[0][2:] == ["0.4922", "11.56 ± 1.19", "–"]
+
+
+def test_on_a_terminal_sentences_break_between_words():
+    comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, no_color=True)
+    print_table(comparison, console)
+    lines = console.file.getvalue().splitlines()
+    said = lines[next(i for i, line in enumerate(lines) if line.startswith("IMPROVEMENTS")) :]
+    assert max(map(len, said)) <= 80
+    words = " ".join(" ".join(said).split())
+    assert all(" ".join(line.split()) in words for line in as_text(comparison).splitlines()[-4:])
 
 
 def test_accuracy_is_printed_as_fractions_with_four_decimals():

@@ -60,7 +60,7 @@ def compare(
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Timed calls per row.", min=10)] = 100,
 ) -> None:
-    """Measure mIoU and latency of every method through every backend, and print one table.
+    """Measure mIoU and latency of every method through every backend, and print a table, or one per backend.
 
     Writes the table's JSON, and .txt, .md and .csv beside it.
 

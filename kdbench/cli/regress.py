@@ -162,9 +162,15 @@ def _regress(options: RegressOptions) -> int:
         if destination is not None:
             recording.write(destination)
 
+    def say(warning: str) -> None:
+        print(warning, file=sys.stderr, flush=True)
+
     with _pairs(options) as pairs:
         try:
-            run_gate(pairs, settings, images=files, allow_different_outputs=options.allow_different_outputs, keep=keep)
+            run_gate(
+                pairs, settings, images=files, allow_different_outputs=options.allow_different_outputs, keep=keep,
+                say=say,
+            )  # fmt: skip
         except KeyboardInterrupt:
             if not latest:
                 raise
@@ -226,16 +232,18 @@ def _present(recording: Recording, destination: Path | None) -> None:
     """Print the summary, and write it and the picture beside the JSON; or, without a destination, print the JSON."""
     import json
 
-    from kdbench.regress.summary import as_markdown, draw
+    from rich.console import Console
+
+    from kdbench.regress.picture import draw
+    from kdbench.regress.summary import as_markdown, print_summary
     from kdbench.runs.files import write_text
 
-    summary = as_markdown(recording)
+    stream = sys.stdout if destination is not None else sys.stderr
+    print_summary(recording, Console(file=stream, width=None if stream.isatty() else 200))
     if destination is None:
-        print(summary, file=sys.stderr)
         print(json.dumps(recording.document(), allow_nan=False))
         return
-    print(summary)
-    write_text(destination.with_suffix(".md"), summary)
+    write_text(destination.with_suffix(".md"), as_markdown(recording))
     draw(recording, destination.with_suffix(".png"))
     print(f"written: {destination} (.md, .png beside it)")
 

@@ -1,10 +1,10 @@
-"""The comparison as a table: the guide's columns, once per backend. Screen, text, Markdown and CSV."""
+"""The comparison's tables on the screen and as text, Markdown and CSV, with what stands below them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 from statistics import fmean
 
@@ -12,46 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.comparison import markdown
-from kdbench.comparison.columns import Column, of_backend, of_model
-from kdbench.comparison.numbers import NOTHING, counted
+from kdbench.comparison.layout import Part, of_files, one_line_per_row, several_tables
+from kdbench.comparison.numbers import counted
 from kdbench.comparison.results import Artifact, Comparison, Improvement, Latency, Row, Split
 from kdbench.comparison.seed_statistics import standard_error
 from kdbench.methods.base import title_of
 from kdbench.runs.files import write_text
-
-
-def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
-    """The table proper: header, one list of cells per method, and the numbered reasons of rows that are not ok."""
-    keys = list(dict.fromkeys((row.backend, row.precision) for row in comparison.rows))
-    several = len({precision for _, precision in keys if precision}) > 1
-    header = ["Knowledge Distillation", *(column.header for column in of_model(comparison.rows))]
-    for backend, precision in keys:
-        name = f"{backend} {precision}" if several else backend
-        header += [f"{name} {column.header}" for column in of_backend() if column.belongs_to(backend)]
-    cells, reasons = [], list[str]()
-    for run in dict.fromkeys(row.run for row in comparison.rows):
-        rows = {(row.backend, row.precision): row for row in comparison.rows if row.run == run}
-        any_row = rows.get(("torch", "fp32"), next(iter(rows.values())))
-        line = [title_of(run), *(column.cell(any_row) for column in of_model(comparison.rows))]
-        for key in keys:
-            columns = [column for column in of_backend() if column.belongs_to(key[0])]
-            line += _backend_cells(rows.get(key), columns, reasons)
-        cells.append(line)
-    return header, cells, reasons
-
-
-def _backend_cells(row: Row | None, columns: Sequence[Column], reasons: list[str]) -> list[str]:
-    """One method through one backend; a row that is not ok has its status and the reason's number in the first cell."""
-    if row is None:
-        return [NOTHING] * len(columns)
-    if row.status == "ok":
-        return [column.cell(row) if column.belongs_to(row.backend) else NOTHING for column in columns]
-    # Methods share most reasons: number each text once, with the method's name taken out.
-    reason = f"{row.backend} {row.status}: {(row.reason or '').replace(row.method, '<method>')}"
-    if reason not in reasons:
-        reasons.append(reason)
-    return [f"{row.status} [{reasons.index(reason) + 1}]", *[NOTHING] * (len(columns) - 1)]
-
 
 WHERE: dict[Split, str] = {
     "val": "",
@@ -174,58 +140,80 @@ def operators_line(comparison: Comparison) -> str | None:
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
-    """On the screen: the table of the files where it fits, else one line per method, backend and precision."""
-    header, cells, reasons = header_and_cells(comparison)
-    table = _rich_table(header, cells, left=1)
-    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
-        table = _rich_table(*_one_line_per_row(comparison, reasons), left=3)
-    console.print(table)
+    """On the screen: the tables of the files where they fit.
+
+    One that is too wide becomes one line per method, backend and precision; where that is too wide as well, or was
+    never one table, there are several.
+    """
+    parts, reasons = of_files(comparison)
+    if len(parts) == 1 and not _fits(parts[0], console):
+        parts = [one_line_per_row(comparison, reasons)]
+        if not _fits(parts[0], console):
+            parts = several_tables(comparison, reasons)
+    for part in parts:
+        console.print(_rich_table(part))
     for where, improvements in improvement_sections(comparison):
-        console.print(f"IMPROVEMENTS OVER BASELINE{where} (mIoU, torch):", markup=False, soft_wrap=True)
+        _say(console, f"IMPROVEMENTS OVER BASELINE{where} (mIoU, torch):")
         for line in improvements:
-            console.print("  " + line, markup=False, highlight=False, soft_wrap=True)
+            _say(console, "  " + line)
     for line in footnotes(comparison, reasons):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, line)
 
 
-def _rich_table(header: list[str], cells: list[list[str]], left: int) -> Table:
-    """The first ``left`` columns hold words, the others numbers."""
-    table = Table(header_style="bold")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < left else "right")
-    for row in cells:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+def _fits(part: Part, console: Console) -> bool:
+    unlimited = console.options.update(max_width=10_000)
+    return console.measure(_rich_table(part), options=unlimited).maximum <= console.width
+
+
+def _say(console: Console, line: str) -> None:
+    """A line as it is; on a terminal it breaks between words."""
+    if console.is_terminal:
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        line = textwrap.fill(line, console.width, subsequent_indent=indent, break_on_hyphens=False)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rich_table(part: Part) -> Table:
+    """Where it is too wide, names are broken into lines, numbers never."""
+    table = Table(title=part.title or None, title_justify="left", title_style="bold", header_style="bold")
+    for index, name in enumerate(part.header):
+        words = index < part.words
+        table.add_column(name, justify="left" if words else "right", no_wrap=index > 0, overflow="fold")
+    for index, row in enumerate(part.cells):
+        table.add_row(*(cell.replace("[", r"\[") for cell in row), end_section=index in part.groups)
     return table
 
 
-def _one_line_per_row(comparison: Comparison, reasons: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; ``reasons`` are those of ``header_and_cells``, whose numbers are the same here."""
-    headers = [column.header for column in (*of_model(comparison.rows), *of_backend())]
-    cells = []
-    for row in comparison.rows:
-        about = [title_of(row.run), row.backend, row.precision]
-        about += [column.cell(row) for column in of_model(comparison.rows)]
-        cells.append([*about, *_backend_cells(row, of_backend(), reasons)])
-    return ["Knowledge Distillation", "backend", "precision", *headers], cells
-
-
 def as_text(comparison: Comparison) -> str:
-    header, cells, reasons = header_and_cells(comparison)
-    widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-
-    def aligned(line: list[str]) -> str:
-        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        return "   ".join(padded).rstrip()
-
-    lines = [aligned(header), "-" * len(aligned(header)), *map(aligned, cells)]
+    parts, reasons = of_files(comparison)
+    lines = list[str]()
+    for part in parts:
+        lines += [*([""] if lines else []), *([part.title] if part.title else []), *_aligned(part)]
     for where, improvements in improvement_sections(comparison):
         lines += ["", f"IMPROVEMENTS OVER BASELINE{where} (mIoU, torch):", *("  " + line for line in improvements)]
     return "\n".join([*lines, "", *footnotes(comparison, reasons)]) + "\n"
 
 
+def _aligned(part: Part) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(part.header, *part.cells, strict=True)]
+
+    def aligned(line: list[str]) -> str:
+        padded = [
+            cell.ljust(width) if index < part.words else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "   ".join(padded).rstrip()
+
+    header = aligned(part.header)
+    return [header, "-" * len(header), *map(aligned, part.cells)]
+
+
 def as_markdown(comparison: Comparison) -> str:
-    header, cells, reasons = header_and_cells(comparison)
-    lines = [markdown.table(header, cells)]
+    parts, reasons = of_files(comparison)
+    lines = list[str]()
+    for part in parts:
+        lines += [*([""] if lines else []), *([f"**{part.title}**", ""] if part.title else [])]
+        lines.append(markdown.table(part.header, part.cells, part.words))
     for where, improvements in improvement_sections(comparison):
         lines += ["", f"Improvements over the baseline{where.replace(' ON', ' on', 1)} (mIoU, torch):", ""]
         lines += [f"{'  ' * line.startswith(' ')}- {' '.join(line.split())}" for line in improvements]

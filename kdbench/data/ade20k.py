@@ -34,16 +34,17 @@ def open_ade20k(root: Path, split: str) -> DeclaredPairs:
     Raises:
         BadInput: the folders are not there, or do not pair up.
     """
-    from kdbench.data.base import pair_by_stem, voc_palette
+    from kdbench.data.base import pair_by_stem
     from kdbench.data.declared import Declared, DeclaredPairs
     from kdbench.data.label_map import LabelMap
     from kdbench.data.labels import IGNORE
+    from kdbench.data.palette import distinct_palette
 
     fix = "point --data-root at ADEChallengeData2016/, which holds images/training/ and annotations/training/"
     folder = FOLDERS[split]
     pairs = pair_by_stem(root / "images" / folder, root / "annotations" / folder, fix)
     labels = LabelMap(CLASSES, {0: IGNORE, **{index + 1: index for index in range(len(CLASSES))}})
-    return DeclaredPairs("ade20k", split, CLASSES, voc_palette(len(CLASSES)), pairs, Declared(labels))
+    return DeclaredPairs("ade20k", split, CLASSES, distinct_palette(len(CLASSES)), pairs, Declared(labels))
 
 
 DATASETS.add(Layout("ade20k", open_ade20k, holds="images/training and annotations/training, and validation's"))

@@ -25,15 +25,16 @@ def open_folder(root: Path, split: str) -> ImageMaskPairs:
     Raises:
         BadInput: the layout is not this one, or ``read_classes`` refuses classes.txt.
     """
-    from kdbench.data.base import ImageMaskPairs, pair_by_stem, voc_palette
+    from kdbench.data.base import ImageMaskPairs, pair_by_stem
     from kdbench.data.declared import Declared, DeclaredPairs
     from kdbench.data.label_map import LabelMap, channels
+    from kdbench.data.palette import distinct_palette
 
     classes = read_classes(root / "classes.txt")
     pairs = pair_by_stem(root / "images" / split, root / "masks" / split, layout_at(root))
     names = list(classes)
     if None in classes.values():
-        return ImageMaskPairs("folder", split, names, voc_palette(len(names)), pairs)
+        return ImageMaskPairs("folder", split, names, distinct_palette(len(names)), pairs)
     colours = [colour for colour in classes.values() if colour is not None]
     labels = LabelMap(names, {colour: index for index, colour in enumerate(colours)}, by_colour=True)
     return DeclaredPairs("folder", split, names, [channels(colour) for colour in colours], pairs, Declared(labels))

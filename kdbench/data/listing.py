@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from kdbench.data.base import IMAGE_SUFFIXES, SegmentationDataset, voc_palette
+from kdbench.data.base import IMAGE_SUFFIXES, SegmentationDataset
 from kdbench.data.dataset_file import LISTS, DatasetFile
 from kdbench.data.declared import Declared, DeclaredPairs
 from kdbench.data.faults import listed, named, raise_or_collect, short
 from kdbench.data.label_map import LabelMap, channels, parse_colour
 from kdbench.data.labels import IGNORE
+from kdbench.data.palette import distinct_palette
 from kdbench.errors import BadInput
 
 _GLOB = re.compile(r"[*?\[]")
@@ -75,7 +76,7 @@ def label_map(spec: DatasetFile) -> LabelMap:
 def colours(spec: DatasetFile) -> list[tuple[int, int, int]]:
     """What classes are drawn in: their own first colours, where they have any."""
     drawn = []
-    for values, usual in zip(spec.classes.values(), voc_palette(len(spec.classes)), strict=True):
+    for values, usual in zip(spec.classes.values(), distinct_palette(len(spec.classes)), strict=True):
         own = [parse_colour(value) for value in values if isinstance(value, str)]
         drawn.append(usual if not own or own[0] is None else channels(own[0]))
     return drawn

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from kdbench.data.base import Sample, SegmentationDataset, voc_palette
+from kdbench.data.base import Sample, SegmentationDataset
+from kdbench.data.palette import distinct_palette
 
 CLASSES = ("ground", "brick", "wood", "cloth", "moss", "glass")
 FINISHES = 3
@@ -34,7 +35,7 @@ class Materials(SegmentationDataset):
     photographs = False
 
     def __init__(self, split: str) -> None:
-        super().__init__("materials", split, CLASSES, voc_palette(len(CLASSES)))
+        super().__init__("materials", split, CLASSES, distinct_palette(len(CLASSES)))
 
     def __len__(self) -> int:
         return COUNTS[self.split]

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from kdbench.data.base import Sample, SegmentationDataset, voc_palette
+from kdbench.data.base import Sample, SegmentationDataset
+from kdbench.data.palette import distinct_palette
 
 CLASSES = ("background", "disk", "ring", "square", "bar", "triangle", "star", "cross", "wire", "dot")
 SIZE = (128, 128)
@@ -38,7 +39,7 @@ class Shapes(SegmentationDataset):
     photographs = False
 
     def __init__(self, split: str) -> None:
-        super().__init__("shapes", split, CLASSES, voc_palette(len(CLASSES)))
+        super().__init__("shapes", split, CLASSES, distinct_palette(len(CLASSES)))
 
     def __len__(self) -> int:
         return COUNTS[self.split]

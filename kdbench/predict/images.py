@@ -22,6 +22,7 @@ from kdbench.backends import Backend, artifact_of, load_backend, runs_checkpoint
 from kdbench.backends.onnx_file import OnnxFile
 from kdbench.backends.onnx_layout import NOTHING_SAID, Reading
 from kdbench.data.base import IMAGE_SUFFIXES, Color, exif_orientation, read_image
+from kdbench.data.palette import distinct_palette
 from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.errors import BadInput, RunFailed
 from kdbench.predict.overlay import blend, palette_image, shares, with_legend
@@ -112,22 +113,10 @@ def open_file_predictor(
     engine = OnnxFile.open(model, reading, limit_s=limit_s)
     try:
         classes = engine.about.get("classes") or [str(i) for i in range(engine.classes or 256)]
-        palette = engine.about.get("palette") or generated_palette(len(classes))
+        palette = engine.about.get("palette") or distinct_palette(len(classes))
         yield Predictor(engine, tuple(classes), tuple((red, green, blue) for red, green, blue in palette))
     finally:
         engine.close()
-
-
-def generated_palette(count: int) -> list[Color]:
-    """Distinct colours for classes without their own: VOC's scheme, the bits of the id spread over R, G and B."""
-    palette = []
-    for index in range(count):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        palette.append((channels[0], channels[1], channels[2]))
-    return palette
 
 
 @dataclass(frozen=True)

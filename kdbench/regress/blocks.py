@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -10,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from kdbench.comparison.numbers import counted
 from kdbench.errors import RunFailed
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.machine.state import StealMeter, load_average
@@ -34,6 +37,8 @@ WARMUP_WINDOW, WARMUP_AGREEMENT, WARMUP_CAP = 3, 0.05, 4
 
 BEYOND_BUDGET_S = 60.0
 """What a process may take beyond the whole budget for one answer, before it is taken to hang."""
+FEWEST_ROUNDS = 3
+"""In a block: their median bears one that was disturbed."""
 MANY_BLOCKS = 24
 """Blocks that a budget should hold: what processes differ in averages out over blocks alone."""
 
@@ -131,19 +136,59 @@ class Worker:
                 stream.close()  # type: ignore[union-attr]
 
 
-def outputs_of(artifact: Artifact, settings: Settings, inputs: Path) -> list[Any]:
-    """What an artifact makes of every input.
+@dataclass(frozen=True)
+class Trial:
+    """One process of a side, before anything is measured.
+
+    Attributes:
+        outputs: what the artifact makes of every input.
+        start_s: seconds until it was loaded and had made its first call.
+        call_ms: a later call, about.
+    """
+
+    outputs: list[Any]
+    start_s: float
+    call_ms: float
+
+
+def try_out(artifact: Artifact, settings: Settings, inputs: Path) -> Trial:
+    """Run an artifact on every input.
 
     Raises:
         RunFailed: it does not run.
     """
     with ScratchFolder("regress") as folder, ExitStack() as stack:
+        began = time.monotonic()
         worker = Worker(artifact, settings, inputs)
         stack.callback(worker.stop)
         worker.started()
+        start_s = time.monotonic() - began
         worker.ask(f"outputs {Path(folder) / 'outputs.npz'}")
+        call_ms = statistics.median(worker.ask(f"calls {WARMUP_WINDOW} 1"))
         with np.load(Path(folder) / "outputs.npz") as found:
-            return [found[str(i)] for i in range(len(found))]
+            return Trial([found[str(i)] for i in range(len(found))], start_s, call_ms)
+
+
+def shortest_block_s(trials: Sequence[Trial]) -> float:
+    """What a block takes at least, in seconds: its processes start together, warm up, and measure the fewest rounds."""
+    call_s = max(trial.call_ms for trial in trials) / 1e3
+    warm_up = 2 * len(ARMS) * (WARMUP_WINDOW + 1) * call_s
+    a_slice = call_s + max(SLICE_MS / 1e3, SLICE_SAMPLES * call_s)
+    return max(trial.start_s for trial in trials) + warm_up + FEWEST_ROUNDS * 2 * len(ARMS) * a_slice
+
+
+def warning_of_budget(name: str, trials: Sequence[Trial], settings: Settings, cells: int) -> str | None:
+    """What to say before the start where the budget cannot hold the blocks of any verdict; None where it can."""
+    alpha = sum(alpha for _, alpha in settings.rule.looks) / cells
+    needed = next(blocks for blocks in itertools.count(1) if can_decide(blocks, alpha))
+    takes = shortest_block_s(trials)
+    if needed * takes <= settings.budget_s:
+        return None
+    enough = 10 * math.ceil(2 * needed * takes / 10)
+    return (
+        f"{name}: a verdict needs {counted(needed, 'block')}, one takes {takes:.1f} s or more with this artifact: "
+        f"--budget {settings.budget_s:g} will not do and ends inconclusive; try --budget {enough}"
+    )
 
 
 def measure_cell(
@@ -190,14 +235,13 @@ def measure_cell(
 
 
 def _rounds_that_fit(cell: Cell, settings: Settings) -> int:
-    """As many rounds as let the budget hold ``MANY_BLOCKS``, by what the first block took; 3 at least, of which the
-    median bears one that was disturbed."""
+    """As many rounds as let the budget hold ``MANY_BLOCKS``, by what the first block took."""
     first = cell.blocks[0]
     measuring = sum(ms for round_ in first.rounds for slice_ in round_.calls_ms for ms in slice_) / 1e3
     per_round = cell.calls_per_sample * measuring / len(first.rounds)
     starting = first.seconds - per_round * len(first.rounds)
     fitting = int((settings.budget_s / MANY_BLOCKS - starting) / per_round)
-    return min(settings.rounds, max(3, fitting))
+    return min(settings.rounds, max(FEWEST_ROUNDS, fitting))
 
 
 def _decided(cell: Cell, rule: Rule, cells: int) -> bool:

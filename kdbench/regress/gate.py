@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from kdbench.comparison.numbers import counted
 from kdbench.errors import BadInput
 from kdbench.machine.environment import environment
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.progress import progress_bar
 from kdbench.regress.artifact import Artifact
-from kdbench.regress.blocks import Settings, measure_cell, outputs_of
+from kdbench.regress.blocks import Settings, measure_cell, try_out, warning_of_budget
 from kdbench.regress.inputs import compare_outputs, make_inputs
 from kdbench.regress.record import Cell, Recording
 
@@ -27,6 +28,7 @@ def run_gate(
     images: list[Path],
     allow_different_outputs: bool,
     keep: Callable[[Recording], None],
+    say: Callable[[str], object] = lambda _: None,
 ) -> Recording:
     """Measure all cells in turn.
 
@@ -35,6 +37,7 @@ def run_gate(
         images: inputs; empty = generated scenes.
         allow_different_outputs: time them even where they compute different things.
         keep: given the recording after every block, to be written: a killed run leaves what it had.
+        say: told, before anything is measured, which budgets are too short.
 
     Raises:
         BadInput: the sides compute different things. RunFailed: an artifact does not run here.
@@ -54,9 +57,11 @@ def run_gate(
             inputs, what = make_inputs(baseline.shape, baseline.dtype, images, settings.seed, baseline.input)
             np.save(file, inputs)
             files.append(file)
-            outputs = [outputs_of(side, settings, file) for side in (baseline, candidate)]
-            same, how_near = compare_outputs(outputs[0], outputs[1], baseline.shape)
+            trials = [try_out(side, settings, file) for side in (baseline, candidate)]
+            same, how_near = compare_outputs(trials[0].outputs, trials[1].outputs, baseline.shape)
             name = baseline.name or baseline.path.stem
+            if warning := warning_of_budget(name, trials, settings, len(pairs)):
+                say(f"warning: {warning}")
             if not same and not allow_different_outputs:
                 raise BadInput(
                     f"{name}: '{baseline.shown}' and '{candidate.shown}' compute different things "
@@ -89,4 +94,4 @@ def run_gate(
 
 def _progress_text(cell: Cell) -> str:
     ratio = float(np.exp(np.median(cell.ln_ratios("candidate"))))
-    return f"{len(cell.blocks)} blocks, ratio {ratio:.3f}"
+    return f"{counted(len(cell.blocks), 'block')}, ratio {ratio:.3f}"

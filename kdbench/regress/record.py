@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from kdbench.comparison.numbers import counted
 from kdbench.errors import BadInput
-from kdbench.regress.rule import Estimate, Judgement, Rule, Verdict, judge_together
+from kdbench.regress.rule import Estimate, Judgement, Rule, Verdict, judge_together, too_few
 from kdbench.runs.files import RECORDED, SCHEMA_VERSION, read_json, write_text
 from kdbench.runs.recorded import AnEnvironment, Recorded, fits, problem_of
 
@@ -217,9 +218,9 @@ def cell_verdict(cell: Cell, judgement: Judgement | None) -> tuple[Verdict, str]
     if judgement is not None and judgement.verdict != "inconclusive":
         return judgement.verdict, judgement.reason
     if cell.interrupted:
-        return "inconclusive", f"interrupted after {len(cell.blocks)} blocks"
+        return "inconclusive", f"interrupted after {counted(len(cell.blocks), 'block')}"
     if judgement is None:
-        return "inconclusive", f"{len(cell.blocks)} blocks are too few for a look: give it more time with --budget"
+        return "inconclusive", (f"{too_few(len(cell.blocks))} for a verdict: give it more time with --budget")
     return judgement.verdict, judgement.reason
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from kdbench.comparison.numbers import counted
 from kdbench.regress.signed_rank import SignedRank
 
 Verdict = Literal["pass", "regression", "inconclusive"]
@@ -42,6 +43,10 @@ class Rule:
 def can_decide(blocks: int, alpha: float) -> bool:
     """Whether so many blocks could reject anything: n coins all show heads with probability 2**-n."""
     return 0.5**blocks <= alpha
+
+
+def too_few(blocks: int) -> str:
+    return f"{counted(blocks, 'block')} {'is' if blocks == 1 else 'are'} too few"
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def judge(candidate: NDArray[np.float64], control: NDArray[np.float64], alpha: f
         if found.high < 1:
             reason = "faster, of which chance is ruled out"
     elif math.isinf(found.high):
-        reason = f"{len(candidate)} blocks are too few to bound the ratio: give it more time with --budget"
+        reason = f"{too_few(len(candidate))} to bound the ratio: give it more time with --budget"
     else:
         reason = (
             f"the ratio may be anything from {found.low:.3f} to {found.high:.3f}: give it more time with --budget, or "

@@ -1,21 +1,26 @@
-"""What a person reads: a few lines of Markdown (for a CI job's page) and a picture of the paired ratios."""
+"""What a person reads: tables on a terminal, and the same in Markdown for a CI job's page."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from kdbench.comparison.numbers import NOTHING, counted
 from kdbench.regress.record import Arm, Cell, Recording, cell_verdict
-from kdbench.regress.rule import Judgement
-from kdbench.runs.files import atomic_path
+from kdbench.regress.rule import Judgement, Verdict
 
 TAILS = {90: 64, 99: 660}
 """Percentile → calls that it needs of each side, for about 6 to lie beyond it."""
 RESAMPLES = 1000
+STYLES: dict[Verdict, str] = {"pass": "bold green", "regression": "bold red", "inconclusive": "bold yellow"}
 
 
 def tail_ratios(cell: Cell) -> dict[str, tuple[float, float, float] | None]:
@@ -56,57 +61,115 @@ def as_markdown(recording: Recording) -> str:
     """The verdict, a line per cell, what else changed, and how it was measured."""
     verdict, reason = recording.verdict()
     lines = [
-        f"## Latency: {verdict}", "", f"{reason[0].upper()}{reason[1:]}.", "",
-        "| artifact | backend | verdict | ratio | 95% interval | caught from | control | blocks | seconds |",
+        f"## Latency: {verdict}", "", sentence(recording, reason), "",
+        "| artifact | backend | verdict | ratio | interval | caught from | control | blocks | seconds |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     judgements = recording.judgements()
     for cell, judgement in zip(recording.cells, judgements, strict=True):
-        lines.append(_row(cell, judgement))
+        ratio, interval, caught_from, control = figures(judgement)
+        cells = [
+            cell.name, cell.backend, f"**{cell_verdict(cell, judgement)[0]}**", ratio, interval, caught_from, control,
+            str(len(cell.blocks)), f"{cell.seconds:.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
-    for cell in recording.cells:
-        if cell.blocks:
-            lines += [f"- {line}" for line in _details(cell)]
-    rule, settings, hardware = recording.rule, recording.settings, recording.environment["hardware"]
-    git = recording.environment["git"]
-    error = 100 * sum(alpha for _, alpha in rule.looks)
-    lines += [
-        "",
-        f"Ratio: candidate over baseline. Regression: slower by more than {100 * rule.margin:g}% beyond doubt; pass: "
-        f"{100 * rule.tolerance:g}% or more ruled out; each wrong in at most {error:g}% of runs. \"Caught from\": "
-        "the smallest slowdown that this run's noise lets through in under 5% of runs. \"Control\": a second copy of "
-        "the baseline over the baseline, in the same blocks. A block is a fresh process for each.",
-        "",
-        f"{settings['threads']} threads, {settings['device']}, {hardware['cores']} cores ({hardware['cpu']}), revision "
-        f"{(git['revision'] or 'unknown')[:12]}{' with changes' if git['dirty'] else ''}, "
-        f"`{recording.environment['command']}`.",
-    ]  # fmt: skip
+    lines += [f"- {line}" for line in details(recording)]
+    lines += ["", " ".join(explained(recording)), "", f"{measured_on(recording)}."]
     return "\n".join(lines) + "\n"
 
 
-def _row(cell: Cell, judgement: Judgement | None) -> str:
-    verdict, _ = cell_verdict(cell, judgement)
-    measured = ["–"] * 4
-    if judgement is not None:
-        found, control = judgement.estimate, judgement.control
-        low, high = found.ci95
-        measured = [
-            f"{found.ratio:.3f}", f"{low:.3f}–{high:.3f}" if math.isfinite(high) else "–",
-            f"{100 * (found.smallest_seen - 1):+.1f}%" if math.isfinite(found.smallest_seen) else "–",
-            f"{control.ratio:.3f}",
-        ]  # fmt: skip
-    cells = [cell.name, cell.backend, f"**{verdict}**", *measured, str(len(cell.blocks)), f"{cell.seconds:.0f}"]
-    return "| " + " | ".join(cells) + " |"
+def sentence(recording: Recording, reason: str) -> str:
+    """The verdict's reason, which begins with an artifact's name where there are several."""
+    return f"{reason}." if len(recording.cells) > 1 else f"{reason[0].upper()}{reason[1:]}."
 
 
-def _details(cell: Cell) -> list[str]:
-    """What the verdict is not about."""
+def figures(judgement: Judgement | None) -> tuple[str, str, str, str]:
+    """Ratio, the interval that the verdict is by, the smallest slowdown that is caught, and the control's ratio."""
+    if judgement is None:
+        return (NOTHING,) * 4
+    found = judgement.estimate
+    bounded = found.low > 0 and math.isfinite(found.high)
+    return (
+        f"{found.ratio:.3f}",
+        f"{found.low:.3f}–{found.high:.3f}" if bounded else NOTHING,
+        f"{100 * (found.smallest_seen - 1):+.1f}%" if math.isfinite(found.smallest_seen) else NOTHING,
+        f"{judgement.control.ratio:.3f}",
+    )
+
+
+def explained(recording: Recording) -> list[str]:
+    """What the columns are, a sentence or two each."""
+    rule = recording.rule
+    error = 100 * sum(alpha for _, alpha in rule.looks)
+    return [
+        "Ratio: the candidate's latency over the baseline's.",
+        f"Interval: where the ratio lies. All of it above {1 + rule.margin:.3f} (--margin) is a regression, all of it "
+        f"below {1 + rule.tolerance:.3f} (--tolerance) a pass; each is wrong in at most {error:g}% of runs.",
+        "Caught from: the smallest slowdown that this noise lets through in under 5% of runs.",
+        "Control: a second copy of the baseline over the baseline, in the same blocks.",
+        "A block is a fresh process for each.",
+        "Slow calls: that percentile of one side's calls over the other's, and "
+        "in brackets its 95% interval; the verdict is not about them.",
+    ]
+
+
+def measured_on(recording: Recording) -> str:
+    settings, hardware = recording.settings, recording.environment["hardware"]
+    git = recording.environment["git"]
+    return (
+        f"{counted(settings['threads'], 'thread')}, {settings['device']}, {counted(hardware['cores'], 'core')} "
+        f"({hardware['cpu']}), revision {(git['revision'] or 'unknown')[:12]}"
+        f"{' with changes' if git['dirty'] else ''}, `{recording.environment['command']}`"
+    )
+
+
+def print_summary(recording: Recording, console: Console) -> None:
+    """The same on a screen: a table that fits 80 columns, and below it what else there is to say of each artifact."""
+    verdict, reason = recording.verdict()
+    say = partial(console.print, highlight=False)
+    say(f"Latency: [{STYLES[verdict]}]{verdict}[/]. {escape(sentence(recording, reason))}")
+    table = _table(recording, separator="/")
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
+        table = _table(recording, separator="/\n")
+    say(table)
+    for line in (*details(recording), *explained(recording), f"{measured_on(recording)}."):
+        say(line.replace("**", "").replace("`", ""), markup=False)
+
+
+def _table(recording: Recording, separator: str) -> Table:
+    """A row per artifact, whose name's parts may stand below each other."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in ("artifact", "verdict", "ratio", "interval", "caught from", "blocks"):
+        words = name in ("artifact", "verdict")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "artifact", overflow="fold")
+    for cell, judgement in zip(recording.cells, recording.judgements(), strict=True):
+        verdict = cell_verdict(cell, judgement)[0]
+        ratio, interval, caught_from, _ = figures(judgement)
+        name = escape(separator.join(cell.name.split("/")))
+        table.add_row(name, f"[{STYLES[verdict]}]{verdict}[/]", ratio, interval, caught_from, str(len(cell.blocks)))
+    return table
+
+
+def details(recording: Recording) -> list[str]:
+    """Of each artifact, why it did not pass where there are several, and what the verdict is not about."""
+    lines = list[str]()
+    for cell, judgement in zip(recording.cells, recording.judgements(), strict=True):
+        verdict, reason = cell_verdict(cell, judgement)
+        if len(recording.cells) > 1 and verdict != "pass":
+            lines.append(f"{cell.name}: {reason}")
+        if cell.blocks:
+            lines += _not_judged(cell)
+    return lines
+
+
+def _not_judged(cell: Cell) -> list[str]:
     lines = []
     if not cell.outputs_same:
         lines.append(f"{cell.name}: **the sides compute different things** ({cell.outputs})")
     tails = []
     for name, tail in tail_ratios(cell).items():
-        tails.append(f"{name} {'too few calls' if tail is None else f'{tail[0]:.3f} ({tail[1]:.3f}–{tail[2]:.3f})'}")
+        tails.append(f"{name} {'of too few calls' if tail is None else f'{tail[0]:.3f} ({tail[1]:.3f}–{tail[2]:.3f})'}")
 
     def starts(arm: Arm, what: str) -> float:
         return float(np.median([getattr(block.starts[arm], what) for block in cell.blocks]))
@@ -119,39 +182,10 @@ def _details(cell: Cell) -> list[str]:
     )  # fmt: skip
     medians = [float(np.median(cell.calls(arm))) for arm in ("baseline", "candidate")]
     lines.append(
-        f"{cell.name}: median call {medians[0]:.2f} → {medians[1]:.2f} ms; tail ratio {', '.join(tails)}; {started}; "
-        f"outputs: {cell.outputs}"
+        f"{cell.name}, {cell.backend}, {cell.seconds:.0f} s: median call {medians[0]:.2f} → {medians[1]:.2f} ms; "
+        f"ratio of slow calls {', '.join(tails)}; {started}; outputs: {cell.outputs}"
     )
     stolen = [block.steal for block in cell.blocks if block.steal is not None]
     if stolen and float(np.mean(stolen)) > 0.02:
         lines.append(f"{cell.name}: the hypervisor gave {100 * float(np.mean(stolen)):.1f}% of the CPU time to others")
     return lines
-
-
-def draw(recording: Recording, path: Path) -> None:
-    """Paired ratios by block, candidate and control, with margin and tolerance: a panel per cell (.png)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    cells = [cell for cell in recording.cells if cell.blocks]
-    figure = Figure(figsize=(8, 3 * max(1, len(cells))), layout="constrained")
-    FigureCanvasAgg(figure)
-    rule = recording.rule
-    for index, cell in enumerate(cells):
-        axes = figure.add_subplot(len(cells), 1, index + 1)
-        numbers = np.arange(1, len(cell.blocks) + 1)
-        axes.axhline(0, color="0.6", linewidth=0.8)
-        axes.axhline(100 * rule.margin, color="0.4", linewidth=0.8, linestyle=":", label="margin")
-        axes.axhline(100 * rule.tolerance, color="0.4", linewidth=0.8, linestyle="--", label="tolerance")
-        # Okabe and Ito's blue and orange: apart for every kind of colour vision, and by shape.
-        for arm, colour, marker in (("control", "#E69F00", "x"), ("candidate", "#0072B2", "o")):
-            values = 100 * np.expm1(cell.ln_ratios(arm))  # type: ignore[arg-type]
-            axes.plot(numbers, values, marker, color=colour, markersize=4, linestyle="none", label=arm)
-        for blocks, _ in cell.looks:
-            axes.axvline(blocks + 0.5, color="0.85", linewidth=0.8, zorder=0)
-        axes.set_xlabel("block (a fresh process for each; vertical lines: looks)")
-        axes.set_ylabel("slower than baseline, %")
-        axes.set_title(cell.name, fontsize=10)
-        axes.legend(fontsize=8, ncols=4, loc="upper right", framealpha=0.8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,17 +78,17 @@ def duration(seconds: float) -> str:
 
 
 def comparison_table(found: Evidence) -> Table:
-    rows, about = [], []
-    for row in found.comparison.rows if found.comparison else []:
-        rows.append(comparison_cells(row))
-        about.append({"backend": row.backend, "precision": row.precision})
-    headers = [column.report or column.header for column in columns.COLUMNS]
+    every = found.comparison.rows if found.comparison else []
+    shown = [column for column in columns.COLUMNS if column.needed is None or any(map(column.needed, every))]
+    rows = [comparison_cells(row, shown) for row in every]
+    about = [{"backend": row.backend, "precision": row.precision} for row in every]
+    headers = [column.report or column.header for column in shown]
     return Table(["Method", "Backend", "Precision", "Status", *headers], rows, words=4, about=about)
 
 
-def comparison_cells(row: Row) -> list[str]:
+def comparison_cells(row: Row, shown: Sequence[columns.Column]) -> list[str]:
     about = [title_of(row.run), row.backend, row.precision, row.status]
-    return [*about, *(column.cell(row) for column in columns.COLUMNS)]
+    return [*about, *(column.cell(row) for column in shown)]
 
 
 def deploy_paragraph(found: Evidence) -> str:

@@ -19,9 +19,10 @@ from kdbench.data.base import Color
 from kdbench.methods.base import METHODS, title_of
 from kdbench.report import content
 from kdbench.report.analysis import analysis, checklist
-from kdbench.report.charts import charts
+from kdbench.report.charts import charts, terms_chart, with_terms
 from kdbench.report.evidence import Evidence
 from kdbench.report.gallery import Picture
+from kdbench.report.losses import weights
 
 SECTIONS = (
     ("analysis", "Analysis"), ("hardware", "Hardware"), ("training", "Training"), ("comparison", "Comparison"),
@@ -53,9 +54,10 @@ def as_html(found: Evidence, gallery: list[Picture], legend: list[tuple[str, Col
     }
     return template.render(
         title=f"Knowledge distillation on {found.tree.dataset}",
-        time=comparison.environment["time"] if comparison else None,
+        time=comparison.environment["time"][:16].replace("T", " at ") + " UTC" if comparison else None,
         sections=SECTIONS, analysis=analysis(found), hardware=content.hardware_facts(found), gaps=found.gaps,
         training=found.trainings, training_table=_table(content.training_table(found)), charts=drawn,
+        terms=[(terms_chart(one), title_of(one.method), weights(one).strip()) for one in with_terms(found)],
         comparison_table=_table(content.comparison_table(found)) if comparison else "",
         filters=[
             (kind, list(dict.fromkeys(getattr(row, kind) for row in rows))) for kind in ("backend", "precision")

@@ -22,18 +22,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.errors import BadInput
-from kdbench.methods.base import HISTORY_KEYS, METHODS, PER_PIXEL, UNKNOWN, Style, known_terms, method_in, style_of
+from kdbench.methods.base import Style, method_in, style_of
+from kdbench.report.losses import LOG_FROM, loss_label, losses_in, weights
 from kdbench.runs.files import atomic_path
 from kdbench.runs.history import Curve, MethodHistory, read_history, trained_methods
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 
-TOTAL = {"loss": ("total", Style("#000000", "-", "o")), "ce": ("cross-entropy", Style("#E69F00", "--", "s"))}
-"""Losses that every history has: key → name in the legend and style."""
 MARKS = 10
 """Markers on a curve, about: one at every epoch would hide the line style."""
-LOG_FROM = 100.0
-"""Ratio of highest to lowest loss from which the axis is logarithmic (``--kl-reduction batchmean`` reaches it)."""
 
 
 def make_figures(tree: RunTree, methods: Sequence[str]) -> tuple[dict[str, Figure], list[str]]:
@@ -113,47 +110,6 @@ def draw_losses(histories: Sequence[MethodHistory], dataset: str) -> Figure:
     scale_losses(panels)
     finish(figure, panels, f"{dataset}: loss and its terms", histories)
     return figure
-
-
-def losses_in(history: MethodHistory) -> dict[str, tuple[str, Style]]:
-    """Key → name in the legend and style of a history's losses: total, cross-entropy, terms, then unknown ones."""
-    keys = {key: None for seed in history.seeds for row in seed.rows for key in row}
-    losses = {**TOTAL, **{name: (term.legend, term.style) for name, term in known_terms().items()}}
-    unknown = {key: (key, UNKNOWN) for key in keys if key not in losses and key not in HISTORY_KEYS}
-    return {key: loss for key, loss in {**losses, **unknown}.items() if key in keys}
-
-
-def loss_label(histories: Sequence[MethodHistory]) -> str:
-    """What the axis of losses says: over what the losses are means, where all of them are means over the same."""
-    terms = known_terms()
-    scales = {PER_PIXEL}
-    for history in histories:
-        for key in losses_in(history).keys() - TOTAL.keys():
-            scales.add(terms[key].scale_in(history.recipe) if key in terms else "")
-    if summed := scales - {PER_PIXEL, ""}:
-        return f"training loss ({', '.join(sorted(summed))})"
-    return "training loss" if "" in scales else f"training loss ({PER_PIXEL})"
-
-
-def has_cross_entropy(history: MethodHistory) -> bool:
-    """Whether cross-entropy is part of the method's loss, and not only shown."""
-    method = method_in(history.method)
-    return method not in METHODS or METHODS[method].cross_entropy
-
-
-def weights(history: MethodHistory) -> str:
-    """ "\ntotal = 1 · CE + 0.7 · response", or nothing while no sidecar says the weights."""
-    if not history.recipe:
-        return ""
-    terms, parts = known_terms(), []
-    for key, (name, _) in losses_in(history).items():
-        if key == "loss" or (key == "ce" and not has_cross_entropy(history)):
-            continue
-        weight = history.recipe.get("alpha" if key == "ce" else terms[key].weight.name if key in terms else "")
-        if not isinstance(weight, int | float):
-            return ""  # a recipe of an older kdbench, or a term of another one
-        parts.append(f"{weight:g} · {'CE' if key == 'ce' else name}")
-    return "\ntotal = " + " + ".join(parts)
 
 
 def draw_miou(histories: Sequence[MethodHistory], teacher: float | None, dataset: str) -> Figure:
