@@ -11,9 +11,9 @@ Between commands it sleeps in a read. Standard input's end ends it.
 """
 
 import gc
-import importlib.util
 import json
 import os
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -25,10 +25,8 @@ def main() -> None:
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
     # Suspended between its turns, it would stay for ever.
-    about = importlib.util.spec_from_file_location("ending", Path(__file__).parents[1] / "machine" / "ending.py")
-    ending = importlib.util.module_from_spec(about)
-    about.loader.exec_module(ending)
-    ending.die_with_parent(spec.get("parent", os.getppid()))
+    ending = runpy.run_path(str(Path(__file__).parents[1] / "machine" / "ending.py"))
+    ending["die_with_parent"](spec.get("parent", os.getppid()))
 
     def answer(document: object) -> None:
         answers.write(json.dumps(document) + "\n")
