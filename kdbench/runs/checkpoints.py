@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import BadInput, Missing
-from kdbench.runs.files import SCHEMA_VERSION, WEIGHTS, atomic_path, require_regular, sha256, write_sealed
+from kdbench.runs.files import SCHEMA_VERSION, WEIGHTS, atomic_path, read_json, require_regular, sha256, write_sealed
 from kdbench.runs.tree import sidecar_path
 
 
@@ -29,11 +29,15 @@ def load_checkpoint(path: Path, made_by: str) -> tuple[dict[str, Any], dict[str,
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from kdbench.runs.sidecar import read_checkpoint_sidecar
-
     if not path.exists():
         raise Missing(f"no checkpoint '{path}': make it with `{made_by}`")
-    sidecar = read_checkpoint_sidecar(sidecar_path(path), made_by)
+    try:
+        from kdbench.runs.sidecar import read_checkpoint_sidecar as read_sidecar
+    except (
+        ModuleNotFoundError
+    ):  # a GPU machine that is lent for minutes may lack pydantic; the hash is checked there too
+        read_sidecar = read_json
+    sidecar = read_sidecar(sidecar_path(path), made_by)
     require_regular(path, f"make it again with `{made_by}`", WEIGHTS)
     try:
         state = load_file(path)
