@@ -13,7 +13,7 @@ from typing import Any
 from kdbench.comparison import markdown
 from kdbench.comparison.columns import agreement
 from kdbench.comparison.numbers import NOTHING, counted, difference, fraction, plus_minus
-from kdbench.comparison.results import Comparison, Row
+from kdbench.comparison.results import Comparison
 from kdbench.methods.base import title_of
 from kdbench.runs.files import read_json
 
@@ -86,7 +86,7 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
     by_engine = {(row.method, row.backend, row.precision): row for row in comparison.rows}
     header = [
         "method", "new scenes (test)", "over the baseline", "known street (val)", "over the baseline", "PyTorch",
-        "ONNX", "= PyTorch", "OpenVINO int8", "= PyTorch", "int8 ms / PyTorch ms",
+        "ONNX", "= PyTorch", "OpenVINO int8", "= PyTorch",
     ]  # fmt: skip
     cells = []
     for method in (*GUIDE, best["method"]):
@@ -97,13 +97,12 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
         cells.append([
             title_of(method), mean(row["test"]), gain(row["test"]), mean(row["val"]), gain(row["val"]),
             fraction(torch.miou), fraction(onnx.miou), agreement(onnx), fraction(int8.miou), agreement(int8),
-            f"{milliseconds(int8)} / {milliseconds(torch)}",
         ])  # fmt: skip
     everything = next(row for row in students(report) if row["labelled"] > fewest and row["method"] == "baseline")
     winners = [row for row in students(report) if row["labelled"] == fewest and row["test"]["verdict"] == "gain"]
     on_val = [row for row in students(report) if row["labelled"] == fewest and row["val"]["verdict"] == "gain"]
     trt = by_engine[best["method"], "trt", "fp32"]
-    hardware, size = comparison.environment["hardware"], "x".join(map(str, comparison.dataset["size"]))
+    size = "x".join(map(str, comparison.dataset["size"]))
     drawn = "the engine was built, and runs on an NVIDIA GPU" if trt.status == "built" else f"{trt.status}"
     return (
         f"{markdown.table(header, cells)}\n\n"
@@ -114,14 +113,10 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
         f"more frames of a street that training knows, {len(on_val) or 'none'} of them are better: remembering pays "
         "there.\n\n"
         f"mIoU on CamVid at {size}, mean ± standard error over {counted(len(best['seeds']), 'seed')}. The engines' "
-        "columns are validation mIoU and the share of pixels with PyTorch's class, of one further training each; ms is "
-        f"the median call from image to mask on {hardware['cores']} cores ({hardware['cpu']}). TensorRT: {drawn}. "
+        "columns are validation mIoU and the share of pixels with PyTorch's class, of one further training each. "
+        f"TensorRT: {drawn}. "
         "All methods, all labels and each drive: [what was measured](docs/measured.md).\n"
     )
-
-
-def milliseconds(row: Row) -> str:
-    return NOTHING if row.latency is None else f"{row.latency.median_ms:.2f}"
 
 
 def label_hours(root: Path, results: Path, on_cpu: Path) -> str:
@@ -144,9 +139,7 @@ def took(entries: list[dict[str, Any]], unit: int, name: str) -> str:
     seconds: dict[str, list[float]] = {}
     for entry in entries:
         seconds.setdefault(KINDS.get(entry["method"], "a distilled student"), []).append(entry["train_seconds"])
-    listed = [
-        f"{kind} {min(values) / unit:.1f}" + (f" to {max(values) / unit:.1f}" if len(values) > 1 else "")
-        for kind, values in seconds.items()
-    ]
+    spans = {kind: dict.fromkeys(f"{of(values) / unit:.1f}" for of in (min, max)) for kind, values in seconds.items()}
+    listed = [f"{kind} {' to '.join(span)}" for kind, span in spans.items()]
     where = hardware["gpu"][0] if hardware["gpu"] else f"one thread of {hardware['cpu']}"
     return f"{', '.join(listed)} {name} on {where}"

@@ -20,6 +20,7 @@ from kdbench.runs.files import write_text
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = Path("README.md")
 MEASURED = Path("docs/measured.md")
+ENGINES = Path("results/camvid-quarter.json")
 PAYS = Path("docs/does-distillation-pay.md")
 RESULTS = Path("results/camvid-180x240.json")
 SPEED = Path("results/backend-speedup.json")
@@ -79,8 +80,9 @@ def _measured(results: Path, render: Callable[[Path, Path], str]) -> Part:
 PARTS = (
     Part(README, "demo", (DEMO,), readme_figures.demo),
     Part(README, "output", (RESULTS, NETWORKS), readme_figures.printed),
-    Part(README, "table", (RESULTS,), readme_figures.comparison_table),
-    Part(README, "figures", (GATE, NETWORKS, SPEED, RESULTS, TRAINING), readme_figures.claims),
+    Part(README, "table", (LABELS, ENGINES), label_tables.few_labels_table),
+    Part(README, "figures", (GATE, NETWORKS, SPEED, LABELS, TRAINING), readme_figures.claims),
+    Part(README, "gpu", (GPU / "latency-compiled.json",), readme_figures.gpu_claim),
     _measured(RESULTS, measured_tables.comparison_table),
     _measured(LABELS, label_tables.labels_table),
     Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),

@@ -11,9 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.readme_figures import comparison_table, percent
+from benchmarks.label_tables import few_labels_table
+from benchmarks.readme_figures import percent
 from benchmarks.readme_picture import GAP, TITLE, WIDTH, picture
-from benchmarks.readme_table import PAGES, PARTS, README, RESULTS
+from benchmarks.readme_table import ENGINES, LABELS, MEASURED, PAGES, PARTS, PAYS, README, RESULTS
 from kdbench.comparison.results import Comparison
 from kdbench.data.base import Sample
 from tests.conftest import REPOSITORY
@@ -30,39 +31,60 @@ def test_a_readme_is_read_in_two_minutes():
     assert len(TEXTS[README].splitlines()) < 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_another_number_in_the_results_is_noticed(page, tmp_path, monkeypatch):
-    """In either page: the main comparison stands in both."""
+def other_score(document):
+    document["rows"][0]["miou"] += 0.001
+
+
+def other_label_score(document):
+    for row in document["rows"]:
+        row["test"]["miou"] += 0.001
+
+
+def longer_training(document):
+    document["entries"][0]["train_seconds"] += 3600
+
+
+@pytest.mark.parametrize(
+    ("page", "results", "change"),
+    [(README, LABELS, other_label_score), (MEASURED, RESULTS, other_score), (PAYS, LABELS, longer_training)],
+    ids=str,
+)
+def test_another_number_in_the_results_is_noticed(page, results, change, tmp_path, monkeypatch):
     import benchmarks.readme_table as script
 
     for path in {*PAGES, *(results for part in PARTS for results in part.results)}:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / path, tmp_path / path)
-    document = json.loads((REPOSITORY / RESULTS).read_text(encoding="utf-8"))
-    document["rows"][0]["miou"] += 0.001
-    (tmp_path / RESULTS).write_text(json.dumps(document), encoding="utf-8")
+    document = json.loads((REPOSITORY / results).read_text(encoding="utf-8"))
+    change(document)
+    (tmp_path / results).write_text(json.dumps(document), encoding="utf-8")
     monkeypatch.setattr(script, "REPOSITORY", tmp_path)
     monkeypatch.setattr(script, "PAGES", (page,))
     monkeypatch.setattr(sys, "argv", ["readme_table", "--check"])
-    with pytest.raises(SystemExit, match=f"{page}: its table differs from {RESULTS.as_posix()}"):
+    with pytest.raises(SystemExit, match=f"{page}: its .* differs from .*{results.as_posix()}"):
         script.main()
     assert (tmp_path / page).read_text(encoding="utf-8") == TEXTS[page]
     monkeypatch.setattr(sys, "argv", ["readme_table"])
     script.main()
-    render = next(part.render for part in PARTS if (part.page, part.name, part.results) == (page, "table", (RESULTS,)))
     text = (tmp_path / page).read_text(encoding="utf-8")
-    assert render(tmp_path, RESULTS) in text
     assert text != TEXTS[page]
+    for part in (part for part in PARTS if part.page == page and results in part.results):
+        assert part.render(tmp_path, *part.results) in text
 
 
-def test_a_table_has_both_scores_and_the_verdict_over_seeds():
-    document = json.loads((REPOSITORY / RESULTS).read_text(encoding="utf-8"))
-    gain = next(gain for gain in document["improvements"] if gain["method"] == "dist")
-    (line,) = (line for line in comparison_table(REPOSITORY, RESULTS).splitlines() if "DIST" in line)
+def test_the_table_has_what_was_measured_on_test_and_on_validation():
+    rows = json.loads((REPOSITORY / LABELS).read_text(encoding="utf-8"))["rows"]
+    fewest = min(row["labelled"] for row in rows)
+    dist = next(row for row in rows if (row["labelled"], row["method"]) == (fewest, "dist"))
+    (line,) = (line for line in few_labels_table(REPOSITORY, LABELS, ENGINES).splitlines() if "(DIST) |" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[2] == f"{gain['delta_miou']:+.4f} ± {gain['standard_error']:.4f}: {gain['verdict']}"
-    scores = [row["miou"] for row in document["rows"] if row["method"] == "dist" and row["status"] == "ok"]
-    assert cells[3:5] == [f"{score:.4f}" for score in scores]
+    for cell, split in ((cells[2], "test"), (cells[4], "val")):
+        found = dist[split]
+        assert cell.startswith(f"{found['difference']:+.4f} ± {found['difference_standard_error']:.4f}")
+        assert cell.endswith("gain") == (found["verdict"] == "gain")
+    engines = json.loads((REPOSITORY / ENGINES).read_text(encoding="utf-8"))["rows"]
+    torch = next(row for row in engines if (row["method"], row["backend"]) == ("dist", "torch"))
+    assert cells[5] == f"{torch['miou']:.4f}"
 
 
 @pytest.mark.parametrize(
