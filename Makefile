@@ -62,11 +62,12 @@ test: install  ## the test suite, on two cores
 test-slow: install  ## the tests that take tens of seconds each
 	$(BIN)/python -m pytest -n 2 --dist load -m slow
 
-check: install  ## lint, format, types, the measured tables
+check: install  ## lint, format, types, the measured tables; names results whose sources changed since
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.readme_table --check
+	$(BIN)/python -m benchmarks.stale_results
 
 bench: install  ## latency of all that was trained and exported: pytest-benchmark's JSON in runs/<dataset>/latency/
 	$(BIN)/python -m benchmarks.latency_suite --runs $(RUNS) --backend all --precision all --batch $(BATCH)

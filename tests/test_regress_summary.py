@@ -110,11 +110,13 @@ def settings(budget_s):
     return Settings(threads=1, device="cpu", budget_s=budget_s, seed=0, rule=Rule())
 
 
-def test_a_budget_too_small_for_an_artifact_is_said_beforehand():
+def test_a_budget_too_small_for_an_artifact_is_said_beforehand(monkeypatch):
+    monkeypatch.setattr("kdbench.regress.blocks.usable_cores", lambda: 4)
     trials = [Trial([], start_s=1.0, call_ms=100.0), Trial([], start_s=2.0, call_ms=400.0)]
     # Start 2 s; warm-up 2 windows of 3 + 1 calls of 3 processes; 3 rounds there and back of slices of 1 + 5 calls.
     block = 2.0 + 2 * 3 * 4 * 0.4 + 3 * 2 * 3 * 6 * 0.4
-    assert shortest_block_s(trials) == pytest.approx(block)
+    assert shortest_block_s(trials, cores=4) == pytest.approx(block)
+    assert shortest_block_s(trials, cores=1) == pytest.approx(block + 2.0)  # 1 + 2 + 1 s, one after the other
     # The whole error of 1% needs 7 coins that fall alike: 2**-7 < 0.01 < 2**-6.
     assert warning_of_budget("mask", trials, settings(7 * block + 1), cells=1) is None
     assert warning_of_budget("mask", trials, settings(240), cells=1) == (
@@ -126,4 +128,4 @@ def test_a_budget_too_small_for_an_artifact_is_said_beforehand():
 
 
 def test_short_calls_fill_their_slices():
-    assert shortest_block_s([Trial([], 0.5, 0.1)]) == pytest.approx(0.5 + 24e-4 + 18 * (1e-4 + 0.05))
+    assert shortest_block_s([Trial([], 0.5, 0.1)] * 2, cores=4) == pytest.approx(0.5 + 24e-4 + 18 * (1e-4 + 0.05))

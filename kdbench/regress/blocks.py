@@ -23,6 +23,7 @@ import psutil
 
 from kdbench.comparison.numbers import counted
 from kdbench.errors import RunFailed
+from kdbench.machine.cores import usable_cores
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.machine.state import StealMeter, load_average
 from kdbench.regress.artifact import Artifact
@@ -169,19 +170,25 @@ def try_out(artifact: Artifact, settings: Settings, inputs: Path) -> Trial:
             return Trial([found[str(i)] for i in range(len(found))], start_s, call_ms)
 
 
-def shortest_block_s(trials: Sequence[Trial]) -> float:
-    """What a block takes at least, in seconds: its processes start together, warm up, and measure the fewest rounds."""
+def shortest_block_s(trials: Sequence[Trial], cores: int) -> float:
+    """What a block takes at least, in seconds: its processes start together, warm up, and measure the fewest rounds.
+
+    Args:
+        trials: of baseline and candidate; the baseline starts twice.
+        cores: which starting processes share.
+    """
     call_s = max(trial.call_ms for trial in trials) / 1e3
     warm_up = 2 * len(ARMS) * (WARMUP_WINDOW + 1) * call_s
     a_slice = call_s + max(SLICE_MS / 1e3, SLICE_SAMPLES * call_s)
-    return max(trial.start_s for trial in trials) + warm_up + FEWEST_ROUNDS * 2 * len(ARMS) * a_slice
+    starts = [trial.start_s for trial in (*trials, trials[0])]
+    return max(max(starts), sum(starts) / cores) + warm_up + FEWEST_ROUNDS * 2 * len(ARMS) * a_slice
 
 
 def warning_of_budget(name: str, trials: Sequence[Trial], settings: Settings, cells: int) -> str | None:
     """What to say before the start where the budget cannot hold the blocks of any verdict; None where it can."""
     alpha = sum(alpha for _, alpha in settings.rule.looks) / cells
     needed = next(blocks for blocks in itertools.count(1) if can_decide(blocks, alpha))
-    takes = shortest_block_s(trials)
+    takes = shortest_block_s(trials, usable_cores())
     if needed * takes <= settings.budget_s:
         return None
     enough = 10 * math.ceil(2 * needed * takes / 10)

@@ -159,11 +159,11 @@ def details(recording: Recording) -> list[str]:
         if len(recording.cells) > 1 and verdict != "pass":
             lines.append(f"{cell.name}: {reason}")
         if cell.blocks:
-            lines += _not_judged(cell)
+            lines += _not_judged(cell, judgement)
     return lines
 
 
-def _not_judged(cell: Cell) -> list[str]:
+def _not_judged(cell: Cell, judgement: Judgement | None) -> list[str]:
     lines = []
     if not cell.outputs_same:
         lines.append(f"{cell.name}: **the sides compute different things** ({cell.outputs})")
@@ -183,7 +183,7 @@ def _not_judged(cell: Cell) -> list[str]:
     medians = [float(np.median(cell.calls(arm))) for arm in ("baseline", "candidate")]
     lines.append(
         f"{cell.name}, {cell.backend}, {cell.seconds:.0f} s: median call {medians[0]:.2f} → {medians[1]:.2f} ms; "
-        f"ratio of slow calls {', '.join(tails)}; {started}; outputs: {cell.outputs}"
+        f"control {figures(judgement)[3]}; ratio of slow calls {', '.join(tails)}; {started}; outputs: {cell.outputs}"
     )
     stolen = [block.steal for block in cell.blocks if block.steal is not None]
     if stolen and float(np.mean(stolen)) > 0.02:

@@ -1,0 +1,177 @@
+"""Name the results whose sources changed since they were measured: figures of a code that is no more.
+
+    python -m benchmarks.stale_results            # a line for each, as in `make check`
+    python -m benchmarks.stale_results --strict   # the same, and exit code 1 if there is any
+
+Results grow stale honestly, so this reports and fails nothing by itself. Without the history (a shallow clone, a
+tarball) nothing can be told, which is one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.runs.files import read_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHOWN = 3
+"""Changed files that a line names."""
+
+STUDENT = ("kdbench/models/student.py", "kdbench/models/segmentation.py", "kdbench/models/layers.py")
+"""Paths and globs, as git reads them."""
+NETWORKS = ("kdbench/models/*.py",)
+EXPORT = ("exporters/to_onnx.py", "exporters/wrap.py", "exporters/graph.py", "kdbench/models/deployed.py")
+ENGINES = ("kdbench/backends/onnx_runtime.py", "kdbench/backends/openvino_runtime.py", "kdbench/backends/torch_*.py")
+PRECISIONS = ("exporters/quantise.py", "exporters/half*.py", "exporters/to_openvino.py", "exporters/to_tensorrt.py")
+BATCHES = ("trainers/batches.py", "trainers/augmentation.py", "trainers/images.py", "trainers/step_images.py")
+STEPS = ("trainers/arm.py", "trainers/loop.py", "trainers/losses.py", "trainers/steps.py", "trainers/precision.py")
+LOSSES = ("kdbench/methods/*.py", "trainers/losses.py", "trainers/adapters.py")
+SCORES = ("kdbench/comparison/evaluate.py", "kdbench/comparison/metrics.py", "kdbench/data/preprocessing.py")
+TIMING = ("kdbench/comparison/latency.py", "benchmarks/latency_suite.py", "benchmarks/test_latency.py")
+GATE = tuple(f"kdbench/regress/{name}.py" for name in ("blocks", "rule", "signed_rank", "worker", "gate"))
+GPU = ("benchmarks/gpu_latency.py", "benchmarks/gpu_ways.py", "benchmarks/gpu_engine.py", "benchmarks/gpu_timing.py")
+CAMVID = ("trainers/recipes/camvid.toml", "kdbench/data/camvid.py")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What figures depend on.
+
+    Attributes:
+        sources: paths and globs; since ``at``, or since the revision that the file names.
+        training: the same, since the first revision of the trainings that a comparison names.
+        at: where results/README.md says that the tree was another one than the file's own revision.
+    """
+
+    sources: tuple[str, ...]
+    training: tuple[str, ...] = ()
+    at: str | None = None
+
+
+COMPARISON = Measured((*STUDENT, *EXPORT, *ENGINES, *SCORES, *TIMING), (*STUDENT, *BATCHES, *STEPS, *LOSSES, *CAMVID))
+RESULTS = {
+    "backend-speedup.json": Measured((*STUDENT, *EXPORT, *ENGINES, *PRECISIONS, "benchmarks/backend_speedup.py")),
+    "camvid-144x192.json": COMPARISON,
+    "camvid-180x240.json": COMPARISON,
+    "camvid-precisions.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
+    "demo.json": Measured(
+        ("kdbench/cli/demo.py", "trainers/recipes/materials.toml", "kdbench/data/materials.py", *BATCHES, *STEPS)
+    ),
+    "evaluate-overlap.json": Measured((*SCORES, "benchmarks/evaluate_overlap.py")),
+    "evaluate-overlap-camvid.json": Measured((*SCORES, "benchmarks/evaluate_overlap.py")),
+    "foreign-networks.json": Measured(("kdbench/models/foreign.py", *EXPORT, *PRECISIONS, "exporters/resizes.py")),
+    "gate-study.json": Measured(GATE),
+    "graph-size.json": Measured((*STUDENT, *EXPORT, "benchmarks/graph_size.py")),
+    "import-overhead.json": Measured(
+        ("kdbench/backends/onnx_file.py", "kdbench/backends/onnx_layout.py", *ENGINES, "benchmarks/import_overhead.py")
+    ),
+    "imported-files.json": Measured(
+        ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
+    ),
+    "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
+    "report-page.json": Measured(("kdbench/report/*",)),
+    "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
+    "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
+    "student-accuracy.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID)),
+    "student-latency.json": Measured((*STUDENT, *EXPORT, *ENGINES, "benchmarks/student_latency.py")),
+    "training-speed.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID, "benchmarks/training_speed.py")),
+    "gpu/latency.json": Measured((*STUDENT, *EXPORT, *GPU), at="b81ab64"),
+    "gpu/latency-compiled.json": Measured((*STUDENT, *GPU, "benchmarks/gpu_compile.py"), at="201fe81"),
+    "gpu/machine.json": Measured(("benchmarks/gpu_quick.py",), at="b81ab64"),
+    "gpu/training.json": Measured((*STUDENT, *BATCHES, *STEPS, "benchmarks/gpu_training.py"), at="b81ab64"),
+    "gpu/training-overlapped.json": Measured((*STUDENT, *BATCHES, *STEPS, "benchmarks/gpu_training.py"), at="201fe81"),
+}
+"""File below results/ → what it depends on."""
+OF_THE_PAST = {"camvid-180x240-unadjusted.json", "logit-adjustment.json", "revision-speed.json"}
+"""Of code that was changed because of them: they say what a change brought, and cannot grow stale."""
+
+
+class NoHistoryError(Exception):
+    """Why nothing can be told here."""
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None where it fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60)
+    except OSError as error:
+        raise NoHistoryError("git is not installed") from error
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def require_history(root: Path) -> None:
+    top = git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        raise NoHistoryError("this folder is no git checkout")
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        raise NoHistoryError("this checkout is shallow (`git fetch --unshallow` gets the rest)")
+
+
+def revisions_of(document: dict[str, Any]) -> tuple[str | None, list[str]]:
+    """Where a results file was measured, and where what it measures was trained."""
+    about = document.get("environment") or document.get("start", {}).get("environment") or {}
+    training = document.get("training", {})
+    trained = [entry.get("revision") for entry in training.values()] if isinstance(training, dict) else []
+    return about.get("git", {}).get("revision"), [revision for revision in trained if revision]
+
+
+def changed(root: Path, revision: str | None, sources: Iterable[str]) -> list[str]:
+    """Files that are not as they were; a revision that git does not know is named in their place."""
+    if revision is None or git(root, "cat-file", "-e", f"{revision}^{{commit}}") is None:
+        return [f"(unknown revision {revision})"]
+    names = git(root, "diff", "--name-only", revision, "--", *(f":(glob){path}" for path in sources))
+    return (names or "").splitlines()
+
+
+def stale(root: Path, results: dict[str, Measured]) -> list[str]:
+    """A line for each results file below ``root`` whose sources changed.
+
+    Raises:
+        NoHistoryError: git cannot tell here.
+    """
+    require_history(root)
+    lines = []
+    for name, measured in results.items():
+        file = root / "results" / name
+        if not file.exists():
+            continue
+        own, trained = revisions_of(read_json(file, "the command in results/README.md"))
+        revision = measured.at or own
+        files = changed(root, revision, measured.sources)
+        if measured.training:
+            files += [path for at in dict.fromkeys(trained) for path in changed(root, at, measured.training)]
+        files = list(dict.fromkeys(files))
+        if files:
+            more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+            lines.append(f"results/{name}: since {(revision or '?')[:12]}: {', '.join(files[:SHOWN])}{more}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--strict", action="store_true", help="exit code 1 when a result is stale")
+    strict = parser.parse_args().strict
+    try:
+        lines = stale(REPOSITORY, RESULTS)
+    except NoHistoryError as why:
+        print(f"which results are stale cannot be told: {why}")
+        return
+    for line in lines:
+        print(line)
+    print(
+        f"{len(lines)} of {len(RESULTS)} results are of sources that changed since (results/README.md has the commands)"
+        if lines
+        else f"all {len(RESULTS)} results are of the present sources"
+    )
+    if strict and lines:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
