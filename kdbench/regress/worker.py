@@ -26,6 +26,8 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     # Suspended between its turns, it would stay for ever.
     about = importlib.util.spec_from_file_location("ending", Path(__file__).parents[1] / "machine" / "ending.py")
+    assert about is not None
+    assert about.loader is not None
     ending = importlib.util.module_from_spec(about)
     about.loader.exec_module(ending)
     ending.die_with_parent(spec.get("parent", os.getppid()))
