@@ -7,9 +7,15 @@ They are imported when they are asked for, and heavy packages (torch, onnxruntim
 that ``import kdbench`` and ``kdbench --help`` stay fast.
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
+
+# Nothing is sent anywhere: OpenVINO and NNCF report their use where they find this package, Ray unless told not to.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 if TYPE_CHECKING:
     from kdbench.api import (

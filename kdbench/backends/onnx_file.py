@@ -25,8 +25,11 @@ from kdbench.backends.onnx_runtime import open_session
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import MAX_SIDE, Size, normalise, resize_image
 from kdbench.errors import BadInput, KdbenchError, RunFailed
+from kdbench.runs.files import require_regular
 
 INPUT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+LARGEST = 2 * 2**30
+"""Bytes of an ONNX file at most: those of a protobuf message; larger weights lie in files beside it."""
 GIT_LFS = b"version https://git-lfs"
 
 
@@ -130,7 +133,7 @@ class OnnxFile(Backend):
         if self.dtype == np.uint8:
             self.input = Input(space="BGR" if reading.bgr else "RGB")
             return []
-        own = self.about.get("normalisation", {})
+        own = self.about.get("normalisation") or {}
         self.input = reading.input(own, f"the metadata of '{self._path.name}': normalisation")
         if reading.normalises or own:
             return []
@@ -250,6 +253,7 @@ def check_file(path: Path) -> None:
         raise BadInput(f"'{path}' is a folder, expected an .onnx file")
     if not path.is_file():
         raise BadInput(f"'{path}' does not exist, expected an .onnx file: check the path")
+    require_regular(path, "copy or export it again", LARGEST)
     with open(path, "rb") as file:
         head = file.read(64)
     if not head:

@@ -51,4 +51,6 @@ def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any] | No
             f"'{path}': its metadata entry '{ENTRY}' is damaged or of another kdbench, expected JSON with "
             f"schema_version {SCHEMA_VERSION}: export it again with `kdbench export`"
         )
-    return about
+    from kdbench.runs.sidecar import OnnxEntry, validated
+
+    return validated(OnnxEntry, about, f"'{path}': its metadata entry '{ENTRY}' is damaged", "kdbench export")

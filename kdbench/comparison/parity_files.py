@@ -125,7 +125,7 @@ def assumptions(files: Sequence[OnnxFile]) -> tuple[str, ...]:
 def class_names(files: Sequence[OnnxFile], names: tuple[str, ...] | None) -> tuple[str, ...]:
     """What class ids mean: the labels' classes, or those of our metadata, or numbers."""
     counts = [len(names)] if names else []
-    counts += [file.classes or len(file.about.get("classes", [])) for file in files]
+    counts += [file.classes or len(file.about.get("classes") or []) for file in files]
     known = [count for count in counts if count]
     if len(set(known)) > 1:
         raise BadInput(f"got {' and '.join(map(str, dict.fromkeys(known)))} classes, expected the same everywhere")

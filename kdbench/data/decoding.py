@@ -93,7 +93,7 @@ def read_colours(path: Path) -> NDArray[np.int32]:
 def palette_in_use(path: Path) -> dict[int, tuple[int, int, int]]:
     """The colour of each index that a palette mask uses; empty of other masks, and of those that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with _as_found(path) as image:
             if image.mode != "P" or (palette := image.getpalette("RGB")) is None:
                 return {}
             used = np.flatnonzero(np.bincount(np.asarray(image).ravel(), minlength=256)).tolist()
@@ -106,7 +106,7 @@ def palette_in_use(path: Path) -> dict[int, tuple[int, int, int]]:
 def dropped_band(path: Path) -> bool:
     """Whether an image has a fourth band that says something and that ``read_image`` drops."""
     try:
-        with Image.open(path) as image:
+        with _as_found(path) as image:
             bands = image.getbands()
             if image.mode == "CMYK" or len(bands) not in (2, 4):
                 return False
@@ -114,6 +114,12 @@ def dropped_band(path: Path) -> bool:
             return (lowest, highest) not in ((255, 255), (0, 0))
     except Exception:
         return False
+
+
+def _as_found(path: Path) -> Image.Image:
+    """Opened, with Pillow's own errors."""
+    require_regular(path, "replace or remove it", LARGEST)
+    return Image.open(path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -129,7 +135,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def exif_orientation(path: Path) -> int:
     """The orientation tag of an image file, 1 to 8; 1 (upright) where there is none or it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with _as_found(path) as image:
             tag = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # damaged metadata raises anything; reading the pixels reports what matters
         return 1

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from kdbench.data.decoding import ColouredMask, palette_in_use, read_colours, read_mask
+from kdbench.data.decoding import ColouredMask, image_size, palette_in_use, read_colours, read_mask
 from kdbench.data.faults import listed
 from kdbench.data.find_pairs import Match, matches, split_named, spread, template
 from kdbench.data.findings import palettes_differ
@@ -77,9 +76,8 @@ def describe(root: Path) -> Described:
     described = _paths(root, found)
     every = [path for match in found for path in match.images.files.values()]
     for path in spread(every, MOST_READ):
-        with Image.open(path) as image:
-            size = f"{image.height}x{image.width}"
-            described.sizes[size] = described.sizes.get(size, 0) + 1
+        size = "x".join(map(str, image_size(path)))
+        described.sizes[size] = described.sizes.get(size, 0) + 1
     _group(described, every)
     _values(described, [match.masks.files[stem] for match in found for stem in match.stems])
     _classes(described)

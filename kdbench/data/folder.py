@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kdbench.data.open import DATASETS, Layout
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_text
 
 if TYPE_CHECKING:
     from kdbench.data.base import ImageMaskPairs
@@ -62,7 +63,7 @@ def read_classes(listing: Path) -> dict[str, int | None]:
     if not listing.is_file():
         raise BadInput(f"'{listing}' does not exist: {layout_at(listing.parent)}")
     try:
-        text = listing.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the first name
+        text = read_text(listing, "name the classes, one a line")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"'{listing}' cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
     lines = [line.strip() for line in text.rstrip().splitlines()]

@@ -17,6 +17,7 @@ from kdbench.data.label_map import LabelMap, channels, parse_colour
 from kdbench.data.labels import IGNORE
 from kdbench.data.palette import distinct_palette
 from kdbench.errors import BadInput
+from kdbench.runs.files import read_text
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -202,7 +203,7 @@ def _listing(file: Path, root: Path, key: str) -> dict[Path, Path | None]:
 
 def _lines(file: Path, key: str) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, "name a list of files")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{key}: list file '{file}' cannot be read ({error}): name a text file below root") from error
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from kdbench.data.declared import Declared, DeclaredPairs
 from kdbench.data.faults import UnknownValues, listed, short
 from kdbench.data.labels import IGNORE
 from kdbench.errors import BadInput, Missing
+from kdbench.runs.files import RECORDED, parse_json, read_text
 
+MEND = "mend the file or labels ="
 INSTALL = "pip install 'pycocotools>=2.0.8' (or kdbench with its extra: pip install 'kdbench[polygons]')"
 
 Shape = tuple[int | str, Any]
@@ -98,7 +99,7 @@ def _rasteriser() -> Any:
 
 def _labelme(file: Path, image: Path, shape: tuple[int, int]) -> list[Shape]:
     shapes: list[Shape] = []
-    for one in json.loads(file.read_text(encoding="utf-8"))["shapes"]:
+    for one in parse_json(read_text(file, MEND, RECORDED))["shapes"]:
         points, kind = one["points"], one.get("shape_type", "polygon")
         if kind == "rectangle":
             (left, top), (right, bottom) = points
@@ -112,7 +113,7 @@ def _labelme(file: Path, image: Path, shape: tuple[int, int]) -> list[Shape]:
 def _yolo(file: Path, image: Path, shape: tuple[int, int]) -> list[Shape]:
     height, width = shape
     shapes: list[Shape] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file, MEND, RECORDED).splitlines(), 1):
         parts = line.split()
         if not parts:
             continue
@@ -139,7 +140,7 @@ def _coco(file: Path, image: Path, shape: tuple[int, int]) -> list[Shape]:
 @functools.lru_cache(maxsize=4)
 def _coco_index(file: Path, changed: int) -> tuple[dict[str, list[Any]], dict[int, str]]:
     """Annotations of each image's file name, and category names by id; read once for as long as it is unchanged."""
-    document = json.loads(file.read_text(encoding="utf-8"))
+    document = parse_json(read_text(file, MEND, RECORDED))
     names = {one["id"]: Path(one["file_name"]).name for one in document["images"]}
     by_name: dict[str, list[Any]] = {name: [] for name in names.values()}
     for one in document["annotations"]:

@@ -87,6 +87,13 @@ class Block(Recorded):
     steal: float | None
     """Share of CPU time that the hypervisor gave to others; None where the system does not tell."""
 
+    @field_validator("starts")
+    @classmethod
+    def of_each(cls, starts: dict[Arm, Start]) -> dict[Arm, Start]:
+        if starts and set(starts) != set(ARMS):  # a recording that was made smaller has none
+            raise ValueError(f"expected those of {', '.join(ARMS)}")
+        return starts
+
     def ln_ratio(self, arm: Arm) -> float:
         return float(np.median([round_.ln_ratio(arm) for round_ in self.rounds]))
 

@@ -172,7 +172,8 @@ def _not_judged(cell: Cell, judgement: Judgement | None) -> list[str]:
         tails.append(f"{name} {'of too few calls' if tail is None else f'{tail[0]:.3f} ({tail[1]:.3f}–{tail[2]:.3f})'}")
 
     def starts(arm: Arm, what: str) -> float:
-        return float(np.median([getattr(block.starts[arm], what) for block in cell.blocks]))
+        known = [getattr(block.starts[arm], what) for block in cell.blocks if block.starts]
+        return float(np.median(known)) if known else math.nan
 
     started = ", ".join(
         f"{title} {starts('baseline', what):.0f} → {starts('candidate', what):.0f} {unit}"

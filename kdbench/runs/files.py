@@ -222,6 +222,16 @@ def require_regular(path: Path, otherwise: str, most: int = LARGEST) -> None:
         )
 
 
+def read_text(path: Path, otherwise: str, most: int = LARGEST) -> str:
+    """A text file in UTF-8, with the mark before it that some editors put there or without.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read. BadInput: it is no regular file, or too large.
+    """
+    require_regular(path, otherwise, most)
+    return path.read_text(encoding="utf-8-sig")
+
+
 def parse_json(text: str, finite: bool = True) -> Any:
     """A JSON document as we write them: no NaN or infinity, whole numbers of 64 bits, and not nested without end.
 
@@ -268,9 +278,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it cannot be read, or is no TOML. BadInput: it is no regular file, or too large.
     """
-    require_regular(path, "name a TOML file")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_text(path, "name a TOML file"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

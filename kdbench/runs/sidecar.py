@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -89,6 +89,15 @@ class _ExportSidecar(Recorded):
     layer_errors: list[Any] | dict[str, Any] | None = None
     keep_float: list[str] | None = None
     nodes: int | None = None
+
+
+class OnnxEntry(Recorded):
+    """What is read of what travels inside an ONNX file."""
+
+    classes: list[str] | None = Field(None, min_length=1, max_length=256)
+    palette: list[Color] | None = None
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    normalisation: dict[str, Any] | None = None
 
 
 def read_export_sidecar(path: Path, made_by: str) -> dict[str, Any]:
