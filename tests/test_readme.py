@@ -47,7 +47,7 @@ def longer_training(document):
 @pytest.mark.parametrize(
     ("page", "results", "change"),
     [(README, LABELS, other_label_score), (MEASURED, RESULTS, other_score), (PAYS, LABELS, longer_training)],
-    ids=str,
+    ids=["readme", "measured", "pays"],
 )
 def test_another_number_in_the_results_is_noticed(page, results, change, tmp_path, monkeypatch):
     import benchmarks.readme_table as script
