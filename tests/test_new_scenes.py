@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,12 @@ def test_a_fold_is_a_variant_with_a_teacher_of_its_own(tmp_path):
     assert tree.method_dir("teacher") == tmp_path / "camvid" / tree.variant / "teacher"
     for variant in ("hold-out=a", "hold-out=b", tree.variant, "labelled=0.25"):
         (tree.root / variant).mkdir(parents=True)
+    # What nobody names is the last training that is no fold.
+    for folder in ("labelled=0.25/baseline", "hold-out=a/baseline"):
+        (tree.root / folder).mkdir()
+        (tree.root / folder / "student.json").write_text("{}", encoding="utf-8")
+    os.utime(tree.root / "labelled=0.25/baseline/student.json", (1, 1))
+    assert RunTree.find(tmp_path, "camvid").variant == "labelled=0.25"
     assert [fold.variant for fold in tree.of_variant(None).folds()] == ["hold-out=a", "hold-out=b"]
     assert [fold.variant for fold in tree.of_variant("labelled=0.25").folds()] == [tree.variant]
 

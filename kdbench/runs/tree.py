@@ -157,7 +157,9 @@ class RunTree:
                 known = ", ".join([USUAL, *(name for name in tree.variants() if name)])
                 raise BadInput(f"--variant: got '{variant:.80}', expected one of {known}")
             return tree.of_variant(variant)
-        students = [path for at in (".", "*=*") for path in _sidecars(tree.root, at) if path.stem != "teacher"]
+        every = [path for at in (".", "*=*") for path in _sidecars(tree.root, at) if path.stem != "teacher"]
+        # A fold is there to be scored, not to be shipped: it is taken where nothing else was trained.
+        students = [path for path in every if not is_fold(path.parent.parent.name)] or every
         folder = max(students, key=lambda p: p.stat().st_mtime).parent.parent if students else tree.root
         if folder == tree.root:
             return tree
