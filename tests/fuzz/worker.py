@@ -142,8 +142,10 @@ def main() -> None:
     os.dup2(2, 1)  # native code's own prints
     warnings.simplefilter("ignore")
     kinds = {kind.name: kind for kind in KINDS}
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, log.open("w") as stacks:
-        corpus = Corpus(sound, Path(folder) / "corpus")
+    # Removed by who started this process, which may be killed.
+    folder = Path(tempfile.mkdtemp(dir=log.parent))
+    with log.open("w") as stacks:
+        corpus = Corpus(sound, folder / "corpus")
         os.chdir(folder)
         for line in sys.stdin:
             name, number, limit = json.loads(line)
