@@ -94,6 +94,19 @@ def shares(cases: int, slow: float) -> dict[str, int]:
     return counts
 
 
+def require_sound(corpus: Path, seed: int = 0) -> None:
+    """Every command accepts the sound file, or what it refuses of damaged ones would say nothing.
+
+    Raises:
+        AssertionError: one does not.
+    """
+    with Worker(corpus, seed) as worker:
+        for kind in KINDS:
+            for index in range(len(kind.commands)):
+                result = worker.run(kind.name, index - len(kind.commands))
+                assert result["outcome"] == "accepted", f"{kind.name}: {result}"
+
+
 def run_cases(
     corpus: Path, counts: dict[str, int], seed: int, budget_s: float | None = None
 ) -> Iterator[dict[str, Any]]:
