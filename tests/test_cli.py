@@ -119,3 +119,13 @@ def test_runs_that_is_a_file_is_one_line(kdbench, tmp_path):
     assert "runs' is a file, expected a folder" in done.err
     assert len(done.err.strip().splitlines()) == 1
     assert (tmp_path / "runs").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_path_that_no_file_system_has_is_one_line(kdbench, tmp_path):
+    (tmp_path / "my.toml").write_text(
+        f'images = "{"x" * 5000}"\nmasks = "m/{{stem}}.png"\nsplit = {{ val = 0.5 }}\n[classes]\na = 0\nb = 1\n'
+    )
+    done = kdbench("data", "check", "--dataset", tmp_path / "my.toml")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "is no path (File name too long): mend it" in done.err
+    assert len(done.err) < 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz.corpus import KINDS, make_corpus
-from tests.fuzz.drive import BAD, Worker, run_cases, shares, summary
+from tests.fuzz.drive import BAD, Worker, require_sound, run_cases, shares, summary
 
 CASES = 200
 
@@ -13,6 +13,11 @@ CASES = 200
 @pytest.fixture(scope="module")
 def corpus(made_once):
     return made_once("fuzz-corpus", make_corpus)
+
+
+@pytest.mark.needs("onnxruntime")
+def test_every_command_accepts_the_sound_file(corpus):
+    require_sound(corpus)
 
 
 @pytest.mark.needs("onnxruntime")

@@ -18,6 +18,7 @@ from kdbench.report.plots import make_figures
 from kdbench.runs.history import read_history
 from kdbench.runs.tree import RunTree
 from tests.conftest import REPOSITORY
+from tests.exports import read_unsealed
 
 STANDARD_METHODS = ("baseline", "response", "feature", "combined")
 LEGENDS = {"loss": "total", "ce": "cross-entropy", "response": "response", "feature": "feature"}
@@ -215,7 +216,7 @@ def test_a_line_being_written_is_left_out(runs):
 
 def test_losses_of_very_different_size_get_a_logarithmic_axis(runs):
     path = runs / "folder" / "response" / "student.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"pixel"', '"batchmean"'), encoding="utf-8")
+    path.write_text(json.dumps(read_unsealed(path)).replace('"pixel"', '"batchmean"'), encoding="utf-8")
     write_rows(runs, "response", [{**row, "response": 4e5, "loss": 3e5} for row in rows_of(runs, "response")])
     figures, _ = figures_of(runs, "response")
     axes = figures["losses"].axes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 
@@ -14,6 +15,7 @@ from kdbench.data.preprocessing import resize_image, resize_label
 from kdbench.data.shapes import Shapes
 from kdbench.predict.images import name_outputs
 from kdbench.predict.overlay import blend, palette_image, shares, with_legend
+from tests.exports import read_unsealed
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +197,7 @@ def test_unknown_and_untrained_methods(kdbench, trained_runs, tmp_path):
 def test_a_sidecar_without_its_palette_is_named(kdbench, exported_runs, tmp_path):
     runs = shutil.copytree(exported_runs, tmp_path / "runs")
     path = runs / "folder" / "response" / "exports" / "onnx-fp32" / "mask.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"palette"', '"colours"'), encoding="utf-8")
+    path.write_text(json.dumps(read_unsealed(path)).replace('"palette"', '"colours"'), encoding="utf-8")
     done = kdbench("predict", "--method", "response", "--backend", "onnx", "--runs", runs, "x.png")
     assert (done.code, done.err) == (
         2,

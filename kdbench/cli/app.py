@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 from kdbench import __version__
 from kdbench.backends import BACKENDS, usual_backends
 from kdbench.data.open import DATASETS, roots, takers
-from kdbench.errors import KdbenchError
+from kdbench.errors import BadInput, KdbenchError
 from kdbench.formats import FORMATS, PRECISIONS
 from kdbench.kinds import PLUGINS, load_plugins
 from kdbench.machine.cores import asked_threads
@@ -223,6 +223,9 @@ def run() -> None:
         print(f"kdbench: {process}{' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # wherever it was given: no file system has such a place
+            print(f"kdbench: '{error.filename!s:.80}' is no path ({error.strerror}): mend it", file=sys.stderr)
+            sys.exit(BadInput.exit_code)
         if error.filename is not None or error.errno != errno.ENOSPC:
             raise
         print("kdbench: the output cannot be written (no space left on its disk): make room", file=sys.stderr)

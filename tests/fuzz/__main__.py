@@ -12,7 +12,7 @@ from pathlib import Path
 from kdbench.machine.environment import environment
 from kdbench.runs.files import SCHEMA_VERSION, write_json
 from tests.fuzz.corpus import KINDS, make_corpus
-from tests.fuzz.drive import BAD, LIMIT_S, Worker, run_cases, shares, summary
+from tests.fuzz.drive import BAD, LIMIT_S, Worker, require_sound, run_cases, shares, summary
 
 
 def main() -> int:
@@ -36,6 +36,7 @@ def main() -> int:
             with Worker(corpus, asked.seed) as worker:
                 print("\n".join(f"{key}: {value}" for key, value in worker.run(asked.kind, asked.case).items()))
             return 0
+        require_sound(corpus)
         counts = shares(asked.cases, asked.slow) if asked.kind is None else {asked.kind: asked.cases}
         assert asked.kind in (None, *(kind.name for kind in KINDS)), f"--kind: {', '.join(k.name for k in KINDS)}"
         started, results = time.monotonic(), []

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,9 +30,10 @@ class Worker:
     """A worker's process group."""
 
     def __init__(self, corpus: Path, seed: int, stand_in: str | None = None) -> None:
-        self._log = tempfile.NamedTemporaryFile(prefix="fuzz-stacks-")  # noqa: SIM115  closed at the end
+        self._folder = tempfile.TemporaryDirectory(prefix="kdbench-fuzz-")
+        self._log = Path(self._folder.name) / "stacks"
         program = ["-m", "tests.fuzz.worker"] if stand_in is None else ["-c", stand_in]
-        self._command = [sys.executable, *program, str(corpus), str(seed), self._log.name]
+        self._command = [sys.executable, *program, str(corpus), str(seed), str(self._log)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Worker:
@@ -39,7 +41,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        self._log.close()
+        self._folder.cleanup()
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -59,7 +61,7 @@ class Worker:
         process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], limit_s + start_s * fresh)
         if not ready:
-            said = Path(self._log.name).read_text()
+            said = self._log.read_text() if self._log.exists() else ""
             self.close()
             return {**asked, "outcome": "hang", "said": said}
         if line := process.stdout.readline():
@@ -77,6 +79,9 @@ class Worker:
                 if stream is not None:
                     stream.close()
             self._process = None
+        for left in Path(self._folder.name).iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
 
 
 def shares(cases: int, slow: float) -> dict[str, int]:
@@ -87,6 +92,19 @@ def shares(cases: int, slow: float) -> dict[str, int]:
     first = next(iter(counts))
     counts[first] += max(0, cases - sum(counts.values()))
     return counts
+
+
+def require_sound(corpus: Path, seed: int = 0) -> None:
+    """Every command accepts the sound file, or what it refuses of damaged ones would say nothing.
+
+    Raises:
+        AssertionError: one does not.
+    """
+    with Worker(corpus, seed) as worker:
+        for kind in KINDS:
+            for index in range(len(kind.commands)):
+                result = worker.run(kind.name, index - len(kind.commands))
+                assert result["outcome"] == "accepted", f"{kind.name}: {result}"
 
 
 def run_cases(
