@@ -17,7 +17,7 @@ def corpus(made_once):
 
 @pytest.mark.needs("onnxruntime")
 def test_every_command_accepts_the_sound_file(corpus):
-    require_sound(corpus)
+    require_sound(corpus, slow=False)
 
 
 @pytest.mark.needs("onnxruntime")

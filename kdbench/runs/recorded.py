@@ -53,12 +53,18 @@ class ParityProof(Recorded):
 @cache
 def _recipe() -> type[BaseModel]:
     """A recipe's fields that plots, the report and cards read, with those of the methods that are declared now."""
+    # What is there is a table; a recipe of before may lack it.
+    tables: Any = {"teacher": (dict[str, Any], Field(default_factory=dict))}
     numbers: Any = dict.fromkeys(("lr", "alpha"), (float | None, None))
     own: Any = {
         field.name: ((str if field.choices else float) | None, None) for field in recipe_fields().values()
     }  # fmt: skip
     return create_model(
-        "Recipe", __base__=Recorded, batch_size=(int | None, None), optimizer=(str | None, None), **{**numbers, **own}
+        "Recipe",
+        __base__=Recorded,
+        batch_size=(int | None, None),
+        optimizer=(str | None, None),
+        **{**tables, **numbers, **own},
     )
 
 
