@@ -59,6 +59,7 @@ RESULTS = {
     "backend-speedup.json": Measured((*STUDENT, *EXPORT, *ENGINES, *PRECISIONS, "benchmarks/backend_speedup.py")),
     "camvid-144x192.json": COMPARISON,
     "camvid-180x240.json": COMPARISON,
+    "camvid-quarter.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
     "camvid-precisions.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
     "demo.json": Measured(
         ("kdbench/cli/demo.py", "trainers/recipes/materials.toml", "kdbench/data/materials.py", *BATCHES, *STEPS)
@@ -68,6 +69,7 @@ RESULTS = {
     "foreign-networks.json": Measured(("kdbench/models/foreign.py", *EXPORT, *PRECISIONS, "exporters/resizes.py")),
     "gate-study.json": Measured(GATE),
     "graph-size.json": Measured((*STUDENT, *EXPORT, "benchmarks/graph_size.py")),
+    "fuzz.json": Measured(("tests/fuzz", "kdbench")),
     "import-overhead.json": Measured(
         ("kdbench/backends/onnx_file.py", "kdbench/backends/onnx_layout.py", *ENGINES, "benchmarks/import_overhead.py")
     ),
