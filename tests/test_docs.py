@@ -260,6 +260,14 @@ def test_train_on_your_data(workspace, run):
 
 
 @pytest.mark.slow
+def test_does_distillation_pay(workspace, run):
+    follow("does-distillation-pay", workspace, run)
+    table = json.loads((workspace / "runs/my/compare.json").read_text(encoding="utf-8"))
+    assert {gain["on"] for gain in table["improvements"]} == {"val", "new_scenes"}
+    assert "matched=time" in {row.get("variant") for row in table["rows"]}
+
+
+@pytest.mark.slow
 def test_read_the_table(workspace, run, trained_runs):
     shutil.copytree(trained_runs, workspace / "runs")
     run("kdbench export --method baseline --format onnx,openvino --precision fp32,int8 --allow-drift")
