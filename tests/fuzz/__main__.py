@@ -15,6 +15,12 @@ from tests.fuzz.corpus import KINDS, make_corpus
 from tests.fuzz.drive import BAD, LIMIT_S, Worker, require_sound, run_cases, shares, summary
 
 
+def command(asked: argparse.Namespace) -> str:
+    """What makes the same cases again; where files lay on a machine is nobody's concern."""
+    flags = {"cases": asked.cases, "seed": asked.seed, "slow": asked.slow, "minutes": asked.minutes, "kind": asked.kind}
+    return "python -m tests.fuzz " + " ".join(f"--{key} {value}" for key, value in flags.items() if value is not None)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=5000)
@@ -50,7 +56,7 @@ def main() -> int:
     found = summary(results)
     if asked.json:
         about = {"seed": asked.seed, "asked": asked.cases, "limit_s": LIMIT_S, "slow_share": asked.slow,
-                 "seconds": round(time.monotonic() - started), "environment": environment()}  # fmt: skip
+                 "seconds": round(time.monotonic() - started), "environment": {**environment(), "command": command(asked)}}  # fmt: skip
         write_json(asked.json, {"schema_version": SCHEMA_VERSION, **about, **found})
     print(json.dumps({key: value for key, value in found.items() if key != "kinds"}))
     return int(any(found[outcome] for outcome in BAD))
