@@ -8,7 +8,6 @@ methods read they declare themselves (``kdbench.methods``), before this file is 
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,6 +18,7 @@ from kdbench.data.preprocessing import MAX_SIDE, Size
 from kdbench.errors import BadInput
 from kdbench.methods.base import recipe_fields
 from kdbench.models.architectures import require_size
+from kdbench.runs.files import read_toml
 from kdbench.runs.tree import HOLD_OUT, variant_of
 from trainers.network_recipe import LabelledShare, NetworkRecipe, StudentRecipe, TeacherRecipe
 
@@ -241,8 +241,8 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise BadInput(f"--recipe: got '{name_or_path}', expected one of {known}, or the path of a .toml file")
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fields = read_toml(path)
+    except (OSError, ValueError) as error:
         raise BadInput(f"recipe '{path}' cannot be read as TOML ({error}): mend the file") from error
     overrides = {key: value for key, value in overrides.items() if value is not None}
     flags = {*overrides, *(["teacher"] if teacher_arch is not None else [])}
