@@ -115,12 +115,10 @@ def read_grid(path: Path) -> Grid:
     if not path.is_file():
         raise Missing(f"grid '{path}' does not exist, expected a .toml file with dataset, methods and seeds")
     try:
-        grid = Grid.model_validate(read_toml(path))
+        grid = Grid.model_validate(read_toml(path, "grid"))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
         raise BadInput(f"grid '{path}': {problems}") from error
-    except (OSError, ValueError) as error:
-        raise BadInput(f"grid '{path}' cannot be read as TOML ({error}): mend the file") from error
     students = [m.name for m in METHODS if m.student and (grid.side_by_side or not m.time_matched)]
     if wrong := [m for m in grid.methods if m not in students]:
         raise BadInput(f"grid '{path}': methods: got '{wrong[0]}', expected some of {', '.join(students)}")

@@ -240,10 +240,7 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise BadInput(f"--recipe: got '{name_or_path}', expected one of {known}, or the path of a .toml file")
-    try:
-        fields = read_toml(path)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"recipe '{path}' cannot be read as TOML ({error}): mend the file") from error
+    fields = read_toml(path, "recipe")
     overrides = {key: value for key, value in overrides.items() if value is not None}
     flags = {*overrides, *(["teacher"] if teacher_arch is not None else [])}
     teacher = fields.get("teacher", {})

@@ -154,11 +154,9 @@ def read_dataset_file(path: Path) -> DatasetFile:
     if not path.is_file():
         raise BadInput(f"--dataset: dataset file '{path}' does not exist: {DESCRIBE}")
     try:
-        return DatasetFile.model_validate(read_toml(path))
+        return DatasetFile.model_validate(read_toml(path, "dataset file"))
     except ValidationError as error:
         raise BadInput(f"dataset file '{path}': {'; '.join(_problems(error))}") from error
-    except (OSError, ValueError) as error:
-        raise BadInput(f"dataset file '{path}' cannot be read as TOML ({error}): mend the file") from error
 
 
 def _problems(error: ValidationError) -> list[str]:

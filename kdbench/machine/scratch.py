@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,7 +28,7 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
     """
 
     def __init__(self, purpose: str) -> None:
-        remove_abandoned()
+        remove_abandoned_once(tempfile.gettempdir())
         super().__init__(prefix=f"{PREFIX}{purpose}-")
         self._lock = FileLock(Path(self.name) / OWNER)
         self._lock.acquire()
@@ -35,6 +36,16 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
     def cleanup(self) -> None:
         self._lock.release()
         super().cleanup()
+
+
+@cache
+def remove_abandoned_once(place: str) -> None:
+    """At a process's first folder in TMPDIR: a search of many layers makes one for each.
+
+    Args:
+        place: TMPDIR, which may change within a process.
+    """
+    remove_abandoned()
 
 
 def remove_abandoned() -> None:

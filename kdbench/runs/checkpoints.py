@@ -33,9 +33,8 @@ def load_checkpoint(path: Path, made_by: str) -> tuple[dict[str, Any], dict[str,
         raise Missing(f"no checkpoint '{path}': make it with `{made_by}`")
     try:
         from kdbench.runs.sidecar import read_checkpoint_sidecar as read_sidecar
-    except (
-        ModuleNotFoundError
-    ):  # a GPU machine that is lent for minutes may lack pydantic; the hash is checked there too
+    except ModuleNotFoundError:
+        # A GPU machine that is lent for minutes may lack pydantic; the hash is checked there too.
         read_sidecar = read_json
     sidecar = read_sidecar(sidecar_path(path), made_by)
     require_regular(path, f"make it again with `{made_by}`", WEIGHTS)

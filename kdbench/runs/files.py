@@ -272,16 +272,20 @@ def _values(outer: dict[str, Any] | list[Any]) -> list[Any]:
     return list(outer.values()) if isinstance(outer, dict) else outer
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, what: str) -> dict[str, Any]:
     """A TOML file.
 
+    Args:
+        what: it is, for the error.
+
     Raises:
-        OSError, ValueError: it cannot be read, or is no TOML. BadInput: it is no regular file, or too large.
+        BadInput: it cannot be read, is no regular file, too large, or no TOML.
     """
     try:
         return tomllib.loads(read_text(path, "name a TOML file"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadInput(f"{what} '{path}' cannot be read as TOML ({reason}): mend the file") from error
 
 
 def sha256(path: Path) -> str:

@@ -79,24 +79,21 @@ def problem_of(error: ValidationError) -> str:
 
 def fits(schema: type[BaseModel]) -> AfterValidator:
     """For a field that stays the object that it was in JSON, once that fits a schema."""
-
-    def check(value: Any) -> Any:
-        try:
-            schema.model_validate(value)
-        except ValidationError as error:
-            raise ValueError(problem_of(error)) from error
-        return value
-
-    return AfterValidator(check)
+    return AfterValidator(lambda value: fitting(schema, value))
 
 
-def _is_recipe(value: dict[str, Any]) -> dict[str, Any]:
+def fitting(schema: type[BaseModel], value: Any) -> Any:
+    """The value itself.
+
+    Raises:
+        ValueError: it does not fit.
+    """
     try:
-        _recipe().model_validate(value)
+        schema.model_validate(value)
     except ValidationError as error:
         raise ValueError(problem_of(error)) from error
     return value
 
 
 AnEnvironment = Annotated[dict[str, Any], fits(Environment)]
-ARecipe = Annotated[dict[str, Any], AfterValidator(_is_recipe)]
+ARecipe = Annotated[dict[str, Any], AfterValidator(lambda value: fitting(_recipe(), value))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,7 @@ class RunTree:
     @property
     def teacher_variant(self) -> str | None:
         """What of the variant its teacher differs by as well: the rest shares the teacher of the usual training."""
-        parts = (self.variant or "").split("+")
-        return "+".join(part for part in parts if part.partition("=")[0] in TEACHERS_TOO) or None
+        return with_parts(self.variant, TEACHERS_TOO.__contains__)
 
     def run(self, method: str) -> str:
         """A method's name among those of all variants."""
@@ -198,8 +198,13 @@ def is_fold(variant: str | None) -> bool:
 
 def without_fold(variant: str | None) -> str | None:
     """The variant that a fold is one of; another is itself."""
+    return with_parts(variant, lambda key: key != HOLD_OUT)
+
+
+def with_parts(variant: str | None, wanted: Callable[[str], bool]) -> str | None:
+    """What is left of a variant's name of the parts whose keys are wanted; None of nothing."""
     parts = (variant or "").split("+")
-    return "+".join(part for part in parts if part.partition("=")[0] != HOLD_OUT) or None
+    return "+".join(part for part in parts if wanted(part.partition("=")[0])) or None
 
 
 def variant_of(differs: dict[str, str]) -> str | None:
