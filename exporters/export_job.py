@@ -102,6 +102,11 @@ class ExportJob:
         """How the network wants its images."""
         return self.model.input
 
+    @property
+    def mask_stride(self) -> int:
+        """Rows and columns of ``logits`` that hold one value."""
+        return self.model.mask_stride
+
     def standing(self, name: str, precision: str) -> Path | None:
         """The export of a format and precision that is there by nature, and never made again; None = no such."""
         return None

@@ -59,6 +59,10 @@ class ImportedJob(ExportJob):
     def input(self) -> Input:
         return Input.recorded(self.trained)
 
+    @property
+    def mask_stride(self) -> int:
+        return 1
+
     def standing(self, name: str, precision: str) -> Path | None:
         return self._source if (name, precision) == ("onnx", "fp32") else None
 
