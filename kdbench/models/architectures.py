@@ -173,7 +173,6 @@ def require_size(network: Network | str, size: tuple[int, int], flag: str = "--s
 EXTRA = "pip install 'kdbench[pretrained]'"
 
 ARCHITECTURES.add(Architecture("student", "kdbench.models.student:Student", ("student",)))
-ARCHITECTURES.add(Architecture("student_fast", "kdbench.models.student_fast:StudentFast", ("student",), multiple_of=2))
 ARCHITECTURES.add(Architecture("fcn_resnet50", "kdbench.models.teachers:FcnResNet50", ("teacher",)))
 ARCHITECTURES.add(Architecture("fpn_resnet18", "kdbench.models.teachers:FpnResNet18", ("teacher",)))
 ARCHITECTURES.add(
@@ -197,6 +196,7 @@ ARCHITECTURES.add(
         install=EXTRA,
     )
 )
+ARCHITECTURES.add(Architecture("student_fast", "kdbench.models.student_fast:StudentFast", ("student",), multiple_of=2))
 ARCHITECTURES.add(
     Architecture(
         "student_lite0_fast",
