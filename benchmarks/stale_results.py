@@ -28,7 +28,13 @@ STUDENT = ("kdbench/models/student.py", "kdbench/models/segmentation.py", "kdben
 NETWORKS = ("kdbench/models/*.py",)
 EXPORT = ("exporters/to_onnx.py", "exporters/wrap.py", "exporters/graph.py", "kdbench/models/deployed.py")
 ENGINES = ("kdbench/backends/onnx_runtime.py", "kdbench/backends/openvino_runtime.py", "kdbench/backends/torch_*.py")
-PRECISIONS = ("exporters/quantise.py", "exporters/half*.py", "exporters/to_openvino.py", "exporters/to_tensorrt.py")
+PRECISIONS = (
+    "exporters/quantise.py",
+    "exporters/image_bytes.py",
+    "exporters/half*.py",
+    "exporters/to_openvino.py",
+    "exporters/to_tensorrt.py",
+)
 BATCHES = ("trainers/batches.py", "trainers/augmentation.py", "trainers/images.py", "trainers/step_images.py")
 STEPS = ("trainers/arm.py", "trainers/loop.py", "trainers/losses.py", "trainers/steps.py", "trainers/precision.py")
 LOSSES = ("kdbench/methods/*.py", "trainers/losses.py", "trainers/adapters.py")
@@ -82,6 +88,17 @@ RESULTS = {
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
     "student-accuracy.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID)),
     "student-latency.json": Measured((*STUDENT, *EXPORT, *ENGINES, "benchmarks/student_latency.py")),
+    "student-front.json": Measured(
+        (
+            "kdbench/models/student*.py",
+            "kdbench/models/efficientnet_lite.py",
+            *STUDENT,
+            *EXPORT,
+            *ENGINES,
+            *PRECISIONS,
+            "benchmarks/student_front.py",
+        )
+    ),
     "training-speed.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID, "benchmarks/training_speed.py")),
     "gpu/latency.json": Measured((*STUDENT, *EXPORT, *GPU), at="b81ab64"),
     "gpu/latency-compiled.json": Measured((*STUDENT, *GPU, "benchmarks/gpu_compile.py"), at="201fe81"),
