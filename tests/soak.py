@@ -110,6 +110,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     started, readings = time.monotonic(), []
+    about = {**environment(), "command": f"python -m tests.soak --minutes {asked.minutes:g}"}
     with tempfile.TemporaryDirectory(prefix="kd-soak-") as folder:
         place, tmp = Path(folder), Path(folder) / "tmp"
         tmp.mkdir()
@@ -123,13 +124,12 @@ def main() -> int:
         del os.environ["TMPDIR"]
     found = summary(readings)
     if asked.json:
-        command = f"python -m tests.soak --minutes {asked.minutes:g}"
-        about = {
+        run = {
             "loops": len(readings), "warm_up_loops": WARM_UP, "seconds": round(time.monotonic() - started),
-            "commands": list(LOOP), "environment": {**environment(), "command": command},
+            "commands": list(LOOP), "environment": about,
         }  # fmt: skip
         loops = {key: [getattr(reading, key) for reading in readings] for key in found}
-        write_json(asked.json, {"schema_version": SCHEMA_VERSION, **about, **found, "by_loop": loops})
+        write_json(asked.json, {"schema_version": SCHEMA_VERSION, **run, **found, "by_loop": loops})
     print(json.dumps(found))
     return int(any(found[key].get("grows") for key in ("descriptors", "threads", "tmp_files", "children")))
 

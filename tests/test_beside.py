@@ -67,9 +67,13 @@ def test_what_a_killed_writer_left_goes_with_the_next_and_a_living_ones_stays(wa
 
 @pytest.mark.parametrize("way", [atomic_path, atomic_group])
 def test_nothing_is_left_of_an_error(way, tmp_path):
-    with pytest.raises(ZeroDivisionError), way(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+    def write():
+        with way(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert not list(tmp_path.iterdir())
 
 
