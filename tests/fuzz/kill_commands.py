@@ -13,7 +13,7 @@ recipe = "{at}/recipe.toml"
 methods = ["response"]
 """
 DATA = "--dataset folder --data-root {at}/data --runs {at}/runs"
-ONNX = "{at}/runs/folder/baseline/exports/onnx-fp32/mask.onnx"
+ONNX = "{at}/runs/folder/response/exports/onnx-fp32/mask.onnx"
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Command:
         work: the function whose first call is the first sign of real work, as ``Watch.note_work`` takes it; None = the
             first atomic replace, which in a sweep is a worker's.
         share: of the kills.
+        needs: commands that run before it.
         fresh: arguments more where nothing lies there of an earlier run.
         codes: exit codes of its end.
     """
@@ -32,6 +33,7 @@ class Command:
     line: str
     work: str | None
     share: float
+    needs: tuple[str, ...] = ()
     fresh: str = ""
     codes: tuple[int, ...] = (0,)
 
@@ -47,24 +49,24 @@ class Command:
 
 COMMANDS = {
     "train": Command(
-        f"train --method teacher,baseline,response {DATA} --recipe {{at}}/recipe.toml {' '.join(FAST)}",
+        f"train --method teacher,response {DATA} --recipe {{at}}/recipe.toml {' '.join(FAST)}",
         "trainers.train:train_arms", 0.43, fresh="--resume",
     ),
     "export": Command(
-        f"export --method baseline --format onnx --precision fp32,fp16 --allow-drift {DATA} --threads 1",
-        "exporters.export_job:ExportJob.graph", 0.16,
+        f"export --method response --format onnx --precision fp32,fp16 --allow-drift {DATA} --threads 1",
+        "exporters.export_job:ExportJob.graph", 0.16, ("train",),
     ),
     "compare": Command(
-        f"compare --method baseline --backend torch,onnx --rounds 20 {DATA} {' '.join(FAST)}",
-        "kdbench.comparison.compare:evaluate_reference", 0.07,
+        f"compare --method response --backend torch,onnx --rounds 20 {DATA} {' '.join(FAST)}",
+        "kdbench.comparison.compare:evaluate_reference", 0.07, ("train", "export"),
     ),
     # 3: a machine that others use is not fit to tell, which is a verdict.
     "regress": Command(
         f"regress --baseline {ONNX} --candidate {ONNX} --budget 10 --margin 50 --tolerance 100 --threads 1 "
         "--json {at}/runs/folder/gate.json",
-        "kdbench.regress.gate:measure_cell", 0.05, codes=(0, 3),
+        "kdbench.regress.gate:measure_cell", 0.05, ("train", "export"), codes=(0, 3),
     ),
-    "report": Command(f"report --pictures 2 {DATA} --threads 1", "kdbench.report.evidence:collect", 0.26),
+    "report": Command(f"report --pictures 2 {DATA} --threads 1", "kdbench.report.evidence:collect", 0.26, ("train",)),
     "sweep": Command("sweep {at}/grid.toml --runs {at}/swept", None, 0.03),
 }  # fmt: skip
 """In the order in which each finds what it needs."""

@@ -1,0 +1,147 @@
+"""Commands in forked processes, which have the libraries of this one, and what is left of them when they are killed."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.command import run_main
+from tests.fuzz.at_replace import SITE, Watch, read_notes
+from tests.fuzz.corpus import REPOSITORY
+from tests.fuzz.kill_commands import Command
+
+PRELOADED = (
+    "torch", "onnx", "onnxscript", "onnxruntime", "torch.utils.tensorboard", "matplotlib.figure", "scipy.stats",
+    "kdbench.cli", "kdbench.comparison.compare", "kdbench.report.page", "kdbench.report.gallery",
+    "kdbench.regress.gate", "trainers.train", "exporters.export", "tests.fuzz.tree_state",
+)  # fmt: skip
+"""Imported once, before any of them starts a thread."""
+PR_SET_CHILD_SUBREAPER = 36
+LIMIT_S = 600.0
+"""Seconds that a command may take, on a machine that others use."""
+GONE_S = 20.0
+"""In which the children of a killed command are to end."""
+LOOK_S = 0.002
+
+
+def become_reaper() -> None:
+    """From now on what a killed command leaves running is a child of this process, so that nothing hides."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for name in PRELOADED:
+        importlib.import_module(name)
+
+
+class Victim:
+    """One run of a command.
+
+    Args:
+        at: its folder; what it says goes into ``said`` beside it, notes into ``notes``, its TMPDIR is ``tmp`` there.
+        over: see ``Command.arguments``.
+        number, when: of the replace at which it dies; 0 = it is left alone.
+    """
+
+    def __init__(self, command: Command, at: Path, over: bool, number: int = 0, when: str = "before") -> None:
+        self.notes, self.said = at.parent / "notes", at.parent / "said"
+        self.notes.unlink(missing_ok=True)
+        self._status: int | None = None
+        self.started = time.monotonic()
+        self.process = os.fork()
+        if self.process == 0:
+            code = 70
+            try:
+                code = self._live(command, at, over, number, when)
+            finally:
+                os._exit(code)  # what this process would do at its end is the parent's
+
+    def _live(self, command: Command, at: Path, over: bool, number: int, when: str) -> int:
+        said = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(said, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(at)
+        os.environ["TMPDIR"], tempfile.tempdir = str(at.parent / "tmp"), None
+        watch = Watch(str(at), str(self.notes), os.getpid(), number, when)
+        watch.start()
+        if command.work is not None:
+            watch.note_work(command.work)
+        else:
+            (at.parent / "site").mkdir(exist_ok=True)
+            (at.parent / "site/sitecustomize.py").write_text(SITE)
+            os.environ["PYTHONPATH"] = os.pathsep.join((str(at.parent / "site"), str(REPOSITORY)))
+            watch.tell()
+        return run_main(command.arguments(at, over))
+
+    def ended(self) -> bool:
+        if self._status is None:
+            process, status = os.waitpid(self.process, os.WNOHANG)
+            self._status = status if process else None
+        if self._status is None and time.monotonic() - self.started > LIMIT_S:
+            self.kill()
+            raise AssertionError(f"a command hung: {self.said.read_text()[-1000:]}")
+        return self._status is not None
+
+    def wait(self) -> None:
+        while not self.ended():
+            time.sleep(LOOK_S)
+
+    def wait_for_work(self) -> bool:
+        """Until its real work began; False where it ended before."""
+        while not read_notes(self.notes):
+            if self.ended():
+                return bool(read_notes(self.notes))
+            time.sleep(LOOK_S)
+        return True
+
+    def kill(self) -> None:
+        if self._status is None:
+            os.kill(self.process, signal.SIGKILL)
+            _, self._status = os.waitpid(self.process, 0)
+
+    @property
+    def was_killed(self) -> bool:
+        assert self._status is not None
+        return os.WIFSIGNALED(self._status) and os.WTERMSIG(self._status) == signal.SIGKILL
+
+    @property
+    def code(self) -> int:
+        assert self._status is not None
+        return os.waitstatus_to_exitcode(self._status)
+
+
+def children_left() -> tuple[list[str], float]:
+    """Command lines of what still runs below this process ``GONE_S`` after a kill; seconds until all had ended.
+
+    They are ended.
+    """
+    started, own = time.monotonic(), psutil.Process()
+    while True:
+        _reap()
+        alive = [child for child in own.children(recursive=True) if child.is_running()]
+        if not alive or time.monotonic() - started > GONE_S:
+            break
+        time.sleep(0.02)
+    found = []
+    for child in alive:
+        try:
+            found.append(" ".join(child.cmdline())[:200] or child.name())
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=10)
+    _reap()
+    return found, time.monotonic() - started
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return
