@@ -76,8 +76,10 @@ RESULTS = {
     "imported-files.json": Measured(
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
+    "kills.json": Measured(("tests/fuzz/kill*.py", "tests/fuzz/victim.py", "kdbench", "trainers", "exporters")),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
     "report-page.json": Measured(("kdbench/report/*",)),
+    "soak.json": Measured(("tests/soak.py", "kdbench", "trainers", "exporters")),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
     "student-accuracy.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID)),
