@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from kdbench.machine.ending import die_with_parent
 from tests.command import run_main
 from tests.fuzz.at_replace import SITE, Watch, read_notes
 from tests.fuzz.corpus import REPOSITORY
@@ -52,6 +53,7 @@ class Victim:
         self.notes.unlink(missing_ok=True)
         self._status: int | None = None
         self.started = time.monotonic()
+        self._parent = os.getpid()
         self.process = os.fork()
         if self.process == 0:
             code = 70
@@ -61,6 +63,7 @@ class Victim:
                 os._exit(code)  # what this process would do at its end is the parent's
 
     def _live(self, command: Command, at: Path, over: bool, number: int, when: str) -> int:
+        die_with_parent(self._parent)
         said = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(said, stream)
