@@ -29,7 +29,7 @@ from tests.fuzz import tree_state
 from tests.fuzz.at_replace import read_notes
 from tests.fuzz.kill_commands import COMMANDS, make_inputs
 from tests.fuzz.kill_summary import BAD, summary
-from tests.fuzz.victim import Victim, become_reaper, children_left
+from tests.fuzz.victim import Victim, become_reaper, children_left, import_as
 
 AT_REPLACES = 0.6
 """Share of a command's kills that are at replaces, at most; each is hit twice at most."""
@@ -89,6 +89,7 @@ class Place:
             seconds = time.monotonic() - began
             assert victim.code in COMMANDS[name].codes, f"{name}: {victim.said.read_text()[-2000:]}"
             assert not children_left()[0], name
+            import_as(victim)
             self.keep(name)
             replaces = [line.split(" ", 1)[1] for line in read_notes(victim.notes) if line.startswith("replace ")]
             known[name] = Known(before, name, seconds, replaces, tree_state.hashes(self.at))

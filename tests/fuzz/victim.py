@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,12 +20,8 @@ from tests.fuzz.at_replace import SITE, Watch, read_notes
 from tests.fuzz.corpus import REPOSITORY
 from tests.fuzz.kill_commands import Command
 
-PRELOADED = (
-    "torch", "onnx", "onnxscript", "onnxruntime", "torch.utils.tensorboard", "matplotlib.figure", "scipy.stats",
-    "kdbench.cli", "kdbench.comparison.compare", "kdbench.report.page", "kdbench.report.gallery",
-    "kdbench.regress.gate", "trainers.train", "exporters.export", "tests.fuzz.tree_state",
-)  # fmt: skip
-"""Imported once, before any of them starts a thread."""
+NOT_SHARED = ("ray",)
+"""Packages that each command imports by itself: they start threads, which a forked process lacks."""
 PR_SET_CHILD_SUBREAPER = 36
 LIMIT_S = 600.0
 """Seconds that a command may take, on a machine that others use."""
@@ -35,21 +33,27 @@ LOOK_S = 0.002
 def become_reaper() -> None:
     """From now on what a killed command leaves running is a child of this process, so that nothing hides."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for name in PRELOADED:
-        importlib.import_module(name)
+
+
+def import_as(victim: Victim) -> None:
+    """Import what a command that ended had imported, so that those forked from now on need not."""
+    for name in victim.modules.read_text().split():
+        if name not in sys.modules and name.partition(".")[0] not in NOT_SHARED:
+            with contextlib.suppress(ImportError):  # a name that its package made up
+                importlib.import_module(name)
 
 
 class Victim:
     """One run of a command.
 
     Args:
-        at: its folder; what it says goes into ``said`` beside it, notes into ``notes``, its TMPDIR is ``tmp`` there.
+        at: its folder; beside it are what it says, its notes, the names of the modules that it imported, and its TMPDIR.
         over: see ``Command.arguments``.
         number, when: of the replace at which it dies; 0 = it is left alone.
     """
 
     def __init__(self, command: Command, at: Path, over: bool, number: int = 0, when: str = "before") -> None:
-        self.notes, self.said = at.parent / "notes", at.parent / "said"
+        self.notes, self.said, self.modules = (at.parent / name for name in ("notes", "said", "modules"))
         self.notes.unlink(missing_ok=True)
         self._status: int | None = None
         self.started = time.monotonic()
@@ -79,7 +83,9 @@ class Victim:
             (at.parent / "site/sitecustomize.py").write_text(SITE)
             os.environ["PYTHONPATH"] = os.pathsep.join((str(at.parent / "site"), str(REPOSITORY)))
             watch.tell()
-        return run_main(command.arguments(at, over))
+        code = run_main(command.arguments(at, over))
+        self.modules.write_text("\n".join(sys.modules))
+        return code
 
     def ended(self) -> bool:
         if self._status is None:
