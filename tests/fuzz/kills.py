@@ -204,6 +204,8 @@ def main() -> int:
     names = tuple(name for name in COMMANDS if name in {need for one in wanted for need in (*COMMANDS[one].needs, one)})
     become_reaper()
     about = {**environment(), "command": f"python -m tests.fuzz.kills --kills {asked.kills} --seed {asked.seed}"}
+    if wanted != list(COMMANDS):
+        about["command"] += f" --command {asked.command}"
     started, results = time.monotonic(), []
     # A short name: Ray's sockets lie below.
     with tempfile.TemporaryDirectory(prefix="kd-", dir="/tmp") as folder:
