@@ -37,6 +37,7 @@ from kdbench.data.open import how_to_open, join_dataset
 from kdbench.data.remembered import Remembered
 from kdbench.data.unlabelled import open_unlabelled
 from kdbench.errors import BadInput, KdbenchError, Missing
+from kdbench.machine.guard import guarded
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
@@ -155,7 +156,9 @@ def run_sweep(
             "_temp_dir": stack.enter_context(session_folder()),
         }  # fmt: skip
         stack.callback(ray.shutdown)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        started = ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        if not address:
+            stack.enter_context(guarded(started.address_info["session_dir"]))
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         resources = ray.cluster_resources()
