@@ -76,10 +76,24 @@ RESULTS = {
     "imported-files.json": Measured(
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
-    "kills.json": Measured(("tests/fuzz/kill*.py", "tests/fuzz/victim.py", "kdbench", "trainers", "exporters")),
+    "kills.json": Measured(
+        (
+            "tests/fuzz/kills.py",
+            "kdbench/runs/*.py",
+            "kdbench/machine/*.py",
+            *STEPS,
+            "trainers/sweep.py",
+            "trainers/train.py",
+            "exporters/proven_export.py",
+            "kdbench/regress/record.py",
+            "kdbench/comparison/results.py",
+        )
+    ),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
     "report-page.json": Measured(("kdbench/report/*",)),
-    "soak.json": Measured(("tests/soak.py", "kdbench", "trainers", "exporters")),
+    "soak.json": Measured(
+        ("tests/soak.py", "kdbench/comparison", "kdbench/regress", "kdbench/report", "exporters/*.py", *BATCHES, *STEPS)
+    ),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
     "student-accuracy.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID)),

@@ -68,6 +68,7 @@ def test_a_model_apart_from_its_sidecar_is_found(runs):
     assert apart(runs) == (["folder/baseline/student.safetensors"], [])
 
 
+@linux
 def test_notes_count_replaces_below_the_root_alone(tmp_path):
     code = (
         "import os, sys\n"
@@ -87,6 +88,7 @@ def test_notes_count_replaces_below_the_root_alone(tmp_path):
         assert (place / "notes").read_text() == "replace a\nreplace b\n"
 
 
+@linux
 def test_a_plan_hits_every_replace_before_and_after_where_there_are_kills_enough():
     from tests.fuzz.kills import Known, plan
 
