@@ -127,9 +127,9 @@ def plan(known: dict[str, Known], kills: int, seed: int) -> list[Kill]:
 def make(kill: Kill, place: Place, known: Known, seed: int) -> dict[str, Any]:
     """Kill a command, look at what it left, and run it again."""
     draws = random.Random(f"{seed} {kill.command} {kill.number}")
-    command, over = COMMANDS[kill.command], draws.random() < 0.5
-    tries = 0
+    command, tries = COMMANDS[kill.command], 0
     while True:
+        over = draws.random() < 0.5  # a sweep over a finished one has little to do
         place.restore(known.after if over else known.before)
         before = tree_state.hashes(place.at)
         number, when = kill.replace or (0, "")
