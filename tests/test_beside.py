@@ -115,3 +115,11 @@ def test_a_folder_taken_away_before_it_was_locked_is_made_again(tmp_path, monkey
     write_text(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
     assert taken
+
+
+def test_what_a_killed_training_left_beside_what_it_found_of_the_data_goes_with_the_next(tmp_path):
+    from kdbench.data.remembered import Remembered
+
+    (tmp_path / f".data.json{MARK}abcd1234").mkdir()
+    Remembered(tmp_path / "data.json")
+    assert not list(tmp_path.iterdir())
