@@ -42,6 +42,8 @@ SCORES = ("kdbench/comparison/evaluate.py", "kdbench/comparison/metrics.py", "kd
 TIMING = ("kdbench/comparison/latency.py", "benchmarks/latency_suite.py", "benchmarks/test_latency.py")
 GATE = tuple(f"kdbench/regress/{name}.py" for name in ("blocks", "rule", "signed_rank", "worker", "gate"))
 GPU = ("benchmarks/gpu_latency.py", "benchmarks/gpu_ways.py", "benchmarks/gpu_engine.py", "benchmarks/gpu_timing.py")
+WRITING = ("kdbench/runs/files.py", "kdbench/runs/beside.py", "trainers/state_file.py", "exporters/proven_export.py")
+ENDING = tuple(f"kdbench/machine/{name}.py" for name in ("ending", "guard", "scratch"))
 CAMVID = ("trainers/recipes/camvid.toml", "kdbench/data/camvid.py")
 
 
@@ -82,8 +84,12 @@ RESULTS = {
     "imported-files.json": Measured(
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
+    "kills.json": Measured(("tests/fuzz/kills.py", *WRITING, *ENDING, *STEPS, "trainers/sweep.py")),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
     "report-page.json": Measured(("kdbench/report/*",)),
+    "soak.json": Measured(
+        ("tests/soak.py", "kdbench/comparison", "kdbench/regress", "kdbench/report", "exporters/*.py", *BATCHES, *STEPS)
+    ),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
     "student-accuracy.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID)),
