@@ -106,6 +106,7 @@ def configure(options: Any, *, threads: int, spinning: bool = True) -> None:
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS
     onnxruntime.set_default_logger_severity(ERRORS)  # what is said outside of a session
+    onnxruntime.disable_telemetry_events()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
 
 
