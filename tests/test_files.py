@@ -12,6 +12,7 @@ import pytest
 
 from kdbench.errors import BadInput, Missing, RunFailed
 from kdbench.runs.files import (
+    RECORDED,
     atomic_folder,
     atomic_group,
     atomic_path,
@@ -45,6 +46,15 @@ def sparse(path, size):
     with path.open("wb") as file:
         file.truncate(size)
     return path
+
+
+def write_half(atomic, path, lose=False):
+    """Fail in the middle; ``lose``: after the temporary file went elsewhere."""
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        if lose:
+            temporary.unlink()
+        raise ZeroDivisionError
 
 
 @pytest.fixture
@@ -86,15 +96,13 @@ class TestAtomicPath:
     def test_what_fails_leaves_the_old_file_and_nothing_else(self, tmp_path):
         path = tmp_path / "table.json"
         path.write_text("old")
-        with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            write_half(atomic_path, path)
         assert (path.read_text(), names(tmp_path)) == ("old", ["table.json"])
 
     def test_a_temporary_file_that_went_elsewhere_is_no_second_fault(self, tmp_path):
-        with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "x") as temporary:
-            temporary.unlink()
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            write_half(atomic_path, tmp_path / "x", lose=True)
 
     @pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)
     def test_a_place_that_cannot_be_written_is_one_line(self, tmp_path, number):
@@ -150,9 +158,8 @@ class TestAtomicGroup:
         assert {name: (path.parent / name).read_text() for name in names(path.parent)} == {
             "model.bin": "model.bin", "model.xml": "model.xml", "zzz": "zzz",
         }  # fmt: skip
-        with pytest.raises(ZeroDivisionError), atomic_group(path) as temporary:
-            temporary.write_text("half")
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            write_half(atomic_group, path)
         assert path.read_text() == "model.xml"
         assert names(path.parent) == ["model.bin", "model.xml", "zzz"]
 
@@ -274,6 +281,12 @@ class TestReadJson:
         assert "(its seal does not fit)" in self.message(path)
         write_json(path, {**fields, "note": "sha256-of", "seals": 7})  # neither is one
         assert read_json(path, "x")["seals"] == 7
+
+
+def test_a_recording_may_have_a_gibibyte(tmp_path):
+    require_regular(sparse(tmp_path / "x.json", 1024 * MIB), "mend it", RECORDED)
+    with pytest.raises(BadInput, match="has 1024 MiB, expected at most 1024: mend it"):
+        require_regular(sparse(tmp_path / "x.json", 1024 * MIB + 1), "mend it", RECORDED)
 
 
 class TestOtherReaders:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 # One thread: forked processes inherit none of a pool's, and sums are the same in all of them.
-os.environ.update({name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import argparse
 import hashlib
@@ -17,23 +17,22 @@ import importlib.metadata
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.mutation.drive import REPOSITORY, Replaced, prepare, run_forked, run_tests
+from tests.mutation.drive import REPOSITORY, Found, run_mutants
 from tests.mutation.mutants import Mutant, mutants_of
 
 MODULES: dict[str, tuple[str, ...]] = {
     "trainers/losses.py": ("losses", "losses_published"),
     "trainers/methods.py": ("methods",),
-    "kdbench/models/pixels.py": ("losses", "losses_published"),
+    "kdbench/models/pixels.py": ("pixels",),
     "kdbench/methods/base.py": ("methods", "method_plugin"),
     "kdbench/methods/response.py": ("methods",),
     "kdbench/comparison/metrics.py": ("metrics",),
     "kdbench/comparison/seed_statistics.py": ("compare_statistics",),
     "kdbench/comparison/evaluate.py": ("evaluate",),
-    "kdbench/comparison/parity.py": ("parity",),
+    "kdbench/comparison/parity.py": ("parity_values",),
     "kdbench/regress/rule.py": ("regress_rule",),
     "kdbench/regress/signed_rank.py": ("regress_rule",),
     "kdbench/runs/files.py": ("files", "seal"),
@@ -48,36 +47,33 @@ def digest_of(tests: tuple[str, ...]) -> str:
     return hashlib.sha256(b"".join((REPOSITORY / f"tests/test_{name}.py").read_bytes() for name in tests)).hexdigest()
 
 
+def read_log(log: Path) -> dict[str, dict[str, Any]]:
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return {line["key"]: line for line in map(json.loads, lines)}
+
+
 def judge_module(module: str, fresh: bool) -> list[tuple[Mutant, dict[str, Any]]]:
     """The verdict on each of a module's mutants: ``{"verdict": "killed" | "survived" | "timeout", "by": a test}``."""
-    tests = MODULES[module]
-    path, log = REPOSITORY / module, STATE / f"{module.replace('/', '.')}.jsonl"
+    tests, log = MODULES[module], STATE / f"{module.replace('/', '.')}.jsonl"
     if fresh:
         log.unlink(missing_ok=True)
-    known = {}
-    if log.exists():
-        known = {line["key"]: line for line in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
-    digest = digest_of(tests)
-    mutants = list(mutants_of(path))
+    known, digest = read_log(log), digest_of(tests)
+    mutants = list(mutants_of(REPOSITORY / module))
     due = [
         one for one in mutants
         if one.key not in known or (known[one.key]["verdict"] != "killed" and known[one.key]["tests"] != digest)
     ]  # fmt: skip
+
+    def note(mutant: Mutant, found: Found) -> None:
+        verdict = "timeout" if found is None else "killed" if found["failed"] else "survived"
+        line = {"key": mutant.key, "verdict": verdict, "by": found and found["failed"], "tests": digest}
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     if due:
-        seconds = prepare(tests)
-        print(f"{module}: {len(due)} of {len(mutants)} mutants, {seconds:.1f} s each", file=sys.stderr, flush=True)
-        name = module.removesuffix(".py").replace("/", ".")
         STATE.mkdir(exist_ok=True)
-        for mutant in due:
-            replaced = Replaced(name, path, mutant.code)
-            found = run_forked(partial(run_tests, tests, replaced), 10 + 5 * seconds)
-            verdict = "timeout" if found is None else "killed" if found["failed"] else "survived"
-            line = {"key": mutant.key, "verdict": verdict, "by": found and found["failed"], "tests": digest}
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            known[mutant.key] = line
-            if verdict != "killed":
-                print(f"{verdict}: {module}:{mutant.line}: {mutant.diff}", file=sys.stderr, flush=True)
+        run_mutants(Path(module), tests, due, note)
+        known = read_log(log)
     return [(one, known[one.key]) for one in mutants]
 
 
@@ -116,6 +112,7 @@ def main() -> int:
         for mutant, found in judged:
             if found["verdict"] == "survived":
                 where = {"module": module, "function": mutant.function, "line": mutant.line, "diff": mutant.diff}
+                print(f"survived: {module}:{mutant.line}: {mutant.diff}", file=sys.stderr, flush=True)
                 survivors.append({**where, "judgement": said.get((module, mutant.function, mutant.diff), "")})
     unjudged = [one for one in survivors if not one["judgement"]]
     poor = [module for module, found in modules.items() if found["noticed"] < WANTED]

@@ -39,12 +39,15 @@ class Mutant:
 
     Attributes:
         function: that the fault is in, with its class; "" for the module's own lines.
+        swap: the outermost function whose body has the fault, as "name" or "Class.name"; "" where the fault acts when
+            the module is imported, so that it has to be imported anew.
         line: where the fault begins.
         diff: "old lines → new lines", white space at their ends aside.
         code: the whole text.
     """
 
     function: str
+    swap: str
     line: int
     diff: str
     code: str
@@ -55,29 +58,37 @@ class Mutant:
 
 
 class _Faults(cst.CSTVisitor):
-    """Collects (function, line, node, what replaces it)."""
+    """Collects (function, swap, line, node, what replaces it)."""
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, int, cst.CSTNode, cst.CSTNode]] = []
+        self.found: list[tuple[str, str, int, cst.CSTNode, cst.CSTNode]] = []
         self._inside: list[str] = []
+        self._body: cst.CSTNode | None = None
+        self._swap = ""
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if m.matches(node, LEFT_OUT):
             return False
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             self._inside.append(node.name.value)
+            if isinstance(node, cst.FunctionDef) and self._body is None:
+                self._body = node.body
+        if node is self._body:
+            self._swap = ".".join(self._inside)
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
                 faults = islice(operator(node), 1) if isinstance(node, cst.BaseString) else operator(node)
                 # Operators such as ``<`` have no position of their own; the nodes around them, which mutmut swaps, do.
                 line = self.get_metadata(PositionProvider, node).start.line
-                self.found += [(".".join(self._inside), line, node, fault) for fault in faults]
+                self.found += [(".".join(self._inside), self._swap, line, node, fault) for fault in faults]
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
+        if original_node is self._body:
+            self._body, self._swap = None, ""
         if isinstance(original_node, cst.FunctionDef | cst.ClassDef):
             self._inside.pop()
 
@@ -89,7 +100,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
     faults = _Faults()
     wrapper.visit(faults)
     known = {ast.dump(ast.parse(sound))}
-    for function, line, node, fault in faults.found:
+    for function, swap, line, node, fault in faults.found:
         changed = wrapper.module.deep_replace(node, fault)
         assert isinstance(changed, cst.Module)
         code = changed.code
@@ -101,7 +112,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         if program in known:
             continue
         known.add(program)
-        yield Mutant(function, line, _diff(sound, code), code)
+        yield Mutant(function, swap, line, _diff(sound, code), code)
 
 
 def _diff(before: str, after: str) -> str:
