@@ -29,7 +29,7 @@ SEED ?= 0
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz readme clean
+.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz mutation readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,10 @@ gpu-train:  ## the label study on an NVIDIA GPU, in slices of 7 minutes: run it 
 
 fuzz: install  ## thousands of damaged inputs against the commands that read them: results/fuzz.json (CASES=5000 SEED=0)
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --json results/fuzz.json
+
+mutation: install  ## small faults in the formulas and the files' code: do the tests notice? results/mutation.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutation]'
+	$(BIN)/python -m tests.mutation --json results/mutation.json
 
 readme: install  ## write the measured parts of README.md and docs/measured.md from the committed results
 	$(BIN)/python -m benchmarks.readme_table

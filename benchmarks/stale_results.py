@@ -77,6 +77,10 @@ RESULTS = {
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
+    "mutation.json": Measured(
+        ("tests/mutation", "trainers/losses.py", "trainers/methods.py", "kdbench/models/pixels.py", *SCORES[:2],
+         "kdbench/comparison/parity.py", "kdbench/comparison/seed_statistics.py", *GATE[1:3], "kdbench/runs/files.py")
+    ),  # fmt: skip
     "report-page.json": Measured(("kdbench/report/*",)),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),

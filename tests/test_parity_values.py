@@ -48,6 +48,8 @@ def test_by_hand():
     reference = Fixed(masks([[0, 0], [1, 1]], [[2, 0], [0, 0]]))
     candidate = Fixed(masks([[0, 1], [1, 1]], [[2, 0], [1, 0]]))
     parity = compare_outputs(reference, candidate, samples, ("a", "b", "c"))
+    counts = (parity.confusion_reference, parity.confusion_candidate, parity.confusion_between)
+    assert [one.dtype for one in counts] == [np.int64] * 3
     report = parity.as_json()
     assert report["pixel_agreement"] == 6 / 8
     # class a: reference 2 right of 3 (one label c taken for a); candidate 1 right of 3
@@ -95,13 +97,15 @@ def test_an_output_that_is_not_finite_is_told_of_whichever_side_it_is_on(side, v
     sample = Sample("x", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8))
     outputs = [[np.zeros((1, 3, 2, 2), np.float32) for _ in range(3)] for _ in range(2)]
     outputs[side][1][0, 2, 1, 1] = value
+    outputs[1][0][0, 1, 0, 0] = 1
     reference, candidate = (Fixed(output, "logits") for output in outputs)
     parity = compare_outputs(reference, candidate, [sample] * 3, ("a", "b", "c"))
     # The second image ends it; the first one counts.
     assert (parity.finite, parity.images, parity.max_logit_difference, parity.logit_range) == (False, 2, None, None)
     assert parity.classes == ("a", "b", "c")
-    for confusion in (parity.confusion_reference, parity.confusion_candidate, parity.confusion_between):
-        assert confusion.tolist() == [[4, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert parity.confusion_reference.tolist() == [[4, 0, 0], [0, 0, 0], [0, 0, 0]]
+    for confusion in (parity.confusion_candidate, parity.confusion_between):
+        assert confusion.tolist() == [[3, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert drift(parity, "fp32") == "outputs hold NaN or infinity, expected finite ones"
 
 
@@ -112,7 +116,7 @@ def test_logits_differ_by_the_most_of_all_images_and_range_over_all_of_the_refer
         return np.array(values, np.float32).reshape(1, 2, 1, 2)
 
     reference = [logits(5, 1, 2, 3), logits(1, -4, 0.5, 0), logits(1, 2, 3, 4)]
-    candidate = [logits(5, 1.25, 2, 3), logits(1, -4, 0.5, -0.75), logits(1.5, 2, 3, 4)]
+    candidate = [logits(5.5, 1.25, 2, 3), logits(1, -4.25, 0.5, -0.75), logits(1.5, 2, 3, 4)]
     parity = compare_outputs(
         Fixed(reference, "logits", (1, 2)), Fixed(candidate, "logits", (1, 2)), [sample] * 3, ("a", "b")
     )

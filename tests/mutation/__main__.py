@@ -25,10 +25,9 @@ from tests.mutation.mutants import Mutant, mutants_of
 
 MODULES: dict[str, tuple[str, ...]] = {
     "trainers/losses.py": ("losses", "losses_published"),
-    "trainers/methods.py": ("methods",),
+    "trainers/methods.py": ("objective", "methods"),
     "kdbench/models/pixels.py": ("pixels",),
-    "kdbench/methods/base.py": ("methods", "method_plugin"),
-    "kdbench/methods/response.py": ("methods",),
+    "kdbench/methods/base.py": ("method_cards",),
     "kdbench/comparison/metrics.py": ("metrics",),
     "kdbench/comparison/seed_statistics.py": ("compare_statistics",),
     "kdbench/comparison/evaluate.py": ("evaluate",),

@@ -120,7 +120,7 @@ def run_forked(work: Callable[[Tell], None], limit_s: float) -> Found:
     Time is counted in this process's own steps: where a machine stops both for a while, nothing runs out.
     """
     folder = Path(tempfile.mkdtemp(prefix="mutation-"))
-    answer = folder / "answer.json"
+    answer, parent = folder / "answer.json", os.getppid()
     if not (child := os.fork()):
         try:
             os.setsid()
@@ -143,6 +143,8 @@ def run_forked(work: Callable[[Tell], None], limit_s: float) -> Found:
                 child = 0
                 # A fault may end the whole process, or the temporary folder.
                 return json.loads(answer.read_text()) if answer.exists() else {"failed": "(the process ended)"}
+            if os.getppid() != parent:  # killed, so that nobody waits for an answer
+                sys.exit(1)
             time.sleep(TICK_S)
         signal_left = signal.SIGKILL
         return None
