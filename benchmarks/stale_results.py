@@ -36,6 +36,11 @@ SCORES = ("kdbench/comparison/evaluate.py", "kdbench/comparison/metrics.py", "kd
 TIMING = ("kdbench/comparison/latency.py", "benchmarks/latency_suite.py", "benchmarks/test_latency.py")
 GATE = tuple(f"kdbench/regress/{name}.py" for name in ("blocks", "rule", "signed_rank", "worker", "gate"))
 GPU = ("benchmarks/gpu_latency.py", "benchmarks/gpu_ways.py", "benchmarks/gpu_engine.py", "benchmarks/gpu_timing.py")
+MUTATED = (
+    *("trainers/losses.py", "trainers/methods.py", "kdbench/models/pixels.py", "kdbench/methods/base.py"),
+    *(f"kdbench/comparison/{name}.py" for name in ("metrics", "seed_statistics", "evaluate", "parity")),
+    *("kdbench/regress/rule.py", "kdbench/regress/signed_rank.py", "kdbench/runs/files.py"),
+)
 CAMVID = ("trainers/recipes/camvid.toml", "kdbench/data/camvid.py")
 
 
@@ -77,10 +82,7 @@ RESULTS = {
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
-    "mutation.json": Measured(
-        ("tests/mutation", "trainers/losses.py", "trainers/methods.py", "kdbench/models/pixels.py", *SCORES[:2],
-         "kdbench/comparison/parity.py", "kdbench/comparison/seed_statistics.py", *GATE[1:3], "kdbench/runs/files.py")
-    ),  # fmt: skip
+    "mutation.json": Measured(("tests/mutation", *MUTATED)),
     "report-page.json": Measured(("kdbench/report/*",)),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),

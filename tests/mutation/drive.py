@@ -198,7 +198,7 @@ def prepare(tests: Sequence[str]) -> float:
 def run_mutants(module: Path, tests: Sequence[str], mutants: Sequence[Mutant], note: Any) -> None:
     """Run the tests for each mutant; ``note(mutant, found)`` is called in whatever process saw it end."""
     seconds = prepare(tests)
-    limit_s = 10 + 5 * seconds
+    limit_s = 5 + 5 * seconds
     print(f"{module}: {len(mutants)} mutants, {seconds:.1f} s when one survives", file=sys.stderr, flush=True)
     name = ".".join(module.with_suffix("").parts)
     inside = [mutant for mutant in mutants if mutant.swap]
