@@ -84,11 +84,13 @@ def test_predictions_are_scored_at_the_labels_resolution():
 def test_each_image_is_decoded_once_and_only_so_far_ahead(monkeypatch, count):
     """Of 2 images ahead the engine may see the third decoded beside its first one, and no more."""
     monkeypatch.setattr("kdbench.comparison.evaluate.AHEAD", 2)
-    decoded, most = [], []
+    monkeypatch.setattr("kdbench.comparison.evaluate.DECODERS", 1)
+    decoded, most, by = [], [], set()
 
     class Counted(Noise):
         def __getitem__(self, index):
             decoded.append(index)
+            by.add(threading.get_ident())
             return super().__getitem__(index)
 
     class Counting(RedChannel):
@@ -102,7 +104,8 @@ def test_each_image_is_decoded_once_and_only_so_far_ahead(monkeypatch, count):
     assert sorted(decoded) == list(range(count))
     assert all(seen <= index + 3 for index, seen in enumerate(most))
     assert images == list(range(1, count + 1))  # told after each
-    assert result.confusions.shape == (count, CLASSES, CLASSES)
+    assert (result.confusions.shape, result.confusions.dtype) == ((count, CLASSES, CLASSES), np.int64)
+    assert len(by) == min(count, 1)
 
 
 def test_what_was_not_asked_for_is_not_kept_and_time_is_told():
@@ -133,6 +136,28 @@ def test_a_failure_in_counting_stops_the_engine_soon(monkeypatch):
     with pytest.raises(BadInput, match="expected 0 to 3: the model was trained for another set of classes"):
         evaluate(Slow(), Noise(count=200))
     assert len(seen) < 100
+
+
+def test_a_failure_in_counting_while_outputs_wait_does_not_hang(monkeypatch):
+    """One output may wait here, and does when counting fails: the engine's thread must be able to put the next one."""
+
+    def fail_late(*_):
+        time.sleep(0.1)
+        raise BadInput("counted wrong")
+
+    monkeypatch.setattr("kdbench.comparison.evaluate.AHEAD", 1)
+    monkeypatch.setattr("kdbench.comparison.evaluate.confusion_matrix", fail_late)
+    said = []
+
+    def work():
+        with pytest.raises(BadInput, match="counted wrong"):
+            evaluate(RedChannel(), Noise())
+        said.append("ended")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert said == ["ended"]
 
 
 def test_class_maps_of_a_mask_and_of_logits():
