@@ -9,9 +9,12 @@ from kdbench.methods.base import (
     RecipeField,
     Style,
     Term,
+    all_methods,
+    distilled_methods,
     known_terms,
     method_in,
     recipe_fields,
+    student_methods,
     style_of,
     title_of,
 )

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from kdbench.methods.base import METHODS, UNKNOWN, RecipeField, Term
 from kdbench.models.segmentation import Taps
 from trainers.adapters import make_adapters
 from trainers.losses import channel_wise, cross_entropy, feature_cosine, feature_pearson, relations, response_kl
-from trainers.methods import Objective, logit_shift
+from trainers.methods import Objective, logit_shift, loss_of, needs_teacher
 from trainers.recipe import Recipe
 
 CLASSES = 3
@@ -135,3 +136,18 @@ def test_the_pass_and_the_adapters_run_in_the_recipes_precision(batch, precision
     found = objective(images, labels, teacher)
     assert seen == [dtype, dtype]
     assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+def test_a_terms_loss_is_a_function_or_the_path_of_one():
+    def term(loss):
+        return Term("x", "x", UNKNOWN, RecipeField("x", 1.0, ""), loss)
+
+    assert loss_of(term(feature_cosine)) is feature_cosine
+    assert loss_of(term("trainers.losses:feature_cosine")) is feature_cosine
+    assert {name for name in METHODS.names() if not needs_teacher(name)} == {"baseline", "baseline-long", "teacher"}
+
+
+def test_a_term_of_weight_0_is_not_there(batch):
+    found = made("combined", beta=0.0, alpha=1.0)(*batch)
+    assert list(found) == ["loss", "ce", "feature"]
+    assert made("response", beta=0.0).terms == []

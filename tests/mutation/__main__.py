@@ -25,7 +25,7 @@ from tests.mutation.mutants import Mutant, mutants_of
 
 MODULES: dict[str, tuple[str, ...]] = {
     "trainers/losses.py": ("losses", "losses_published"),
-    "trainers/methods.py": ("objective", "methods"),
+    "trainers/methods.py": ("objective",),
     "kdbench/models/pixels.py": ("pixels",),
     "kdbench/methods/base.py": ("method_cards",),
     "kdbench/comparison/metrics.py": ("metrics",),
