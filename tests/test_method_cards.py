@@ -142,6 +142,22 @@ def test_a_field_that_two_terms_declare_otherwise_is_told(monkeypatch, where):
     monkeypatch.setitem(METHODS._items, "mse", method(terms=(Term("mse", "mse", STYLE, weight, "a:b", fields),)))
     with pytest.raises(BadInput) as caught:
         recipe_fields()
-    assert str(caught.value).startswith(
-        "term 'mse' declares the recipe's field 'beta' otherwise than another term does"
+    assert str(caught.value) == (
+        "term 'mse' declares the recipe's field 'beta' otherwise than another term does: give it another name"
     )
+
+
+def test_which_methods_are_students_distilled_and_meant_by_all():
+    students = ("baseline", "response", "feature", "combined", "cwd", "dist", "imitation", "baseline-long")
+    assert student_methods() == students
+    assert distilled_methods() == students[1:-1]
+    assert all_methods() == ("baseline", "response", "feature", "combined", "teacher")
+
+
+def test_a_name_that_is_none_or_taken_is_told():
+    with pytest.raises(BadInput) as caught:
+        METHODS["kd"]
+    assert str(caught.value).startswith("--method: got 'kd', expected one of baseline, response, feature, ")
+    with pytest.raises(BadInput) as caught:
+        METHODS.add(METHODS["cwd"])
+    assert str(caught.value) == "method 'cwd' is declared twice: give the second another name"

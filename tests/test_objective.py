@@ -126,8 +126,17 @@ def test_the_shift_by_hand():
     assert logit_shift(torch.tensor([0.25]), 1.0).item() == pytest.approx(-1.3862944)
 
 
+@pytest.fixture
+def half_by_default():
+    """float16 where none is named, as on a GPU."""
+    before = torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    yield
+    torch.set_autocast_dtype("cpu", before)
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_pass_and_the_adapters_run_in_the_recipes_precision(batch, precision, dtype):
+def test_the_pass_and_the_adapters_run_in_the_recipes_precision(batch, half_by_default, precision, dtype):
     images, labels, teacher = batch
     seen = []
     objective = made("feature", precision=precision)
