@@ -39,6 +39,12 @@ Found = dict[str, Any] | None
 Tell = Callable[[dict[str, Any]], object]
 
 
+class Orphaned(BaseException):
+    """Whoever forked this process was killed, so that nobody waits for its answer."""
+
+    parent: int | None = None
+
+
 class Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports one module from another text than its file's."""
 
@@ -120,9 +126,10 @@ def run_forked(work: Callable[[Tell], None], limit_s: float) -> Found:
     Time is counted in this process's own steps: where a machine stops both for a while, nothing runs out.
     """
     folder = Path(tempfile.mkdtemp(prefix="mutation-"))
-    answer, parent = folder / "answer.json", os.getppid()
+    answer, forker = folder / "answer.json", os.getpid()
     if not (child := os.fork()):
         try:
+            Orphaned.parent = forker
             os.setsid()
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
             silence = os.open(os.devnull, os.O_RDWR)
@@ -143,8 +150,8 @@ def run_forked(work: Callable[[Tell], None], limit_s: float) -> Found:
                 child = 0
                 # A fault may end the whole process, or the temporary folder.
                 return json.loads(answer.read_text()) if answer.exists() else {"failed": "(the process ended)"}
-            if os.getppid() != parent:  # killed, so that nobody waits for an answer
-                sys.exit(1)
+            if Orphaned.parent not in (None, os.getppid()):
+                raise Orphaned
             time.sleep(TICK_S)
         signal_left = signal.SIGKILL
         return None
