@@ -115,7 +115,7 @@ def test_cross_entropy_by_rows_is_that_over_maps(maps, weights):
 
 
 def test_pearson_of_one_pixel_is_that_of_no_relation():
-    student, teacher = torch.tensor([[[[3.0]], [[-2.0]]]]), torch.tensor([[[[5.0]], [[7.0]]]])
+    student, teacher = torch.tensor([[[[3.0]], [[2.0]]]]), torch.tensor([[[[5.0]], [[7.0]]]])
     assert feature_pearson(student, teacher, torch.zeros(1, 1, 1, dtype=torch.long)).item() == 1
 
 

@@ -16,7 +16,6 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def main() -> int:
                 print(f"{module}:{mutant.line}: {mutant.diff}")
         return 0
     said = judgements(asked.json) if asked.json else {}
-    modules, survivors, started = {}, [], time.monotonic()
+    modules, survivors = {}, []
     for module in asked.module or MODULES:
         judged = judge_module(module, asked.fresh)
         count = {verdict: sum(found["verdict"] == verdict for _, found in judged)
@@ -122,7 +121,7 @@ def main() -> int:
         about = {**environment(), "command": "python -m tests.mutation --json results/mutation.json"}
         about["versions"]["mutmut"] = importlib.metadata.version("mutmut")
         write_json(asked.json, {
-            "schema_version": SCHEMA_VERSION, "environment": about, "seconds": round(time.monotonic() - started),
+            "schema_version": SCHEMA_VERSION, "environment": about,
             "left_out": "tests that train or export a network first; annotations, type aliases, decorators, docstrings",
             "modules": modules, "survivors": survivors,
         })  # fmt: skip
