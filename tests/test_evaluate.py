@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 import time
 
@@ -158,6 +160,16 @@ def test_a_failure_in_counting_while_outputs_wait_does_not_hang(monkeypatch):
     thread.start()
     thread.join(30)
     assert said == ["ended"]
+
+
+@pytest.mark.parametrize(("cores", "decoders", "ahead"), [(1, 1, 6), (3, 1, 6), (4, 2, 8), (16, 8, 20)])
+def test_half_of_the_cores_decode_and_more_of_them_wait(monkeypatch, cores, decoders, ahead):
+    name = "kdbench.comparison.evaluate"
+    monkeypatch.setattr("kdbench.machine.cores.usable_cores", lambda: cores)
+    monkeypatch.setattr(sys.modules["kdbench.comparison"], "evaluate", sys.modules[name])  # put back afterwards
+    monkeypatch.delitem(sys.modules, name)
+    fresh = importlib.import_module(name)
+    assert [(type(found), found) for found in (fresh.DECODERS, fresh.AHEAD)] == [(int, decoders), (int, ahead)]
 
 
 def test_class_maps_of_a_mask_and_of_logits():

@@ -1,6 +1,6 @@
 """Mutants: ``python -m tests.mutation --json results/mutation.json``. It goes on where it was stopped.
 
-Verdicts are kept in ``.mutation/``. A mutant that was killed is not run again while the module is as it was; one that
+Verdicts are kept in ``.mutation/``. A mutant that was killed, or never ended, is not run again while the module is as it was; one that
 survived is run again when its tests changed. ``--fresh`` forgets them all.
 """
 
@@ -59,7 +59,7 @@ def judge_module(module: str, fresh: bool) -> list[tuple[Mutant, dict[str, Any]]
     mutants = list(mutants_of(REPOSITORY / module))
     due = [
         one for one in mutants
-        if one.key not in known or (known[one.key]["verdict"] != "killed" and known[one.key]["tests"] != digest)
+        if one.key not in known or (known[one.key]["verdict"] == "survived" and known[one.key]["tests"] != digest)
     ]  # fmt: skip
 
     def note(mutant: Mutant, found: Found) -> None:
