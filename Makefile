@@ -32,7 +32,7 @@ MINUTES ?= 30
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak readme clean
+.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak mutation readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -105,6 +105,10 @@ fuzz: install  ## damaged inputs (CASES=5000), and commands that are killed (KIL
 
 soak: install  ## train, export, compare, regress, report again and again: does anything grow? results/soak.json
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --json results/soak.json
+
+mutation: install  ## small faults in the formulas and the files' code: do the tests notice? results/mutation.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutation]'
+	$(BIN)/python -m tests.mutation --json results/mutation.json
 
 readme: install  ## write the measured parts of README.md and docs/measured.md from the committed results
 	$(BIN)/python -m benchmarks.readme_table

@@ -44,6 +44,11 @@ GATE = tuple(f"kdbench/regress/{name}.py" for name in ("blocks", "rule", "signed
 GPU = ("benchmarks/gpu_latency.py", "benchmarks/gpu_ways.py", "benchmarks/gpu_engine.py", "benchmarks/gpu_timing.py")
 WRITING = ("kdbench/runs/files.py", "kdbench/runs/beside.py", "trainers/state_file.py", "exporters/proven_export.py")
 ENDING = tuple(f"kdbench/machine/{name}.py" for name in ("ending", "guard", "scratch"))
+MUTATED = (
+    *("trainers/losses.py", "trainers/methods.py", "kdbench/models/pixels.py", "kdbench/methods/base.py"),
+    *(f"kdbench/comparison/{name}.py" for name in ("metrics", "seed_statistics", "evaluate", "parity")),
+    *("kdbench/regress/rule.py", "kdbench/regress/signed_rank.py", "kdbench/runs/files.py"),
+)
 CAMVID = ("trainers/recipes/camvid.toml", "kdbench/data/camvid.py")
 
 
@@ -86,6 +91,7 @@ RESULTS = {
     ),
     "kills.json": Measured(("tests/fuzz/kills.py", *WRITING, *ENDING, *STEPS, "trainers/sweep.py")),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
+    "mutation.json": Measured(("tests/mutation", *MUTATED)),
     "report-page.json": Measured(("kdbench/report/*",)),
     "soak.json": Measured(
         ("tests/soak.py", "kdbench/comparison", "kdbench/regress", "kdbench/report", "exporters/*.py", *BATCHES, *STEPS)
