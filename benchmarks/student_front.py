@@ -39,7 +39,7 @@ from kdbench.machine.environment import environment
 from kdbench.models.network import Network
 from kdbench.models.registry import build_model, load_model
 from kdbench.runs.checkpoints import save_checkpoint
-from kdbench.runs.files import read_json, write_json
+from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
 from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
@@ -111,7 +111,7 @@ def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: P
     """Of every export of every student; what ``kept`` holds is not measured again, and what is measured goes there."""
     found: Scores = {}
     if kept.exists():
-        for key, values in read_json(kept, "python -m benchmarks.student_front").items():
+        for key, values in read_json(kept, "python -m benchmarks.student_front")["scores"].items():
             arch, backend, precision = key.split()
             found[arch, backend, precision] = {int(seed): miou for seed, miou in values.items()}
     for source, seed, checkpoint in trained(runs, data.validation.name, seeds):
@@ -124,7 +124,8 @@ def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: P
                 found.setdefault((arch, name, precision), {})[seed] = evaluate(backend_of_file, data.validation).miou
                 backend_of_file.close()
                 print(f"{arch} seed {seed} {name} {precision}: {found[arch, name, precision][seed]:.4f}", flush=True)
-            write_json(kept, {" ".join(key): values for key, values in found.items()})
+            scores = {" ".join(key): values for key, values in found.items()}
+            write_json(kept, {"schema_version": SCHEMA_VERSION, "scores": scores})
     return found
 
 
@@ -232,7 +233,7 @@ def main() -> None:
         times = latency(arguments.runs, data, folder, arguments) if arguments.blocks else {}
     rows = rows_of(times, scores) if times else []
     report = {
-        "schema_version": 1, "benchmark": "student_front", "dataset": arguments.dataset, "size": arguments.size,
+        "schema_version": SCHEMA_VERSION, "benchmark": "student_front", "dataset": arguments.dataset, "size": arguments.size,
         "threads": arguments.threads, "rows": rows,
         "scores": {" ".join(key): values for key, values in scores.items()},
         "block_ms": {" ".join(key): values for key, values in times.items()}, "environment": environment(),
