@@ -233,7 +233,8 @@ def main() -> None:
         times = latency(arguments.runs, data, folder, arguments) if arguments.blocks else {}
     rows = rows_of(times, scores) if times else []
     report = {
-        "schema_version": SCHEMA_VERSION, "benchmark": "student_front", "dataset": arguments.dataset, "size": arguments.size,
+        "schema_version": SCHEMA_VERSION, "benchmark": "student_front", "dataset": arguments.dataset,
+        "size": arguments.size,
         "threads": arguments.threads, "rows": rows,
         "scores": {" ".join(key): values for key, values in scores.items()},
         "block_ms": {" ".join(key): values for key, values in times.items()}, "environment": environment(),

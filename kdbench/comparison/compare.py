@@ -183,11 +183,11 @@ def _row(
             title = f"{run.name}, {backend} {precision}"
             foreign = run.tree.is_import(run.method)
             result = evaluate_artifact(backend, path, dataset, options, title, apart=foreign)
+        require_same_size(expected, result, row.reference_row)
         row.miou = result.miou
         row.miou_ci95 = miou_interval(result.confusions)
         row.miou_loss = miou_loss(expected.confusions, result.confusions, row.reference_row)
         row.iou_per_class = [None if math.isnan(v) else float(v) for v in result.iou_per_class]
-        require_same_size(expected, result, row.reference_row)
         row.agreement_with_torch = pixel_agreement(expected.predictions, result.predictions)
         row.engine = result.engine
     except KdbenchError as error:
