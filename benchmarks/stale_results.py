@@ -70,6 +70,7 @@ class Measured:
 COMPARISON = Measured((*STUDENT, *EXPORT, *ENGINES, *SCORES, *TIMING), (*STUDENT, *BATCHES, *STEPS, *LOSSES, *CAMVID))
 RESULTS = {
     "backend-speedup.json": Measured((*STUDENT, *EXPORT, *ENGINES, *PRECISIONS, "benchmarks/backend_speedup.py")),
+    "batches.json": Measured((*COMPARISON.sources, *PRECISIONS, "kdbench/comparison/timed_rows.py")),
     "camvid-144x192.json": COMPARISON,
     "camvid-180x240.json": COMPARISON,
     "camvid-quarter.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),

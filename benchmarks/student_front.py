@@ -185,7 +185,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
     """One line for each row."""
     lines = [
         f"{'network':<27}{'engine':<22}{'/ lraspp fp32':>15}{'x torch':>9}{'x fp32':>8}{'seeds':>7}{'mIoU':>8}"
-        f"{'over student fp32':>20}{'over own fp32':>16}"
+        f"{'over student fp32':>22}{'over own fp32':>22}"
     ]
 
     def times(row: dict[str, Any], field: str) -> str:
@@ -202,8 +202,8 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"{row['model']:<27}{row['backend'] + ' ' + row['precision']:<22}{spread:>15}"
             f"{times(row, 'times_faster_than_torch'):>9}{times(row, 'times_faster_than_fp32'):>8}"
-            f"{len(row.get('seeds', ())):>7}{fraction(row.get('miou')):>8}{over(row, 'student'):>20}"
-            f"{over(row, 'fp32'):>16}"
+            f"{len(row.get('seeds', ())):>7}{fraction(row.get('miou')):>8}{over(row, 'student'):>22}"
+            f"{over(row, 'fp32'):>22}"
         )
     return "\n".join(lines)
 
