@@ -61,6 +61,7 @@ RESULTS = {
     "camvid-180x240.json": COMPARISON,
     "camvid-quarter.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
     "camvid-precisions.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
+    "coverage.json": Measured(("kdbench", "trainers", "exporters", "tests", "pyproject.toml")),
     "demo.json": Measured(
         ("kdbench/cli/demo.py", "trainers/recipes/materials.toml", "kdbench/data/materials.py", *BATCHES, *STEPS)
     ),
@@ -77,6 +78,7 @@ RESULTS = {
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
+    "licences.json": Measured(("pyproject.toml", "constraints.txt", "benchmarks/licences.py")),
     "report-page.json": Measured(("kdbench/report/*",)),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
