@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from kdbench.data.shapes import Shapes
+from tests import forking
 from tests.command import run_main
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
 
@@ -77,6 +77,14 @@ def gpu_hidden():
     """For session fixtures as for tests; ``gpu_shown`` undoes it where the mark ``gpu`` asks for the GPU."""
     with hidden_gpu():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes():
+    """Comparisons in this process fork their benchmark processes; commands that tests start by themselves do not."""
+    with forking.latency_in_a_fork():
+        yield
+    forking.close()
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +181,7 @@ def trained_runs(made_once, tiny_arguments):
 
     def make(runs):
         command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
-        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        forking.run(command, check=True)
 
     return made_once("trained", make)
 
@@ -242,7 +250,7 @@ def bundle(made_once, folder_dataset):
             sys.executable, "-m", "benchmarks.gpu_bundle", "--runs", folder / "runs", "--dataset", "folder",
             "--data-root", folder_dataset, "--sizes", "64x96", "--out", folder / "bundle", "--allow-drift",
         ]  # fmt: skip
-        done = subprocess.run([str(part) for part in command], cwd=REPOSITORY, capture_output=True, text=True)
+        done = forking.run(command)
         assert done.returncode == 0, done.stderr
         (folder / "said.txt").write_text(done.stdout, encoding="utf-8")
 
