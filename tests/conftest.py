@@ -22,6 +22,7 @@ from kdbench.data.shapes import Shapes
 from tests import forking
 from tests.command import run_main
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
+from tests.traced import graphs_traced_once
 
 # Before torchmetrics, which imports torchvision by itself, so that every test file runs alone and in any order.
 importlib.import_module("kdbench.torchvision_compat")
@@ -155,14 +156,28 @@ def tiny_arguments(folder_dataset, tiny_recipe):
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory):
-    """Make a folder of this session's own, or take it as another of pytest-xdist's processes made it."""
+def shared_folder(tmp_path_factory):
+    """A folder of this session's own, the same in each of pytest-xdist's processes."""
     base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(shared_folder):
+    if missing("torch", "onnx"):
+        yield
+        return
+    with graphs_traced_once(shared_folder / "traced"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder):
+    """Make a folder of this session's own, or take it as another of pytest-xdist's processes made it."""
 
     def make_or_take(name, make):
-        folder, finished = base / name, base / f"{name}.finished"
-        with FileLock(base / f"{name}.lock"):
+        folder, finished = shared_folder / name, shared_folder / f"{name}.finished"
+        with FileLock(shared_folder / f"{name}.lock"):
             if not finished.exists():
                 folder.mkdir()
                 make(folder)
