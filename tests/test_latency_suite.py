@@ -60,8 +60,7 @@ def test_the_table_again_from_the_rounds(measured):
 
 
 def test_pytest_benchmarks_own_command_reads_it(measured):
-    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(measured[2])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forking.run([sys.executable, "-m", "pytest_benchmark", "compare", measured[2]])
     assert done.returncode == 0, done.stderr
     assert "baseline-onnx-fp32-mask-b1" in done.stdout
 
