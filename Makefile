@@ -69,7 +69,7 @@ compare: install  ## the table of what was trained last
 	$(BIN)/kdbench compare --backend $(BACKEND)
 
 test: install  ## the test suite, on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## the tests that take tens of seconds each
 	$(BIN)/python -m pytest -n 2 --dist load -m slow

@@ -46,6 +46,24 @@ arch = "fpn_resnet18"
 """
 
 
+LONGEST = (
+    "fuzz",
+    "regress",
+    "compare",
+    "train_processes",
+    "latency_suite",
+    "foreign_export",
+    "train_interrupted",
+    "killed",
+)
+"""Files that take longest, first: so that none of two processes has one left when the other is done."""
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     """A module that imports an absent package is skipped, and says which, instead of stopping the run."""

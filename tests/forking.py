@@ -97,7 +97,7 @@ def run(
     """
     command = [str(part) for part in command]
     environment = {**os.environ} if env is None else env
-    if not FORKS:
+    if not FORKS or _starts_otherwise(environment):
         return subprocess.run(
             command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout, check=check,
             errors=errors,
@@ -121,6 +121,12 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+def _starts_otherwise(environment: dict[str, str]) -> bool:
+    """Whether Python would import a ``sitecustomize`` of this environment when it starts."""
+    folders = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return any(Path(folder, "sitecustomize.py").exists() for folder in folders if folder)
 
 
 def _read(stream: Any, errors: str) -> str:
