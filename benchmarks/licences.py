@@ -32,12 +32,12 @@ def licence(package: metadata.Distribution) -> str:
     The classifiers go before the text, which in some packages is the licence itself, whole.
     """
     about = package.metadata
-    if expression := about.get("License-Expression"):
-        return expression
+    if expression := about.get_all("License-Expression"):
+        return expression[0]
     classifiers = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if line.startswith("License")]
     if said := [name for name in classifiers if name != "OSI Approved"]:
         return " AND ".join(said)
-    text = (about.get("License") or "").strip()
+    text = "\n".join(about.get_all("License") or []).strip()
     if text and text.upper() != "UNKNOWN":
         return text.splitlines()[0].removeprefix("OSI Approved :: ")
     for file in package.files or []:

@@ -34,6 +34,8 @@ PRELOADED = (
 )  # fmt: skip
 FORKS = hasattr(os, "fork") and sys.platform == "linux"
 START_S = 120.0
+_start = subprocess.run
+"""As it is without ``latency_in_a_fork``."""
 
 
 class _Server:
@@ -98,7 +100,7 @@ def run(
     command = [str(part) for part in command]
     environment = {**os.environ} if env is None else env
     if not FORKS or _starts_otherwise(environment):
-        return subprocess.run(
+        return _start(
             command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout, check=check,
             errors=errors,
         )  # fmt: skip
@@ -136,12 +138,11 @@ def _read(stream: Any, errors: str) -> str:
 
 def latency_in_a_fork() -> Any:
     """A patch under which ``compare`` in this process has its benchmark processes forked."""
-    started = subprocess.run
 
     def start(command: Any, **how: Any) -> Any:
         if isinstance(command, list) and command[:2] == [sys.executable, "-P"] and "pytest" in command[4:5]:
             return run(command, **{name: how[name] for name in ("env", "timeout", "errors")})
-        return started(command, **how)
+        return _start(command, **how)
 
     return mock.patch.object(subprocess, "run", start)
 
