@@ -61,7 +61,6 @@ RESULTS = {
     "camvid-180x240.json": COMPARISON,
     "camvid-quarter.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
     "camvid-precisions.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
-    "coverage.json": Measured(("kdbench", "trainers", "exporters", "tests", "pyproject.toml")),
     "demo.json": Measured(
         ("kdbench/cli/demo.py", "trainers/recipes/materials.toml", "kdbench/data/materials.py", *BATCHES, *STEPS)
     ),
