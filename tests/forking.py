@@ -34,6 +34,8 @@ PRELOADED = (
 )  # fmt: skip
 FORKS = hasattr(os, "fork") and sys.platform == "linux"
 START_S = 120.0
+FOLDER = tempfile.gettempdir()
+"""For the socket, whose path must be short: asked before a test names another folder."""
 _start = subprocess.run
 """As it is without ``latency_in_a_fork``."""
 
@@ -42,7 +44,7 @@ class _Server:
     """The process that forks; one for each process of pytest."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="forking-")
+        self._folder = tempfile.TemporaryDirectory(prefix="forking-", dir=FOLDER)
         self.address = str(Path(self._folder.name) / "socket")
         code = f"from tests import forking; forking.serve({self.address!r})"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
