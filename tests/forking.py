@@ -90,24 +90,24 @@ def close() -> None:
 
 def run(
     command: list[Any], *, env: dict[str, str] | None = None, timeout: float | None = None, check: bool = False,
-    errors: str = "strict",
+    errors: str = "strict", cwd: str | Path = REPOSITORY,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    """Run a command of Python in the repository: its exit code, stdout and stderr, as text.
+    """Run a command of Python: its exit code, stdout and stderr, as text.
 
     Args:
         command: ``[sys.executable, "-m", MODULE, …]``, ``[sys.executable, "-c", CODE, …]``, or what
             ``kdbench.machine.ending.module_command`` makes.
-        env, timeout, check, errors: as ``subprocess.run`` has them.
+        env, timeout, check, errors, cwd: as ``subprocess.run`` has them.
     """
     command = [str(part) for part in command]
     environment = {**os.environ} if env is None else env
     if not FORKS or _starts_otherwise(environment):
         return _start(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout, check=check,
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=check,
             errors=errors,
         )  # fmt: skip
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        asked = json.dumps({"command": command[1:], "environment": environment}).encode()
+        asked = json.dumps({"command": command[1:], "environment": environment, "cwd": str(cwd)}).encode()
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address())
             socket.send_fds(connection, [len(asked).to_bytes(8, "big")], [out.fileno(), err.fileno()])
@@ -143,7 +143,7 @@ def latency_in_a_fork() -> Any:
 
     def start(command: Any, **how: Any) -> Any:
         if isinstance(command, list) and command[:2] == [sys.executable, "-P"] and "pytest" in command[4:5]:
-            return run(command, **{name: how[name] for name in ("env", "timeout", "errors")})
+            return run(command, cwd=os.getcwd(), **{name: how[name] for name in ("env", "timeout", "errors")})
         return _start(command, **how)
 
     return mock.patch.object(subprocess, "run", start)
@@ -206,6 +206,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> NoReturn:
     """From here on this process is the command."""
     for stream, file in zip((0, 1, 2), (os.open(os.devnull, os.O_RDONLY), *files), strict=True):
         os.dup2(file, stream)
+    os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *sys.path)]
