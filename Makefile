@@ -25,14 +25,17 @@ BUDGET ?= 240
 INCONCLUSIVE ?= fail
 # 1: install the very files of requirements-ci.lock, by their hashes (Linux x86-64, Python 3.11, EXTRA=cpu).
 LOCKED ?=
-# Of `make fuzz`: how many damaged inputs, and which; a case is found again by its seed and number.
+# Of `make fuzz`: how many damaged inputs and kills, and which; a case is found again by its seed and number.
 CASES ?= 5000
+KILLS ?= 210
 SEED ?= 0
+# Of `make soak`: how long.
+MINUTES ?= 30
 pip := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow coverage check lock audit licences bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz readme clean
+.PHONY: help install demo train-all export-all compare test test-slow coverage check lock audit licences bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak mutation readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -128,8 +131,16 @@ gpu-quick:  ## latency, accuracy and training on an NVIDIA GPU in under 8 minute
 gpu-train:  ## the label study on an NVIDIA GPU, in slices of 7 minutes: run it again until it says done
 	$(GPU_PYTHON) -m benchmarks.label_study --data-root $(or $(DATA_ROOT),data/camvid) --minutes 7
 
-fuzz: install  ## thousands of damaged inputs against the commands that read them: results/fuzz.json (CASES=5000 SEED=0)
+fuzz: install  ## damaged inputs (CASES=5000), and commands that are killed (KILLS=210): results/fuzz.json, kills.json
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --json results/fuzz.json
+	$(BIN)/python -m tests.fuzz.kills --kills $(KILLS) --seed $(SEED) --json results/kills.json
+
+soak: install  ## train, export, compare, regress, report again and again: does anything grow? results/soak.json
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --json results/soak.json
+
+mutation: install  ## small faults in the formulas and the files' code: do the tests notice? results/mutation.json
+	$(pip) -e '.[mutation]'
+	$(BIN)/python -m tests.mutation --json results/mutation.json
 
 readme: install  ## write the measured parts of README.md and docs/measured.md from the committed results
 	$(BIN)/python -m benchmarks.readme_table

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.backends import BACKENDS, artifact_of, runs_checkpoints, usual_backends
-from kdbench.cli.options import choose, choose_device, open_trained_dataset
+from kdbench.cli.options import choose, choose_batches, choose_device, open_trained_dataset
 from kdbench.comparison.latency import BEYOND, LatencyCase, instability, measure, summarise
 from kdbench.data.preprocessing import resize_image
-from kdbench.errors import BadInput, KdbenchError, RunFailed
+from kdbench.errors import KdbenchError, RunFailed
 from kdbench.formats import PRECISIONS
 from kdbench.machine.cores import usable_cores
 from kdbench.machine.environment import environment
@@ -36,13 +36,6 @@ from kdbench.runs.files import write_text
 from kdbench.runs.tree import RunTree
 
 IMAGES = 8
-
-
-def choose_batches(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 1024 for part in parts):
-        raise BadInput(f"--batch: got '{text}', expected whole numbers from 1 to 1024, for example 1,4,16")
-    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def find_cases(tree: RunTree, arguments: argparse.Namespace) -> tuple[list[LatencyCase], list[str]]:

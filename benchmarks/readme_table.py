@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import gpu_tables, label_tables, measured_tables, readme_figures
+from benchmarks import front_page, gpu_tables, label_tables, measured_tables, readme_figures
 from kdbench.runs.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -26,6 +26,7 @@ RESULTS = Path("results/camvid-180x240.json")
 SPEED = Path("results/backend-speedup.json")
 TRAINING = Path("results/training-speed.json")
 STUDENT = Path("results/student-latency.json")
+FRONT = Path("results/student-front.json")
 ACCURACY = Path("results/student-accuracy.json")
 GATE = Path("results/gate-study.json")
 NETWORKS = Path("results/foreign-networks.json")
@@ -88,6 +89,7 @@ PARTS = (
     Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),
     _measured(STUDENT, measured_tables.student_table),
     _measured(ACCURACY, measured_tables.accuracy_table),
+    _measured(FRONT, front_page.front_table),
     _measured(TRAINING, measured_tables.training_table),
     _measured(STREAMING, measured_tables.streaming_table),
     _measured(SPEED, measured_tables.speed_table),

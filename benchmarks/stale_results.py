@@ -28,7 +28,13 @@ STUDENT = ("kdbench/models/student.py", "kdbench/models/segmentation.py", "kdben
 NETWORKS = ("kdbench/models/*.py",)
 EXPORT = ("exporters/to_onnx.py", "exporters/wrap.py", "exporters/graph.py", "kdbench/models/deployed.py")
 ENGINES = ("kdbench/backends/onnx_runtime.py", "kdbench/backends/openvino_runtime.py", "kdbench/backends/torch_*.py")
-PRECISIONS = ("exporters/quantise.py", "exporters/half*.py", "exporters/to_openvino.py", "exporters/to_tensorrt.py")
+PRECISIONS = (
+    "exporters/quantise.py",
+    "exporters/image_bytes.py",
+    "exporters/half*.py",
+    "exporters/to_openvino.py",
+    "exporters/to_tensorrt.py",
+)
 BATCHES = ("trainers/batches.py", "trainers/augmentation.py", "trainers/images.py", "trainers/step_images.py")
 STEPS = ("trainers/arm.py", "trainers/loop.py", "trainers/losses.py", "trainers/steps.py", "trainers/precision.py")
 LOSSES = ("kdbench/methods/*.py", "trainers/losses.py", "trainers/adapters.py")
@@ -36,6 +42,13 @@ SCORES = ("kdbench/comparison/evaluate.py", "kdbench/comparison/metrics.py", "kd
 TIMING = ("kdbench/comparison/latency.py", "benchmarks/latency_suite.py", "benchmarks/test_latency.py")
 GATE = tuple(f"kdbench/regress/{name}.py" for name in ("blocks", "rule", "signed_rank", "worker", "gate"))
 GPU = ("benchmarks/gpu_latency.py", "benchmarks/gpu_ways.py", "benchmarks/gpu_engine.py", "benchmarks/gpu_timing.py")
+WRITING = ("kdbench/runs/files.py", "kdbench/runs/beside.py", "trainers/state_file.py", "exporters/proven_export.py")
+ENDING = tuple(f"kdbench/machine/{name}.py" for name in ("ending", "guard", "scratch"))
+MUTATED = (
+    *("trainers/losses.py", "trainers/methods.py", "kdbench/models/pixels.py", "kdbench/methods/base.py"),
+    *(f"kdbench/comparison/{name}.py" for name in ("metrics", "seed_statistics", "evaluate", "parity")),
+    *("kdbench/regress/rule.py", "kdbench/regress/signed_rank.py", "kdbench/runs/files.py"),
+)
 CAMVID = ("trainers/recipes/camvid.toml", "kdbench/data/camvid.py")
 
 
@@ -76,13 +89,29 @@ RESULTS = {
     "imported-files.json": Measured(
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
+    "kills.json": Measured(("tests/fuzz/kills.py", *WRITING, *ENDING, *STEPS, "trainers/sweep.py")),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
     "licences.json": Measured(("pyproject.toml", "constraints.txt", "benchmarks/licences.py")),
+    "mutation.json": Measured(("tests/mutation", *MUTATED)),
     "report-page.json": Measured(("kdbench/report/*",)),
+    "soak.json": Measured(
+        ("tests/soak.py", "kdbench/comparison", "kdbench/regress", "kdbench/report", "exporters/*.py", *BATCHES, *STEPS)
+    ),
     "startup-time.json": Measured(("kdbench/__init__.py", "kdbench/__main__.py", "kdbench/cli/*.py")),
     "streaming-speed.json": Measured((*BATCHES, "kdbench/data/remembered.py", "kdbench/data/faults.py")),
     "student-accuracy.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID)),
     "student-latency.json": Measured((*STUDENT, *EXPORT, *ENGINES, "benchmarks/student_latency.py")),
+    "student-front.json": Measured(
+        (
+            "kdbench/models/student*.py",
+            "kdbench/models/efficientnet_lite.py",
+            *STUDENT,
+            *EXPORT,
+            *ENGINES,
+            *PRECISIONS,
+            "benchmarks/student_front.py",
+        )
+    ),
     "training-speed.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID, "benchmarks/training_speed.py")),
     "gpu/latency.json": Measured((*STUDENT, *EXPORT, *GPU), at="b81ab64"),
     "gpu/latency-compiled.json": Measured((*STUDENT, *GPU, "benchmarks/gpu_compile.py"), at="201fe81"),

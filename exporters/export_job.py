@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from exporters.graph import write_graph
 from exporters.half import half_copy
+from exporters.reference import TorchReference
 from exporters.sensitivity import LayerError, layer_errors
+from exporters.stopwatch import Stopwatch
 from kdbench.backends.precision_proof import LEAST_SHARE
-from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import Sample
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import Size, normalise, resize_image
@@ -64,6 +65,7 @@ class ExportJob:
     dynamic_batch: bool = False
     capabilities: tuple[str, ...] = ()
     trained: dict[str, Any] = field(init=False)
+    watch: Stopwatch = field(default_factory=Stopwatch, init=False)
     reference_name: ClassVar[str] = "PyTorch"
 
     def __post_init__(self) -> None:
@@ -102,6 +104,11 @@ class ExportJob:
         """How the network wants its images."""
         return self.model.input
 
+    @property
+    def mask_stride(self) -> int:
+        """Rows and columns of ``logits`` that hold one value."""
+        return self.model.mask_stride
+
     def standing(self, name: str, precision: str) -> Path | None:
         """The export of a format and precision that is there by nature, and never made again; None = no such."""
         return None
@@ -124,15 +131,16 @@ class ExportJob:
             model = half_copy(self.model) if half else self.model
             module = deployable(model, self.output, elementwise=elementwise)
             assert self.size is not None
-            write_graph(module, self.output, self.size, path, dynamic_batch=self.dynamic_batch)
+            with self.watch.part("tracing"):
+                write_graph(module, self.output, self.size, path, dynamic_batch=self.dynamic_batch)
             self._graphs[key] = path
         return self._graphs[key]
 
     @cached_property
-    def reference(self) -> TorchBackend:
+    def reference(self) -> TorchReference:
         """PyTorch in float32, which exports are held against."""
         assert self.size is not None
-        return TorchBackend(self.model, output=self.output, size=self.size)
+        return TorchReference(self.model, output=self.output, size=self.size)
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The reference's logits of an H x W x 3 image of the job's size."""
@@ -152,7 +160,8 @@ class ExportJob:
         """What 8 bits in one layer alone do to the logits, worst first."""
         assert self.size is not None
         images = [resize_image(image, self.size) for image in self.calibration[:SENSITIVITY_IMAGES]]
-        return layer_errors(self.model, images)
+        with self.watch.part("ranking layers for int8"):
+            return layer_errors(self.model, images)
 
     @property
     def float_layers(self) -> tuple[str, ...]:

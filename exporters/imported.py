@@ -13,8 +13,9 @@ from exporters.export_job import SENSITIVITY_IMAGES, ExportJob
 from exporters.half_graph import half_graph
 from exporters.mask_logits import return_logits
 from exporters.onnx_sensitivity import layer_errors, weighted_layers
+from exporters.reference import OnnxReference
 from exporters.sensitivity import LayerError
-from kdbench.backends.onnx_runtime import OnnxBackend, open_session
+from kdbench.backends.onnx_runtime import open_session
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, Missing
@@ -59,6 +60,10 @@ class ImportedJob(ExportJob):
     def input(self) -> Input:
         return Input.recorded(self.trained)
 
+    @property
+    def mask_stride(self) -> int:
+        return 1
+
     def standing(self, name: str, precision: str) -> Path | None:
         return self._source if (name, precision) == ("onnx", "fp32") else None
 
@@ -72,9 +77,9 @@ class ImportedJob(ExportJob):
         return path
 
     @cached_property
-    def reference(self) -> OnnxBackend:  # type: ignore[override]
+    def reference(self) -> OnnxReference:  # type: ignore[override]
         """ONNX Runtime in float32, which exports are held against."""
-        backend = OnnxBackend.open(self._source, output=self.output, threads=answer_threads(), spinning=False)
+        backend = OnnxReference.open(self._source, output=self.output, threads=answer_threads(), spinning=False)
         backend.input = self.input
         return backend
 
@@ -97,7 +102,8 @@ class ImportedJob(ExportJob):
     def layer_errors(self) -> list[LayerError]:
         assert self.size is not None
         images = [resize_image(image, self.size) for image in self.calibration[:SENSITIVITY_IMAGES]]
-        return layer_errors(self._source, [self.reference.prepare(image) for image in images])
+        with self.watch.part("ranking layers for int8"):
+            return layer_errors(self._source, [self.reference.prepare(image) for image in images])
 
     def about(self) -> dict[str, Any]:
         return {**super().about(), "reference": "onnx fp32"}

@@ -40,10 +40,12 @@ def export_as(job: ExportJob, name: str, precision: str) -> Path:
         raise NoSuchPrecision(reason)
     path = job.path(name, precision)
     with atomic_group(path) as temporary:
-        written = STEPS[name].write(job, precision, temporary)
+        with job.watch.part("int8 ranges and rounding" if precision == "int8" else "writing"):
+            written = STEPS[name].write(job, precision, temporary)
         fields = dict(written.fields)
         if written.candidate is not None:
-            fields["parity"] = prove(job, written.candidate, name, precision, written.graph).as_json()
+            with job.watch.part(f"proof against {job.reference_name}"):
+                fields["parity"] = prove(job, written.candidate, name, precision, written.graph).as_json()
     companions = {key: known.companion(path, key) for key in known.companions}
     write_sealed(
         sidecar_path(path),

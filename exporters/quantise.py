@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.image_bytes import fold_normalisation, overrides, read_bytes
 from exporters.layer_names import LAYER_OPERATORS, nodes_named
 from kdbench.backends.onnx_runtime import configure
 from kdbench.errors import BackendUnavailable
@@ -53,14 +54,24 @@ def quantise_for_onnxruntime(
 
     with ScratchFolder("quantise") as folder, _silence(), few_threads():
         prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared))
-        excluded = _with_producers(onnx.load(prepared).graph, keep_float)
+        # ONNX's own shapes are enough; the symbolic ones that it would look for first fail where the batch is open.
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        excluded = {*_with_producers(model.graph, keep_float), *_after_last_layer(model.graph)}
+        zero_point = fold_normalisation(model, but_not_into=excluded)
+        onnx.save(model, prepared)
+        options: dict[str, Any] = {"CalibPercentile": PERCENTILE, "CalibStridedMinMax": STRIDE}
+        if zero_point is not None:
+            options["TensorQuantOverrides"] = overrides(zero_point)
         quantize_static(
             prepared, destination, _CalibrationReader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": STRIDE},
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=sorted(excluded),
+            calibrate_method=CalibrationMethod.Percentile, extra_options=options,
         )  # fmt: skip
+    if zero_point is not None:
+        model = onnx.load(destination)
+        read_bytes(model)
+        onnx.save(model, destination)
 
 
 def quantise_for_tensorrt(
@@ -151,14 +162,17 @@ def _with_producers(graph: Any, layers: Sequence[str]) -> list[str]:
 
 
 def _after_last_layer(graph: Any) -> list[str]:
-    """Names of the nodes behind the last layer: upsampling and argmax gain nothing from 8 bits, and lose accuracy."""
+    """Names of the nodes behind the last layer: upsampling and argmax gain nothing from 8 bits, and lose accuracy.
+
+    Nodes without a name are left out: nobody could say which of them is meant.
+    """
     last = [node for node in graph.node if node.op_type in LAYER_OPERATORS][-1]
     reached, names = set(last.output), []
     for node in graph.node:
         if any(name in reached for name in node.input):
             reached |= set(node.output)
             names.append(node.name)
-    return names
+    return [name for name in names if name]
 
 
 OPENVINO_LAYERS = (

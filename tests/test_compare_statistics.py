@@ -10,7 +10,12 @@ from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.image_bootstrap import interval, miou_interval, miou_loss, resampled_mious
 from kdbench.comparison.latency import summarise
 from kdbench.comparison.metrics import mean_iou
-from kdbench.comparison.seed_statistics import bootstrap_standard_error, improvement_over
+from kdbench.comparison.seed_statistics import (
+    bootstrap_standard_error,
+    improvement_over,
+    standard_error,
+    verdict_of,
+)
 
 
 def evaluation(rng, accuracy, images=40, classes=4, pixels=500):
@@ -47,6 +52,63 @@ def test_only_common_seeds_are_paired():
     del base[1], other[3]
     assert improvement_over(base, other, "feature").seeds == 3
     assert improvement_over({0: base[0]}, {4: other[4]}, "feature") is None
+
+
+def of_miou(right):
+    """One image of 100 pixels and one class that labels have; its IoU, and so the mean, is ``right`` / 100."""
+    return Evaluation(np.array([[[right, 100 - right], [0, 0]]]))
+
+
+def test_means_are_over_shared_seeds_alone():
+    base = {0: of_miou(50), 1: of_miou(60), 2: of_miou(40), 3: of_miou(90)}
+    other = {2: of_miou(43), 1: of_miou(61), 0: of_miou(52), 9: of_miou(10)}
+    found = improvement_over(base, other, "response", "student=x")
+    assert found.model_dump(exclude_defaults=True) == {
+        "method": "response", "variant": "student=x", "delta_miou": pytest.approx(0.02), "seeds": 3,
+        "standard_error": pytest.approx(0.01 / np.sqrt(3)), "standard_error_over": "seeds",
+        "baseline_miou": pytest.approx(0.5), "verdict": "gain",
+    }  # fmt: skip
+    assert improvement_over(base, other, "response").variant is None
+
+
+def test_alike_differences_have_no_error():
+    same = {seed: of_miou(50) for seed in range(3)}
+    better = {seed: of_miou(75) for seed in range(3)}
+    found = improvement_over(same, better, "x")
+    assert (found.delta_miou, found.standard_error, found.verdict) == (0.25, 0.0, "gain")
+
+
+def test_fewer_pairs_have_the_error_of_the_first_ones_images():
+    rng = np.random.default_rng(11)
+    base, other = arms(rng, 0.05, 2)
+    base, other = {seed: base[1 - seed] for seed in (1, 0)}, {seed: other[1 - seed] for seed in (1, 0)}
+    pair = base[0].confusions, other[0].confusions
+    found = improvement_over(base, other, "x")
+    assert found.standard_error == bootstrap_standard_error(*pair)
+    drawn = resampled_mious(pair[1], 7) - resampled_mious(pair[0], 7)
+    assert bootstrap_standard_error(*pair, resamples=7) == pytest.approx(np.std(drawn) * np.sqrt(7 / 6))
+    assert bootstrap_standard_error(*pair) == bootstrap_standard_error(*pair, resamples=1000)
+    assert bootstrap_standard_error(*pair) != bootstrap_standard_error(*pair, resamples=1001)
+
+
+@pytest.mark.parametrize(
+    ("differences", "error", "verdict"),
+    [
+        ([0.5], None, "no gain shown"),
+        ([1.0, 3.0], 1.0, "no gain shown"),
+        ([0.5, 0.5, 0.5], 0.0, "gain"),
+        ([-0.5, -0.5, -0.5], 0.0, "loss"),
+        ([0.0, 0.0, 0.0], 0.0, "no gain shown"),
+        # Mean 2 and standard error 1: at two standard errors, not beyond; then a little more, and a little less.
+        ([5.0, 1.0, 1.0, 1.0], 1.0, "no gain shown"),
+        ([5.001, 1.001, 1.001, 1.001], 1.0, "gain"),
+        ([-5.0, -1.0, -1.0, -1.0], 1.0, "no gain shown"),
+        ([-5.001, -1.001, -1.001, -1.001], 1.0, "loss"),
+    ],
+)
+def test_verdicts_by_hand(differences, error, verdict):
+    assert standard_error(differences) == (None if error is None else pytest.approx(error))
+    assert verdict_of(differences) == verdict
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

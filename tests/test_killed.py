@@ -87,6 +87,41 @@ def test_a_killed_parent_ends_an_object_in_a_process_of_its_own():
     killed_leaves_nothing(start("-c", code), "spawn_main")
 
 
+@linux
+def test_a_guard_ends_what_a_killed_parent_started_and_marked_and_nothing_else(tmp_path):
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+    child += "time.sleep(60)"
+    code = (
+        "import subprocess, sys, time\n"
+        "from kdbench.machine import guard\n"
+        "with guard.guarded('marked'):\n"
+        "    for mark in ('marked', 'other'):\n"
+        f"        subprocess.Popen([sys.executable, '-c', {child!r}, mark])\n"
+        "    time.sleep(60)\n"
+    )
+    process = start("-c", code)
+    parent = psutil.Process(process.pid)
+    below = wait_for(lambda: len(found := parent.children(recursive=True)) == 5 and found, "a guard and two pairs")
+    started = [c for c in below if c.cmdline()[1] == "-c"]  # the guard's own command line has the mark too
+    marked, other = ([c, *c.children()] for mark in ("marked", "other") for c in started if c.cmdline()[-1] == mark)
+    assert len(marked) == len(other) == 2
+    time.sleep(2.5)  # the guard looks every second
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(below, timeout=10)
+    assert sorted(c.pid for c in alive) == sorted(c.pid for c in other)
+    for left in other:
+        left.kill()
+
+
+def test_a_guard_goes_with_its_block():
+    from kdbench.machine.guard import guarded
+
+    with guarded("nothing"):
+        (guard,) = [c for c in psutil.Process().children() if "guard.py" in " ".join(c.cmdline())]
+    assert not guard.is_running()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a parent's number stays there after its end")
 def test_elsewhere_a_thread_looks(tmp_path):
     """As on macOS: the child's watch ends it once its parent is another."""

@@ -86,6 +86,49 @@ def test_cross_entropy_of_a_hand_computed_2x2_case():
     assert cross_entropy(logits, labels, torch.tensor([1.0, 3.0])).item() == pytest.approx(weighted, rel=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.01, 0.02])])
+def test_cross_entropy_leaves_out_images_without_labels(weights):
+    """One labelled pixel among those of 254 and 255: its own cross-entropy, however small its class's weight."""
+    logits = torch.zeros(2, 2, 1, 2)
+    logits[0, 1, 0, 0] = math.log(3)
+    logits[1] = 50.0
+    labels = torch.tensor([[[1, 255]], [[254, 254]]])
+    assert cross_entropy(logits, labels, weights).item() == pytest.approx(-math.log(3 / 4), rel=1e-6)
+    logits.requires_grad_()
+    nothing = cross_entropy(logits, torch.full_like(labels, 254), weights)
+    nothing.backward()
+    assert nothing.item() == 0
+    assert logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0])])
+def test_cross_entropy_by_rows_is_that_over_maps(maps, weights):
+    """The form that a GPU has a deterministic algorithm for."""
+    student, _, labels = maps
+    expected = cross_entropy(student, labels, weights)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = cross_entropy(student, labels, weights)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found, expected)
+
+
+def test_pearson_of_one_pixel_is_that_of_no_relation():
+    student, teacher = torch.tensor([[[[3.0]], [[2.0]]]]), torch.tensor([[[[5.0]], [[7.0]]]])
+    assert feature_pearson(student, teacher, torch.zeros(1, 1, 1, dtype=torch.long)).item() == 1
+
+
+@pytest.mark.parametrize("loss", [kl, feature_cosine, cwd])
+def test_of_one_pixel_it_is_that_pixels(loss):
+    generator = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(1, 3, 2, 2, generator=generator) for _ in range(2))
+    labels = torch.full((1, 2, 2), 255)
+    labels[0, 1, 0] = 2
+    alone = (maps[:, :, 1:, :1] for maps in (student, teacher))
+    torch.testing.assert_close(loss(student, teacher, labels), loss(*alone, labels[:, 1:, :1]))
+
+
 def test_cosine_of_a_hand_computed_2x2_case():
     student = torch.tensor([[3.0, 4.0], [1.0, 0.0], [1.0, 1.0], [9.0, 9.0]]).T.reshape(1, 2, 2, 2)
     teacher = torch.tensor([[4.0, 3.0], [0.0, 2.0], [5.0, 5.0], [-9.0, 0.0]]).T.reshape(1, 2, 2, 2)

@@ -130,3 +130,22 @@ def test_a_prediction_outside_the_classes_is_refused():
         BadInput, match=r"prediction: got class 7, expected 0 to 2: the model was trained for another set"
     ):
         confusion_matrix(np.zeros((2, 2), np.uint8), np.array([[0, 1], [2, 7]], np.uint8), 3)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_first_class_too_many_is_refused_and_the_last_one_counted(classes):
+    """Class C itself would be counted as class 0 of the next label's row."""
+    label = np.zeros((1, 2), np.uint8)
+    confusion = confusion_matrix(label, array([[0, classes - 1]]), classes)
+    assert (confusion.sum(), confusion[0, classes - 1]) == (2, 2 if classes == 1 else 1)
+    with pytest.raises(BadInput) as caught:
+        confusion_matrix(label, array([[0, classes]]), classes)
+    assert str(caught.value) == (
+        f"prediction: got class {classes}, expected 0 to {classes - 1}: "
+        "the model was trained for another set of classes than the dataset's"
+    )
+
+
+def test_no_pixel_is_no_count():
+    nothing = np.zeros((0, 4), np.uint8)
+    assert confusion_matrix(nothing, nothing, 2).tolist() == [[0, 0], [0, 0]]

@@ -1,93 +1,20 @@
-"""Parity: by value on hand-made masks, and `kdbench parity` on files of ours and from elsewhere."""
+"""`kdbench parity` and `kdbench predict` on files of ours and from elsewhere; by value in test_parity_values.py."""
 
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.parity import Parity, compare_outputs, drift, require_parity
+from exporters.parity import compare_outputs
 from kdbench.backends import load_backend
 from kdbench.comparison.evaluate import evaluate
-from kdbench.data import Sample
 from kdbench.data.palette import distinct_palette
 from kdbench.data.shapes import Shapes
-from kdbench.errors import BadInput, RunFailed
 from tests.exports import SIZE
 from tests.onnx_models import nchw_logits, nhwc_mask
-
-NOTHING = np.zeros((3, 3), dtype=np.int64)
-
-
-def parity_of(agreement=1.0, before=None, after=None, finite=True):
-    """A parity of 100,000 pixels with the given share of equal classes, and the IoU of the only class labelled."""
-    same = round(100_000 * agreement)
-    between = np.array([[same, 100_000 - same], [0, 0]])
-    against = [np.diag([1, 1]) * 0 if miou is None else np.array([[round(1e6 * miou), round(1e6 * (1 - miou))], [0, 0]])
-               for miou in (before, after)]  # fmt: skip
-    return Parity(("a", "b"), against[0], against[1], between, 4, None, finite)
-
-
-class Fixed:
-    """A backend that returns what it was given, in turn."""
-
-    def __init__(self, results, output="mask", size=(2, 2)):
-        self.results, self.output, self.size = iter(results), output, size
-
-    def prepare(self, image):
-        return image
-
-    def infer(self, batch):
-        return next(self.results)
-
-
-def masks(*maps):
-    return [np.array(m, dtype=np.uint8)[None] for m in maps]
-
-
-def test_by_hand():
-    image = np.zeros((2, 2, 3), np.uint8)
-    labels = [np.array(m, np.uint8) for m in ([[0, 0], [1, 1]], [[2, 2], [255, 255]])]
-    samples = [Sample(str(i), image, label) for i, label in enumerate(labels)]
-    reference = Fixed(masks([[0, 0], [1, 1]], [[2, 0], [0, 0]]))
-    candidate = Fixed(masks([[0, 1], [1, 1]], [[2, 0], [1, 0]]))
-    parity = compare_outputs(reference, candidate, samples, ("a", "b", "c"))
-    report = parity.as_json()
-    assert report["pixel_agreement"] == 6 / 8
-    # class a: reference 2 right of 3 (one label c taken for a); candidate 1 right of 3
-    assert report["iou_reference"] == pytest.approx([2 / 3, 1, 1 / 2])
-    assert report["iou_candidate"] == pytest.approx([1 / 3, 2 / 3, 1 / 2])
-    assert report["miou_reference"] == pytest.approx((2 / 3 + 1 + 1 / 2) / 3)
-    assert report["worse_classes"] == ["a", "b"]
-    assert report["class_agreement"] == pytest.approx([3 / 5, 2 / 4, 1])
-    assert (report["images"], report["max_logit_difference"], report["finite"]) == (2, None, True)
-
-
-def test_without_labels_and_with_absent_classes():
-    sample = Sample("x", np.zeros((2, 2, 3), np.uint8), np.full((2, 2), 255, np.uint8))
-    parity = compare_outputs(Fixed(masks([[0, 0], [0, 0]])), Fixed(masks([[0, 0], [0, 1]])), [sample], ("a", "b", "c"))
-    report = parity.as_json()
-    assert (report["miou_reference"], report["miou_candidate"], report["worse_classes"]) == (None, None, [])
-    assert report["class_agreement"] == [3 / 4, 0, None]
-    assert all(math.isnan(change) for change in parity.class_changes())
-    json.dumps(report, allow_nan=False)
-
-
-def test_logits_and_their_difference():
-    sample = Sample("x", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8))
-    logits = np.zeros((1, 3, 2, 2), np.float32)
-    other = logits.copy()
-    other[0, 2, 1, 1] = -0.25
-    result = compare_outputs(Fixed([logits], "logits"), Fixed([other], "logits"), [sample], "abc")
-    assert (result.max_logit_difference, result.pixel_agreement) == (0.25, 1)
-    broken = other.copy()
-    broken[0, 0, 0, 0] = np.nan
-    result = compare_outputs(Fixed([logits], "logits"), Fixed([broken], "logits"), [sample], "abc")
-    assert (result.finite, result.max_logit_difference) == (False, None)
-    json.dumps(result.as_json(), allow_nan=False)
 
 
 def test_numbers_are_those_of_compare(exported):
@@ -104,33 +31,6 @@ def test_numbers_are_those_of_compare(exported):
     parity = compare_outputs(*backends, [scenes[i] for i in range(20)], scenes.classes)
     assert parity.miou_reference == evaluate(backends[0], few).miou
     assert parity.miou_candidate == evaluate(backends[1], few).miou
-
-
-@pytest.mark.parametrize(
-    ("parity", "precision", "message"),
-    [
-        (parity_of(0.999), "fp32", None),
-        (parity_of(0.9989), "fp32", "99.890% of pixels have PyTorch's class on 4 images, expected at least 99.9%"),
-        (parity_of(0.995), "fp16", None),
-        (parity_of(0.9949), "fp16", "99.490% of pixels have PyTorch's class on 4 images, expected at least 99.5%"),
-        (parity_of(0.5), "int8", None),  # without labels int8 cannot be judged
-        (parity_of(0.5, 0.9, 0.89001), "int8", None),
-        (
-            parity_of(1.0, 0.9, 0.88),
-            "int8",
-            "mIoU 0.8800 on 4 images, PyTorch has 0.9000, expected to lose at most 0.0100",
-        ),
-        (parity_of(1.0, finite=False), "int8", "outputs hold NaN or infinity"),
-    ],
-)
-def test_tolerances(parity, precision, message):
-    if message is None:
-        assert drift(parity, precision) is None
-        require_parity(parity, precision, "x")
-    else:
-        with pytest.raises(RunFailed, match="--allow-drift") as caught:
-            require_parity(parity, precision, "x")
-        assert message in str(caught.value)
 
 
 # The command line
@@ -193,11 +93,6 @@ def test_bad_flags(tmp_path, kdbench, flags, message):
     done = kdbench("parity", nchw_logits(tmp_path / "a.onnx"), nchw_logits(tmp_path / "b.onnx"), *flags)
     assert (done.code, message in done.err) == (2, True), done.err
     assert len(done.err.strip().splitlines()) == 1
-
-
-def test_no_image():
-    with pytest.raises(BadInput, match="got no image"):
-        compare_outputs(Fixed([]), Fixed([]), [], "ab")
 
 
 # predict

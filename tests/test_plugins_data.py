@@ -141,8 +141,9 @@ def test_a_dataset_without_a_recipe_says_whose_it_gets(ask):
 def test_help_and_completion_know_what_joined(ask):
     shown = ask["train --help"][1]
     assert "shapes, materials, camvid, voc2012, folder, cityscapes, ade20k, tiles" in shown
-    assert "student, student_lite0, tiny;" in shown
-    assert "student_lite0, tiny, or several with +" in ask["model --help"][1]
+    assert "student, student_lite0, student_fast, student_lite0_fast, tiny;" in shown
+    in_one_line = " ".join(ask["model --help"][1].replace("│", " ").split())
+    assert "student_lite0_fast, tiny, or several with +" in in_one_line
     networks = ["tiny", "timm:", "torchvision:", "transformers:"]
     for option, offered in (("--dataset t", ["tiles"]), ("--student t", networks), ("--teacher t", networks)):
         assert ask[option][1].split() == offered, ask[option][2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from kdbench.regress.rule import Rule, estimate, judge, judge_together
+from kdbench.regress.rule import EXIT_CODES, Rule, can_decide, estimate, judge, judge_together, too_few
 from kdbench.regress.signed_rank import SignedRank
 
 RULE = Rule()
@@ -56,8 +56,83 @@ class TestSignedRank:
         low, high = bounds(values(0, 400), 0.001)
         assert -0.01 < low < 0 < high < 0.01
 
+    def test_a_probability_that_is_met_exactly_is_enough(self):
+        """10 coins all show heads with probability 2**-10, no more and no less: 10 blocks can decide at just that."""
+        x = np.arange(1.0, 11.0)
+        assert bounds(x, 2**-10) == (1.0, 10.0)
+        assert bounds(x, 2**-10 * (1 - 1e-9)) == (-np.inf, np.inf)
+        assert [can_decide(n, 2**-10) for n in (9, 10, 11)] == [False, True, True]
+        # Of two values P(T <= 1) = 2/4: the second of the averages 1, 1.5 and 2.
+        assert [bounds(x[:n], 0.5) for n in (1, 2)] == [(1.0, 1.0), (1.5, 1.5)]
+
+
+class TestEstimate:
+    X = np.array([-0.02, 0.01, 0.0, 0.03, 0.05, 0.02, -0.01, 0.04, 0.06, 0.015])
+
+    def test_by_hand(self):
+        """Of 10 values P(T = 0) is 1/1024, the bound at 0.001; P(T <= 8) = 25/1024, that at 0.025."""
+        averages = sorted((self.X[i] + self.X[j]) / 2 for i in range(10) for j in range(i, 10))
+        found = estimate(self.X, 0.001, Rule(margin=0.02))
+        centre = np.median(averages)
+        assert found.ratio == pytest.approx(math.exp(centre), rel=1e-12)
+        assert (found.low, found.high) == pytest.approx((math.exp(-0.02), math.exp(0.06)), rel=1e-12)
+        assert found.ci95 == pytest.approx((math.exp(averages[8]), math.exp(averages[-9])), rel=1e-12)
+        # z of 0.95 and of 0.999, from a table.
+        reach = (centre + 0.02) * (1 + 1.6448536 / 3.0902323)
+        assert found.smallest_seen == pytest.approx(1.02 * math.exp(reach), rel=1e-7)
+
+    def test_without_noise_all_is_one_number(self):
+        found = estimate(np.full(12, math.log(1.05)), 0.01, RULE)
+        assert (found.ratio, found.low, found.high, *found.ci95) == pytest.approx([1.05] * 5)
+        assert found.smallest_seen == pytest.approx(1.01)
+
+
+def test_the_rule_as_it_is_documented():
+    assert EXIT_CODES == {"pass": 0, "regression": 1, "inconclusive": 3}
+    shares, spent = zip(*RULE.looks, strict=True)
+    assert list(shares) == sorted(set(shares))
+    assert shares[-1] == 1
+    assert sum(spent) == pytest.approx(0.01)
+    assert (RULE.margin, RULE.tolerance) == (0.01, 0.03)
+    assert [too_few(n) for n in (0, 1, 2)] == [
+        "0 blocks are too few", "1 block is too few", "2 blocks are too few",
+    ]  # fmt: skip
+
 
 class TestJudge:
+    def test_each_reason(self):
+        def of(candidate, control=0.0, rule=RULE, n=12):
+            found = judge(np.full(n, candidate), np.full(n, control), 0.001, rule)
+            return found.verdict, found.reason
+
+        differs = "two copies of the baseline differ by {} in the same blocks: this machine is not fit to tell now: close what else runs, and run again"
+        assert of(0.5, math.log(1.5)) == ("inconclusive", differs.format("+50.0%"))
+        # Faster is as bad: whatever made the second copy faster may have made the candidate faster.
+        assert of(0.5, math.log(0.97)) == ("inconclusive", differs.format("-3.0%"))
+        assert of(0.5) == ("regression", "slower by more than 1%, of which chance is ruled out")
+        assert of(math.log(1.011))[0] == "regression"
+        assert of(math.log(1.009))[0] == "pass"
+        assert of(math.log(1.005)) == ("pass", "slower by 3% or more is ruled out")
+        assert of(-0.1) == ("pass", "faster, of which chance is ruled out")
+        assert of(0.5, rule=Rule(margin=0.025))[1] == "slower by more than 2.5%, of which chance is ruled out"
+        assert of(0.5, n=9) == (
+            "inconclusive",
+            "9 blocks are too few to bound the ratio: give it more time with --budget",
+        )
+        noisy = judge(np.linspace(-1, 1, 12), np.zeros(12), 0.001, RULE)
+        assert noisy.reason.startswith("the ratio may be anything from 0.")
+        assert noisy.reason.endswith(": give it more time with --budget, or a quieter machine")
+
+    def test_what_is_just_at_a_limit_is_not_beyond_it(self):
+        """Every ratio is 1 to the last bit, and so are the limits of this rule."""
+        alike = np.zeros(12)
+        strict = judge(alike, alike, 0.001, Rule(margin=0.0, tolerance=0.0))
+        assert strict.verdict == "inconclusive"
+        assert strict.reason.startswith("the ratio may be anything from 1.000 to 1.000:")
+        usual = judge(alike, alike, 0.001, RULE)
+        assert (usual.verdict, usual.reason) == ("pass", "slower by 3% or more is ruled out")
+        assert (usual.estimate.ratio, usual.control.ratio) == (1, 1)
+
     def test_clear_cases(self):
         quiet = values(1, 40, 0.0, 0.01)
         assert judge(values(2, 40, 0.05, 0.01), quiet, 0.002, RULE).verdict == "regression"
@@ -136,6 +211,16 @@ def test_detection_by_simulation(shift, noise, least):
 
 
 class TestSeveralCells:
+    def test_a_cell_is_judged_by_the_first_look_that_decides(self):
+        slow, quiet = np.full(40, math.log(1.2)), np.zeros(40)
+        slow[20:], noisy = -1.0, np.concatenate([np.zeros(20), np.full(20, 0.5)])
+        (found,) = judge_together([(slow, noisy, [(5, 0.001), (20, 0.001), (40, 0.001)])], RULE)
+        assert (found.verdict, found.estimate.ratio) == ("regression", pytest.approx(1.2))
+        (found,) = judge_together([(slow, noisy, [(5, 0.001), (6, 0.001)])], RULE)  # none decides: the last
+        assert found.reason.startswith("6 blocks are too few")
+        assert [one.verdict for one in judge_together([(quiet, quiet, [(40, 0.001)])] * 3, RULE)] == ["pass"] * 3
+        assert judge_together([], RULE) == []
+
     def test_the_error_is_shared(self):
         looks = [(40, 0.01)]
         quiet = values(1, 40, 0, 0.01)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from filelock import FileLock, Timeout
 
 from kdbench.errors import BadInput
-from kdbench.runs.files import remove_leftovers
+from kdbench.runs.beside import remove_leftovers
 from kdbench.runs.folder import RunFolder
 
 

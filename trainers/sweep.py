@@ -23,7 +23,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ from kdbench.data.open import how_to_open, join_dataset
 from kdbench.data.remembered import Remembered
 from kdbench.data.unlabelled import open_unlabelled
 from kdbench.errors import BadInput, KdbenchError, Missing
+from kdbench.machine.guard import guarded
+from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.tree import RunTree, sidecar_path
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 
 INSTALL_RAY = "pip install 'ray>=2.40' (or kdbench with its extra: pip install 'kdbench[sweep]')"
 POLL_SECONDS = 1.0
+LONGEST_TMPDIR = 24
+"""Characters: a system's sockets have names of 103 or more, of which Ray takes 60."""
 
 
 def is_finished(run: Run) -> bool:
@@ -143,11 +149,16 @@ def run_sweep(
     # Workers import kdbench from where this process did, installed or not.
     source = str(Path(__file__).resolve().parent.parent)
     search = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    ray.init(
-        address=address, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR",
-        runtime_env=None if address else {"env_vars": {"PYTHONPATH": search}},
-    )  # fmt: skip
-    try:
+    with ExitStack() as stack:
+        own = {} if address else {
+            "include_dashboard": False, "runtime_env": {"env_vars": {"PYTHONPATH": search}},
+            # Ray removes none of its logs and sockets, tens of megabytes of each start.
+            "_temp_dir": stack.enter_context(session_folder()),
+        }  # fmt: skip
+        stack.callback(ray.shutdown)
+        started = ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        if not address:
+            stack.enter_context(guarded(started.address_info["session_dir"]))
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         resources = ray.cluster_resources()
@@ -172,8 +183,16 @@ def run_sweep(
             for tree in {run.tree for run in sweep.runs if run.needs_teacher} - {sweep.teacher.tree}:
                 copy_teacher(sweep.teacher.tree, tree)
         complete(ray, sweep.runs, submit, retries, on_change)
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def session_folder() -> Iterator[str | None]:
+    """Where a Ray of our own keeps what it needs while it runs; None = where it likes: names of sockets are short."""
+    if len(tempfile.gettempdir()) > LONGEST_TMPDIR:
+        yield None
+        return
+    with ScratchFolder("ray") as folder:
+        yield folder
 
 
 def complete(

@@ -26,7 +26,8 @@ from kdbench.errors import RunFailed
 from kdbench.models.pixels import resize
 from kdbench.models.segmentation import Taps
 from kdbench.progress import progress_bar
-from kdbench.runs.files import atomic_path, remove_leftovers
+from kdbench.runs.beside import remove_leftovers
+from kdbench.runs.files import atomic_path
 from kdbench.runs.folder import RunFolder
 from trainers.augmentation import Augmentation, centre, moved, moves, shaded, statistics
 from trainers.batches import hide_labels, labelled_indices

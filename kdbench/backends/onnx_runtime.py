@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend
@@ -59,7 +59,7 @@ class OnnxBackend(Backend):
         threads: int = 0,
         precision: str | None = None,
         spinning: bool = True,
-    ) -> OnnxBackend:
+    ) -> Self:
         """Open a file without asking for a sidecar; otherwise as ``load``.
 
         Args:
@@ -106,6 +106,7 @@ def configure(options: Any, *, threads: int, spinning: bool = True) -> None:
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS
     onnxruntime.set_default_logger_severity(ERRORS)  # what is said outside of a session
+    onnxruntime.disable_telemetry_events()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
 
 

@@ -20,6 +20,7 @@ from kdbench.cli.options import (
     Timeout,
     check_writable,
     choose,
+    choose_batches,
     choose_device,
     deployable,
     json_result,
@@ -59,6 +60,10 @@ def compare(
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads inside an engine; 0 = one per core.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Timed calls per row.", min=10)] = 100,
+    batch: Annotated[
+        str,
+        typer.Option(help="Images per second at these, as 1,4,16: PyTorch, and exports with --dynamic-batch."),
+    ] = "1",
 ) -> None:
     """Measure mIoU and latency of every method through every backend, and print a table, or one per backend.
 
@@ -68,9 +73,10 @@ def compare(
       kdbench compare --backend torch,onnx,trt
       kdbench compare --backend onnx,openvino --precision fp32,int8
       kdbench compare --split test
+      kdbench compare --batch 1,4,16
     """
     tree = RunTree.find(runs, dataset, USUAL)
-    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant, timeout, split)
+    flags = CompareFlags(method, backend, precision, output, device, threads, rounds, variant, timeout, split, batch)
     run_compare(tree, flags, json_file, data_root)
 
 
@@ -88,6 +94,7 @@ class CompareFlags:
     variant: str = "all"
     timeout: float = LIMIT_S
     split: str = "val"
+    batch: str = "1"
 
 
 def chosen_variants(tree: RunTree, text: str) -> tuple[str | None, ...]:
@@ -141,6 +148,7 @@ def run_compare(
         device=choose_device(flags.device),
         threads=flags.threads or usable_cores(),
         rounds=flags.rounds,
+        batches=choose_batches(flags.batch),
         recipe_defaults=recipe_defaults(),
     )
     destination = results_file(json_file, tree.comparison)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from exporters.export import Attempt
+    from exporters.stopwatch import Stopwatch
 
 PARITY_IMAGES = 100
 
@@ -127,6 +128,7 @@ def run_export(
         train_set = open_trained_dataset(tree, data_root, options.methods[0], "train")
         calibration = [train_set[i].image for i in calibration_images(len(train_set))]
     attempts: list[Attempt] = []
+    times: dict[str, Stopwatch] = {}
     kept: Any = int(names[0]) if len(names) == 1 and names[0].isdigit() else names
     try:
         steps = len(options.methods) * len(options.formats) * len(options.precisions)
@@ -150,10 +152,16 @@ def run_export(
                     continue
                 with job:
                     export_all(job, options.formats, options.precisions, count)
+                times[method] = job.watch
     finally:
         print_attempts(attempts)
+        for method, watch in times.items():
+            print(f"{method} took {watch.told()}")
         if document is not None:
-            document.update(exports=[as_json(attempt) for attempt in attempts])
+            document.update(
+                exports=[as_json(attempt) for attempt in attempts],
+                seconds={method: watch.seconds for method, watch in times.items()},
+            )
     raise_if_failed(attempts)
 
 

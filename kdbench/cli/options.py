@@ -57,6 +57,14 @@ def deployable(tree: RunTree) -> tuple[str, ...]:
     return (*student_methods(), *tree.imports())
 
 
+def choose_batches(text: str) -> tuple[int, ...]:
+    """The sizes that --batch names."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 1024 for part in parts):
+        raise BadInput(f"--batch: got '{text}', expected whole numbers from 1 to 1024, for example 1,4,16")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def choose_device(name: str) -> str:
     import torch
 

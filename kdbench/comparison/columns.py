@@ -57,6 +57,14 @@ def agreement(row: Row) -> str:
     return NOTHING if row.agreement_with_torch is None else f"{100 * row.agreement_with_torch:.3f}%"
 
 
+def most_images(row: Row) -> str:
+    """Images per second at the batch size that has most, the size, and how many times that of batch 1."""
+    best = row.best_throughput
+    if best is None or best.images_per_s is None or row.latency is None:
+        return NOTHING
+    return f"{best.images_per_s:.0f} at {best.batch} ({best.images_per_s * row.latency.median_ms / 1e3:.2f}x)"
+
+
 def timed(show: Callable[[Latency], str]) -> Callable[[Row], str]:
     """A cell that needs a latency."""
     return lambda row: NOTHING if row.latency is None else show(row.latency)
@@ -82,19 +90,24 @@ COLUMNS = (
     Column("95% interval", timed(lambda ms: f"{ms.ci95_ms[0]:.2f}–{ms.ci95_ms[1]:.2f}"), report_only=True),
     Column("ms", timed(lambda ms: f"{ms.mean_ms:.2f} ± {ms.std_ms:.2f}"), report="Mean ± std ms"),
     Column("p95 ms", timed(lambda ms: NOTHING if ms.p95_ms is None else f"{ms.p95_ms:.2f}"), report_only=True),
+    Column("images/s", most_images, report="Images per second", needed=lambda row: bool(row.throughput)),
     Column("= torch", agreement, report="Same as PyTorch", of_torch=False),
 )
 
 
 def of_model(rows: Sequence[Row]) -> list[Column]:
     """Those of the comparison's table that are said once for each method."""
+    return [column for column in _in_table(rows) if column.of_model]
+
+
+def of_backend(rows: Sequence[Row]) -> list[Column]:
+    """Those of the comparison's table that differ by backend and precision."""
+    return [column for column in _in_table(rows) if not column.of_model]
+
+
+def _in_table(rows: Sequence[Row]) -> list[Column]:
     return [
         column
         for column in COLUMNS
-        if column.of_model and not column.report_only and (column.needed is None or any(map(column.needed, rows)))
+        if not column.report_only and (column.needed is None or any(map(column.needed, rows)))
     ]
-
-
-def of_backend() -> list[Column]:
-    """Those of the comparison's table that differ by backend and precision."""
-    return [column for column in COLUMNS if not column.of_model and not column.report_only]

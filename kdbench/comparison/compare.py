@@ -18,7 +18,7 @@ from kdbench.backends import BACKENDS, artifact_of, runs_checkpoints
 from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.fairness import notes_on
 from kdbench.comparison.image_bootstrap import miou_interval, miou_loss
-from kdbench.comparison.latency import LatencyCase, measure, throttled_notes
+from kdbench.comparison.latency import throttled_notes
 from kdbench.comparison.new_scenes import (
     VALIDATION_ALONE,
     OtherSplits,
@@ -30,27 +30,23 @@ from kdbench.comparison.new_scenes import (
 from kdbench.comparison.references import Reference, Run, evaluate_artifact, evaluate_reference, require_one_size
 from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
 from kdbench.comparison.seed_statistics import improvement_over
+from kdbench.comparison.timed_rows import add_latency, add_throughput, batch_notes
 from kdbench.data import SegmentationDataset
-from kdbench.data.preprocessing import Size, resize_image
 from kdbench.errors import (
     BackendUnavailable,
     EngineRefused,
     KdbenchError,
     Missing,
     NoSuchPrecision,
-    RunFailed,
     as_bug,
 )
 from kdbench.formats import companions
 from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.environment import environment
 from kdbench.models.network import Network
-from kdbench.progress import progress_bar
 from kdbench.runs.files import sha256
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
-
-TIMED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ class CompareOptions:
         recipe_defaults: a recipe's fields and their defaults: what was done before a field existed.
         variants: to compare beside each other; None among them is the usual training.
         limit_s: seconds that an imported file may take to score, and any artifact to time.
+        batches: sizes that images per second are measured at; 1 is always measured.
     """
 
     methods: tuple[str, ...]
@@ -74,6 +71,7 @@ class CompareOptions:
     recipe_defaults: dict[str, Any]
     variants: tuple[str | None, ...] = (None,)
     limit_s: float = LIMIT_S
+    batches: tuple[int, ...] = (1,)
 
 
 def compare(
@@ -105,7 +103,8 @@ def compare(
     add_to_rows(rows, means, elsewhere)
     sizes = {name: size for name, reference in references.items() if (size := reference.size) is not None}
     size = next(iter(sizes.values()), None)
-    _add_latency(tree, rows, dataset, sizes, options)
+    add_latency(tree, rows, dataset, sizes, options)
+    add_throughput(tree, rows, dataset, sizes, options)
     baseline = references.get("baseline")
     improvements = [
         improvement
@@ -138,7 +137,10 @@ def compare(
         improvements=improvements,
         teacher=teacher,
         training={name: _training(reference) for name, reference in references.items() if reference.sidecars},
-        notes=[*notes, *throttled_notes(rows), *notes_on(trained, improvements, teacher, options.recipe_defaults)],
+        notes=[
+            *notes, *throttled_notes(rows), *batch_notes(rows),
+            *notes_on(trained, improvements, teacher, options.recipe_defaults),
+        ],
     )  # fmt: skip
 
 
@@ -212,50 +214,6 @@ def pixel_agreement(expected: list[NDArray[np.uint8]], got: list[NDArray[np.uint
     """Share of pixels with the same class over all images."""
     same = sum(int((a == b).sum()) for a, b in zip(expected, got, strict=True))
     return same / sum(a.size for a in expected)
-
-
-def _add_latency(
-    tree: RunTree, rows: list[Row], dataset: SegmentationDataset, sizes: dict[str, Size], options: CompareOptions
-) -> None:
-    """Time the rows that ran, in one process for each backend and size.
-
-    Args:
-        sizes: run → (H, W) of its input.
-    """
-    runnable = [row for row in rows if row.status == "ok"]
-    groups = list(dict.fromkeys((row.backend, sizes[row.run]) for row in runnable))
-    with progress_bar("latency", len(runnable)) as bar:
-        for backend, size in groups:
-            group = {
-                f"{row.run}-{row.precision}": row
-                for row in runnable
-                if (row.backend, sizes[row.run]) == (backend, size)
-            }
-            images = [resize_image(dataset[i].image, size) for i in range(min(TIMED_IMAGES, len(dataset)))]
-            cases = [
-                LatencyCase(name, backend, str(artifact_of(tree.of_variant(row.variant), row.method, backend,
-                            row.precision, row.output)), row.output, size if runs_checkpoints(backend) else None,
-                            limit_s=options.limit_s)
-                for name, row in group.items()
-            ]  # fmt: skip
-            usual = size == next(iter(sizes.values()))
-            kept = tree.latency(backend if usual else f"{backend}-{size[0]}x{size[1]}")
-            try:
-                measured = measure(
-                    cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-                    keep_json=kept,
-                )  # fmt: skip
-            except RunFailed as error:
-                measured = {}
-                for row in group.values():
-                    row.status, row.reason = "failed", str(error)
-            for name, row in group.items():
-                found = measured.get(name)
-                if isinstance(found, RunFailed):
-                    row.status, row.reason = "failed", str(found)
-                elif found is not None:
-                    row.latency = found
-            bar.advance(len(group), backend)
 
 
 def _teacher(tree: RunTree, baseline: Reference | None) -> Teacher | None:

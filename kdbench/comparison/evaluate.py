@@ -125,8 +125,6 @@ def _decoded(backend: Backend, dataset: SegmentationDataset) -> Iterator[tuple[S
     with ThreadPoolExecutor(DECODERS) as pool:
         pending = [pool.submit(load, index) for index in range(min(AHEAD, len(dataset)))]
         for following in range(AHEAD, len(dataset) + AHEAD):
-            if not pending:
-                return
             ready = pending.pop(0).result()
             if following < len(dataset):
                 pending.append(pool.submit(load, following))

@@ -70,6 +70,16 @@ class Latency(Part):
     """Share of the time for which a container's CPU quota stopped the process; in the JSON a note says it."""
 
 
+class Throughput(Part):
+    """Images per second at a batch size, from the median call; ``reason`` says why a number is missing."""
+
+    batch: int
+    images_per_s: float | None = None
+    ci95: tuple[float, float] | None = None
+    """From the bootstrap interval of the median call."""
+    reason: str | None = None
+
+
 class Artifact(Part):
     """The very bytes whose accuracy and latency the row gives; the path is relative to the dataset's run tree.
 
@@ -121,6 +131,8 @@ class Row(Part):
     params: int | None = None
     gflops: float | None = None
     latency: Latency | None = None
+    throughput: list[Throughput] | None = None
+    """Of each batch size that was asked for, 1 among them; None where none was."""
     artifact: Artifact | None = None
     engine: dict[str, Any] | None = None
     """What ran: device, provider, threads, and in "operators" the share of compute operators per type."""
@@ -129,6 +141,12 @@ class Row(Part):
     def run(self) -> str:
         """The method's name among those of all variants."""
         return run_name(self.variant, self.method)
+
+    @property
+    def best_throughput(self) -> Throughput | None:
+        """That of the batch size with the most images per second."""
+        measured = [one for one in self.throughput or () if one.images_per_s is not None]
+        return max(measured, key=lambda one: one.images_per_s or 0.0, default=None)
 
     @property
     def reference_row(self) -> str:

@@ -7,6 +7,7 @@ folder of the runs, which may be removed at any time.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from kdbench.data.base import ImageMaskPairs, SegmentationDataset
 from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import KdbenchError
 from kdbench.machine.environment import process_rank
+from kdbench.runs.beside import remove_abandoned_once
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
 
 MOST = 64
@@ -53,6 +55,8 @@ class Remembered:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A next training finds all that it asks for, and writes nothing here by itself.
+        remove_abandoned_once(os.path.abspath(path.parent))
 
     def get(
         self, what: str, files: str | None, find: Callable[[], Any], keep: Callable[[Any], bool] = lambda _: True

@@ -196,3 +196,14 @@ ARCHITECTURES.add(
         install=EXTRA,
     )
 )
+ARCHITECTURES.add(Architecture("student_fast", "kdbench.models.student_fast:StudentFast", ("student",), multiple_of=2))
+ARCHITECTURES.add(
+    Architecture(
+        "student_lite0_fast",
+        "kdbench.models.efficientnet_lite:StudentLite0Fast",
+        ("student",),
+        multiple_of=2,
+        needs=("timm",),
+        install=EXTRA,
+    )
+)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import BadInput
-from kdbench.models.segmentation import SegmentationModel
+from kdbench.models.segmentation import SegmentationModel, mask_size, repeat_pixels
 from kdbench.models.upsampled_argmax import upsampled_argmax
 
 OUTPUTS = ("logits", "mask")
@@ -52,8 +52,12 @@ class MaskModel(nn.Module):
         x = (x - self.mean) / self.std
         x = x.to(self.dtype)
         if self.elementwise:
-            return upsampled_argmax(self.model.logits(x), (x.shape[2], x.shape[3])).to(torch.uint8)
-        return self.model(x).argmax(1).to(torch.uint8)
+            classes = upsampled_argmax(self.model.logits(x), mask_size(x.shape[2:], self.model.mask_stride))
+        else:
+            classes = self.model.scores(x).argmax(1)
+        if self.model.mask_stride > 1:
+            classes = repeat_pixels(classes[:, None].to(self.mean.dtype), self.model.mask_stride)[:, 0]
+        return classes.to(torch.uint8)
 
 
 def deployable(model: SegmentationModel, output: str, *, elementwise: bool = False) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,6 +51,8 @@ class SegmentationModel(nn.Module, ABC):
     """How its images are normalised, as its ``Architecture`` says."""
     stages: dict[str, tuple[str, ...]]
     """The parts that a person would name, in the order of the pass → names of the modules in them."""
+    mask_stride: int = 1
+    """A class is chosen once for so many rows and columns of the image, whose sides are multiples of it."""
     lowest: Tensor
     """Minus infinity. A buffer, because a CUDA graph cannot capture a pass that makes a tensor on the CPU."""
 
@@ -81,17 +83,41 @@ class SegmentationModel(nn.Module, ABC):
         return {}
 
     def forward(self, images: Tensor) -> Tensor:
+        return repeat_pixels(self.scores(images), self.mask_stride)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """N x C x H/s x W/s logits that the mask's classes are chosen from, s = ``mask_stride``."""
         logits = self.logits(images)
-        if logits.shape[-2:] == images.shape[-2:]:
+        size = mask_size(images.shape[-2:], self.mask_stride)
+        if logits.shape[-2:] == size:
             return logits
         # Changes nothing, and is an operator that ONNX Runtime lacks in its blocked layout: it leaves that layout here,
         # on the small map. Else it upsamples in it, to 16 channels, and reorders the full-size map: 3 of 17 ms.
-        return upsample(torch.maximum(logits, self.lowest), images)
+        return resize(torch.maximum(logits, self.lowest), size)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly (half-pixel centres, no antialiasing: what exporters lower faithfully) to (H, W)."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def upsample(maps: Tensor, like: Tensor) -> Tensor:
-    """Resize bilinearly (half-pixel centres, no antialiasing: what exporters lower faithfully) to ``like``'s H x W."""
-    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    """``resize`` to the H x W of ``like``."""
+    return resize(maps, (like.shape[-2], like.shape[-1]))
+
+
+def mask_size(size: Sequence[int], stride: int) -> tuple[int, int]:
+    """(H, W) of what the classes of an image of ``size`` are chosen from."""
+    return size[0] // stride, size[1] // stride
+
+
+def repeat_pixels(maps: Tensor, factor: int) -> Tensor:
+    """N x C x h x w float → N x C x H x W: each value ``factor`` x ``factor`` times.
+
+    Floats, because TensorRT resizes nothing else; an Expand, the other way to write it, takes ONNX Runtime as long as
+    an eighth of the student.
+    """
+    return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="nearest")
 
 
 def raise_batchnorm_momentum(model: nn.Module) -> None:

@@ -136,7 +136,8 @@ def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]
 
 def _exports(tree: RunTree) -> list[dict[str, Any]]:
     found = []
-    for path in sorted([*tree.root.glob("*/exports/*/*.json"), *tree.root.glob("*=*/*/exports/*/*.json")]):
+    # Not hidden ones: what a killed export left is not in its place.
+    for path in sorted([*tree.root.glob("*/exports/*/[!.]*.json"), *tree.root.glob("*=*/*/exports/*/[!.]*.json")]):
         try:
             sidecar = read_export_sidecar(path, "kdbench export")
         except KdbenchError:

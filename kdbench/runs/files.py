@@ -1,7 +1,7 @@
 """How files are written and read: whole or not at all, and JSON with a schema version.
 
-Writes are atomic: a temporary file in the same folder, fsync, then replace, so that a killed process leaves the old
-file or the new one, never half of one.
+Writes are atomic: a temporary file beside it, fsync, then replace, so that a killed process leaves the old file or the
+new one, never half of one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import math
 import os
 import stat
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import BadInput, Missing, RunFailed, one_line
+from kdbench.runs.beside import BEFORE, folder_beside
 
 SCHEMA_VERSION = 1
 LARGEST = 16 * 2**20
@@ -41,23 +41,15 @@ _NOT_WRITABLE = {
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and replaces ``path``, else it is removed.
+    """Yield a temporary path; on success the file there is synced and replaces ``path``, else it is removed.
 
     Raises:
         RunFailed: the disk is full, or the place cannot be written; what ``path`` held before is kept.
     """
-    temporary = None
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-            os.close(handle)
-            temporary = Path(name)
-            yield temporary
-            put_in_place(temporary, path)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    with _writing(path), folder_beside(path) as folder:
+        temporary = folder / path.name
+        yield temporary
+        put_in_place(temporary, path)
 
 
 @contextmanager
@@ -67,13 +59,11 @@ def atomic_group(path: Path) -> Iterator[Path]:
     Yields ``path``'s name in a temporary folder; on success every file in that folder replaces its namesake beside
     ``path``, ``path`` itself last.
     """
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            for file in sorted(Path(folder).iterdir(), key=lambda file: (file == temporary, file.name)):
-                put_in_place(file, path.with_name(file.name))
+    with _writing(path), folder_beside(path) as folder:
+        temporary = folder / path.name
+        yield temporary
+        for file in sorted(folder.iterdir(), key=lambda file: (file == temporary, file.name)):
+            put_in_place(file, path.with_name(file.name))
 
 
 @contextmanager
@@ -83,24 +73,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         RunFailed: the disk is full, or the place cannot be written; what ``path`` held before is kept.
     """
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            made, before = Path(folder) / "made", Path(folder) / "before"
-            made.mkdir()
-            yield made
-            for file in made.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb+") as written:
-                        os.fsync(written.fileno())
-            if path.exists():  # no file system replaces one folder by another in one step
-                os.replace(path, before)
-            try:
-                os.replace(made, path)
-            except OSError:
-                if before.exists():
-                    os.replace(before, path)
-                raise
+    with _writing(path), folder_beside(path) as folder:
+        made, before = folder / "made", folder / BEFORE
+        made.mkdir()
+        yield made
+        for file in made.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as written:
+                    os.fsync(written.fileno())
+        if path.exists():  # no file system replaces one folder by another in one step
+            os.replace(path, before)
+        try:
+            os.replace(made, path)
+        except OSError:
+            if before.exists():
+                os.replace(before, path)
+            raise
 
 
 @contextmanager
@@ -114,12 +102,6 @@ def _writing(path: Path) -> Iterator[None]:
             f"'{path}' cannot be written ({error.strerror}); what was written before is kept: "
             "make room or mend the folder, then run again"
         ) from error
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that processes killed while writing ``path`` left; nobody may be writing it now."""
-    for leftover in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
-        leftover.unlink(missing_ok=True)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

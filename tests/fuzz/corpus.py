@@ -172,7 +172,7 @@ def make_corpus(at: Path, run: Callable[[list[str]], int] = run_main) -> None:
     """Write the files of all kinds under a folder, which must be there."""
     from trainers.arm import Arm
 
-    _data(at / "data")
+    make_data(at / "data")
     (at / "recipe.toml").write_text(RECIPE)
     scene = Image.fromarray(np.ascontiguousarray(Shapes("val")[0].image[:SIDE, :SIDE]))
     scene.save(at / "photo.png")
@@ -200,7 +200,8 @@ def make_corpus(at: Path, run: Callable[[list[str]], int] = run_main) -> None:
     shutil.copy(at / "runs/folder/baseline/student.safetensors", at / "start.safetensors")
 
 
-def _data(root: Path) -> None:
+def make_data(root: Path) -> None:
+    """The dataset folder of the corpus: 4 training and 2 validation scenes."""
     names = Shapes("val").classes
     for split, count in (("train", 4), ("val", 2)):
         scenes = Shapes(split)
