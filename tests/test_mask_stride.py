@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import nn
 
 from exporters.mask_logits import logit_difference
 from exporters.proven_export import export_as
+from kdbench.backends import load_backend
 from kdbench.models.deployed import MaskModel
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import repeat_pixels
@@ -99,6 +101,17 @@ def test_logits_inside_are_compared_at_half_size(tree):
     assert found is not None
     difference, reach = found
     assert 0 <= difference < 1e-3 < reach
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"), [("torch", (3072, 1024, 32, 1)), ("torch-channels-last", (3072, 1, 96, 3))]
+)
+def test_pytorch_runs_it_in_the_memory_that_its_row_names(tree, name, strides):
+    backend = load_backend(name, tree.checkpoint("baseline"), output="mask", size=(32, 32), threads=1)
+    seen = []
+    backend._module.model.encoder[0][0].register_forward_hook(lambda _, inputs, out: seen.append(inputs[0].stride()))
+    backend.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert seen == [strides]
 
 
 def test_an_odd_side_is_refused_by_name(kdbench, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,8 +162,9 @@ def test_predict_images(files, tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "scene-mask.png")), expected)
 
 
-def test_compare(trained_runs):
-    comparison = kdbench.compare(str(trained_runs), methods=["baseline", "response"], backends=["torch"], rounds=10)
+def test_compare(trained_runs, tmp_path):
+    runs = shutil.copytree(trained_runs, tmp_path / "runs")  # it gets a file of latencies
+    comparison = kdbench.compare(str(runs), methods=["baseline", "response"], backends=["torch"], rounds=10)
     assert [(row.method, row.status) for row in comparison.rows] == [("baseline", "ok"), ("response", "ok")]
     assert all(row.latency.rounds == 10 for row in comparison.rows)
     assert [gain.method for gain in comparison.improvements] == ["response"]

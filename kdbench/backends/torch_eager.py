@@ -58,7 +58,8 @@ class TorchBackend(Backend):
         layout = torch.contiguous_format if name == "torch" else torch.channels_last
         model.to(memory_format=layout)  # type: ignore[call-overload]
         # Normalising an H x W x 3 image leaves channels-last strides, which the network would follow.
-        model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(memory_format=layout),))
+        logits = model.logits
+        model.logits = lambda images: logits(images.contiguous(memory_format=layout))  # type: ignore[method-assign]
         backend = cls(model, output=output, size=(height, width), device=device)
         if name == "torch-compile":
             backend._compile()

@@ -222,7 +222,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 LATER = ("variant", "student", "labelled", "unlabelled", "reference")
 """Fields that rows did not always have: the last columns of the CSV, where any row has them."""
-IN_JSON_ALONE = ("miou_ci95", "miou_loss", "miou_by_split", "iou_per_class", "engine")
+IN_JSON_ALONE = ("miou_ci95", "miou_loss", "miou_by_split", "iou_per_class", "throughput", "engine")
 """Fields of a row that are no plain number or word."""
 
 

@@ -165,7 +165,7 @@ def stand_in_for_latency(cases, images, *, keep_json, **_):
 
 
 def quick_latency():
-    return mock.patch("kdbench.comparison.compare.measure", stand_in_for_latency)
+    return mock.patch("kdbench.comparison.timed_rows.measure", stand_in_for_latency)
 
 
 def make_corpus(at: Path, run: Callable[[list[str]], int] = run_main) -> None:
