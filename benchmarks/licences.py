@@ -2,7 +2,7 @@
 
     python -m benchmarks.licences --json results/licences.json   # as `make licences`
 
-Requirements of pyproject.toml, of its extras but ``dev``, and what those require in turn. Prints one table.
+Requirements of pyproject.toml, of its extras but ``dev`` and ``mutation``, and what those require in turn. Prints one table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdbench.machine.environment import environment
 from kdbench.runs.files import read_toml, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NOT_RUNTIME = ("dev",)
+NOT_RUNTIME = ("dev", "mutation")
 """Extras for those who work on kdbench itself."""
 UNKNOWN = ""
 
