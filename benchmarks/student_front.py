@@ -39,7 +39,8 @@ from kdbench.machine.environment import environment
 from kdbench.models.network import Network
 from kdbench.models.registry import build_model, load_model
 from kdbench.runs.checkpoints import save_checkpoint
-from kdbench.runs.files import write_json
+from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
+from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 
@@ -69,12 +70,12 @@ class Data:
 
 
 def trained(runs: Path, dataset: str, seeds: Sequence[int]) -> Iterator[tuple[str, int, Path]]:
-    """Network, seed and checkpoint of every baseline that was trained in a tree of runs."""
+    """Network, seed and checkpoint of every baseline whose training ended, in a tree of runs."""
     tree = RunTree(runs, dataset)
     for variant in tree.trained_variants():
         for path in tree.of_variant(variant).seed_checkpoints("baseline"):
             sidecar = read_training_sidecar(sidecar_path(path), "kdbench train")
-            if sidecar["seed"] in seeds:
+            if sidecar["seed"] in seeds and at_its_end(sidecar):
                 yield Network.recorded(sidecar).arch, sidecar["seed"], path
 
 
@@ -106,19 +107,25 @@ def export(
         return {engine: export_as(job, *engine) for engine in engines}
 
 
-def accuracy(
-    runs: Path, seeds: Sequence[int], data: Data, folder: Path
-) -> dict[tuple[str, str, str], dict[int, float]]:
-    """(network, backend, precision) → seed → mIoU."""
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
+def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: Path) -> Scores:
+    """Of every export of every student; what ``kept`` holds is not measured again, and what is measured goes there."""
+    found: Scores = {}
+    if kept.exists():
+        for key, values in read_json(kept, "python -m benchmarks.student_front")["scores"].items():
+            arch, backend, precision = key.split()
+            found[arch, backend, precision] = {int(seed): miou for seed, miou in values.items()}
     for source, seed, checkpoint in trained(runs, data.validation.name, seeds):
         for arch in (name for name, weights in STUDENTS.items() if weights == source):
+            if all(seed in found.get((arch, *engine), {}) for engine in ENGINES):
+                continue
             tree = RunTree(folder / f"{arch}-{seed}", data.validation.name)
             for (name, precision), path in export(arch, checkpoint, tree, data).items():
-                backend = load_backend(name, path, output="mask", threads=1)
-                found.setdefault((arch, name, precision), {})[seed] = evaluate(backend, data.validation).miou
-                backend.close()
+                backend_of_file = load_backend(name, path, output="mask", threads=1)
+                found.setdefault((arch, name, precision), {})[seed] = evaluate(backend_of_file, data.validation).miou
+                backend_of_file.close()
                 print(f"{arch} seed {seed} {name} {precision}: {found[arch, name, precision][seed]:.4f}", flush=True)
+            scores = {" ".join(key): values for key, values in found.items()}
+            write_json(kept, {"schema_version": SCHEMA_VERSION, "scores": scores})
     return found
 
 
@@ -210,7 +217,9 @@ def main() -> None:
     parser.add_argument("--size", default="512x512", help="of the timed exports")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=20)
-    parser.add_argument("--scores", type=Path, help="take the accuracy from this results file, and time alone")
+    parser.add_argument(
+        "--scores", type=Path, default=Path("runs/student-front-scores.json"), help="accuracy that was measured before"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     train = open_dataset(arguments.dataset, "train", arguments.data_root)
@@ -220,15 +229,12 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if arguments.scores:
-            kept = json.loads(arguments.scores.read_text(encoding="utf-8"))["scores"]
-            scores = {tuple(key.split()): {int(s): v for s, v in values.items()} for key, values in kept.items()}
-        else:
-            scores = accuracy(arguments.runs, arguments.seeds, data, folder)
+        scores = accuracy(arguments.runs, arguments.seeds, data, folder, arguments.scores)
         times = latency(arguments.runs, data, folder, arguments) if arguments.blocks else {}
     rows = rows_of(times, scores) if times else []
     report = {
-        "schema_version": 1, "benchmark": "student_front", "dataset": arguments.dataset, "size": arguments.size,
+        "schema_version": SCHEMA_VERSION, "benchmark": "student_front", "dataset": arguments.dataset,
+        "size": arguments.size,
         "threads": arguments.threads, "rows": rows,
         "scores": {" ".join(key): values for key, values in scores.items()},
         "block_ms": {" ".join(key): values for key, values in times.items()}, "environment": environment(),

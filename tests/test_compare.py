@@ -310,3 +310,44 @@ def test_a_benchmark_process_that_fails_says_why(runs, tmp_path):
     image = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(RunFailed, match=r"latency of onnx: the benchmark process failed: .*no onnx export .*gone"):
         measure([case], [image], device="cpu", threads=1, rounds=10, keep_json=tmp_path / "onnx.json")
+
+
+def test_an_export_of_another_size_is_a_row_that_says_so(broken_runs, kdbench, tmp_path):
+    flags = ("--method", "baseline", "--runs", broken_runs.runs)
+    assert kdbench("export", *flags, "--format", "onnx", "--size", "32x32", "--allow-drift").code == 0
+    file = tmp_path / "compare.json"
+    done = kdbench("compare", *flags, "--backend", "torch,onnx", "--rounds", "10", "--json", file)
+    assert done.code == 0, done.err
+    torch_row, onnx_row = json.loads(file.read_text())["rows"]
+    assert (torch_row["status"], onnx_row["status"]) == ("ok", "failed")
+    assert "the export takes 32x32, torch fp32 was scored at" in onnx_row["reason"]
+    assert (onnx_row["miou"], onnx_row["latency"]) == (None, None)
+    assert "Traceback" not in done.err
+
+
+def test_images_per_second_by_batch_size(broken_runs, kdbench, tmp_path):
+    flags = ("--method", "baseline", "--runs", broken_runs.runs)
+    assert kdbench("export", *flags, "--format", "onnx", "--allow-drift").code == 0
+    file = tmp_path / "compare.json"
+    compare = ("compare", *flags, "--backend", "torch,onnx", "--rounds", "10", "--json", file)
+    done = kdbench(*compare, "--batch", "2,1")
+    assert done.code == 0, done.err
+    torch_row, onnx_row = json.loads(file.read_text())["rows"]
+    one, two = torch_row["throughput"]
+    assert (one["batch"], two["batch"]) == (1, 2)
+    assert one["images_per_s"] == pytest.approx(1e3 / torch_row["latency"]["median_ms"])
+    assert two["ci95"][0] <= two["images_per_s"] <= two["ci95"][1]
+    raw = json.loads((broken_runs.root / "latency" / "torch-batch-2.json").read_text())["benchmarks"][0]
+    assert two["images_per_s"] == pytest.approx(2 / np.median(raw["stats"]["data"]))
+    assert onnx_row["throughput"][1]["images_per_s"] is None
+    assert (
+        "no images per second of baseline onnx fp32 at 2: the file takes one image at a time: export it with "
+        in done.out
+    )
+    assert "images/s" in done.out
+    assert kdbench(*compare).code == 0
+    assert "images/s" not in file.with_suffix(".txt").read_text()
+    assert json.loads(file.read_text())["rows"][0]["throughput"] is None
+    done = kdbench(*compare, "--batch", "0")
+    assert done.code == 2
+    assert "--batch: got '0', expected whole numbers from 1 to 1024, for example 1,4,16" in done.err

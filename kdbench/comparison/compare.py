@@ -38,6 +38,7 @@ from kdbench.errors import (
     KdbenchError,
     Missing,
     NoSuchPrecision,
+    RunFailed,
     as_bug,
 )
 from kdbench.formats import companions
@@ -182,6 +183,7 @@ def _row(
             title = f"{run.name}, {backend} {precision}"
             foreign = run.tree.is_import(run.method)
             result = evaluate_artifact(backend, path, dataset, options, title, apart=foreign)
+        require_same_size(expected, result, row.reference_row)
         row.miou = result.miou
         row.miou_ci95 = miou_interval(result.confusions)
         row.miou_loss = miou_loss(expected.confusions, result.confusions, row.reference_row)
@@ -208,6 +210,16 @@ def _status(error: KdbenchError, backend: str, artifact: Path) -> Status:
         # PyTorch's backends load the checkpoint: nothing was built for them.
         return "built" if artifact.exists() and not runs_checkpoints(backend) else "unavailable"
     return "unavailable" if isinstance(error, Missing | EngineRefused) else "failed"
+
+
+def require_same_size(expected: Evaluation, got: Evaluation, reference: str) -> None:
+    """Raise RunFailed where an export has another input than what it is compared with, and so another task."""
+    sizes = ["x".join(map(str, found.predictions[0].shape)) for found in (expected, got)]
+    if sizes[0] != sizes[1]:
+        raise RunFailed(
+            f"the export takes {sizes[1]}, {reference} was scored at {sizes[0]}, the size of training, expected one "
+            "size in a table: export again without --size"
+        )
 
 
 def pixel_agreement(expected: list[NDArray[np.uint8]], got: list[NDArray[np.uint8]]) -> float:
