@@ -23,26 +23,38 @@ BATCH ?= 1
 BASE ?= origin/main
 BUDGET ?= 240
 INCONCLUSIVE ?= fail
+# 1: install the very files of requirements-ci.lock, by their hashes (Linux x86-64, Python 3.11, EXTRA=cpu).
+LOCKED ?=
 # Of `make fuzz`: how many damaged inputs and kills, and which; a case is found again by its seed and number.
 CASES ?= 5000
 KILLS ?= 210
 SEED ?= 0
 # Of `make soak`: how long.
 MINUTES ?= 30
+pip := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow check bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak mutation readme clean
+.PHONY: help install demo train-all export-all compare test test-slow coverage check lock audit licences bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak mutation readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/installed  ## create the environment .venv (cpu or gpu, by what the machine has)
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements-ci.lock)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'kdbench needs Python 3.11 or newer, got ' + sys.version.split()[0] + ': make PYTHON=python3.12 ...')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+ifeq ($(LOCKED),)
+	$(pip) -c constraints.txt -e '.[$(EXTRA),dev]'
+else ifneq ($(EXTRA),cpu)
+	@echo "LOCKED=1: got EXTRA=$(EXTRA), the lock holds EXTRA=cpu: make install EXTRA=cpu LOCKED=1"; exit 2
+else
+	$(pip) --require-hashes --no-deps -r requirements-ci.lock
+	$(pip) -c constraints.txt torch torchvision
+	$(pip) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+endif
 	@echo $(EXTRA) > $@
 
 demo: install  ## teacher, three students, exports and the comparison and the report on generated scenes: runs/materials/
@@ -60,10 +72,19 @@ compare: install  ## the table of what was trained last
 	$(BIN)/kdbench compare --backend $(BACKEND)
 
 test: install  ## the test suite, on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## the tests that take tens of seconds each
 	$(BIN)/python -m pytest -n 2 --dist load -m slow
+
+# One process: what pytest-xdist's are ended by would cost some of their counts.
+coverage: install  ## how much of kdbench the default suite runs through, branches too: results/coverage.json
+	rm -f .coverage .coverage.* .coverage-data.json
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage json --quiet --fail-under=0 -o .coverage-data.json
+	$(BIN)/python -m benchmarks.coverage_summary .coverage-data.json --json results/coverage.json
+	$(BIN)/python -m coverage report --skip-covered --show-missing
 
 check: install  ## lint, format, types, the measured tables; names results whose sources changed since
 	$(BIN)/ruff check .
@@ -71,6 +92,17 @@ check: install  ## lint, format, types, the measured tables; names results whose
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.readme_table --check
 	$(BIN)/python -m benchmarks.stale_results
+
+lock: install  ## write requirements-ci.lock: what `make install LOCKED=1` and CI install, by hashes
+	$(pip) -c constraints.txt uv
+	PYTHON=$(BIN)/python .ci/lock
+
+audit: install  ## known vulnerabilities of the locked packages, by pip-audit (asks a database on the network)
+	$(pip) -c constraints.txt pip-audit
+	$(BIN)/python -m pip_audit --strict --disable-pip --require-hashes -r requirements-ci.lock
+
+licences: install  ## the licences of what kdbench needs: results/licences.json
+	$(BIN)/python -m benchmarks.licences --json results/licences.json
 
 bench: install  ## latency of all that was trained and exported: pytest-benchmark's JSON in runs/<dataset>/latency/
 	$(BIN)/python -m benchmarks.latency_suite --runs $(RUNS) --backend all --precision all --batch $(BATCH)
@@ -107,7 +139,7 @@ soak: install  ## train, export, compare, regress, report again and again: does 
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --json results/soak.json
 
 mutation: install  ## small faults in the formulas and the files' code: do the tests notice? results/mutation.json
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutation]'
+	$(pip) -e '.[mutation]'
 	$(BIN)/python -m tests.mutation --json results/mutation.json
 
 readme: install  ## write the measured parts of README.md and docs/measured.md from the committed results

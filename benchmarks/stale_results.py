@@ -92,6 +92,7 @@ RESULTS = {
     ),
     "kills.json": Measured(("tests/fuzz/kills.py", *WRITING, *ENDING, *STEPS, "trainers/sweep.py")),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
+    "licences.json": Measured(("pyproject.toml", "constraints.txt", "benchmarks/licences.py")),
     "mutation.json": Measured(("tests/mutation", *MUTATED)),
     "report-page.json": Measured(("kdbench/report/*",)),
     "soak.json": Measured(

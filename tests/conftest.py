@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,10 @@ from PIL import Image
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from kdbench.data.shapes import Shapes
+from tests import forking
 from tests.command import run_main
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
+from tests.traced import graphs_traced_once
 
 # Before torchmetrics, which imports torchvision by itself, so that every test file runs alone and in any order.
 importlib.import_module("kdbench.torchvision_compat")
@@ -43,6 +44,24 @@ scale_max = 1.3
 [teacher]
 arch = "fpn_resnet18"
 """
+
+
+LONGEST = (
+    "fuzz",
+    "regress",
+    "compare",
+    "train_processes",
+    "latency_suite",
+    "foreign_export",
+    "train_interrupted",
+    "killed",
+)
+"""Files that take longest, first: so that none of two processes has one left when the other is done."""
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,6 +96,14 @@ def gpu_hidden():
     """For session fixtures as for tests; ``gpu_shown`` undoes it where the mark ``gpu`` asks for the GPU."""
     with hidden_gpu():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes():
+    """Comparisons in this process fork their benchmark processes; commands that tests start by themselves do not."""
+    with forking.latency_in_a_fork():
+        yield
+    forking.close()
 
 
 @pytest.fixture(autouse=True)
@@ -147,14 +174,28 @@ def tiny_arguments(folder_dataset, tiny_recipe):
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory):
-    """Make a folder of this session's own, or take it as another of pytest-xdist's processes made it."""
+def shared_folder(tmp_path_factory):
+    """A folder of this session's own, the same in each of pytest-xdist's processes."""
     base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once(shared_folder):
+    if missing("torch", "onnx"):
+        yield
+        return
+    with graphs_traced_once(shared_folder / "traced"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder):
+    """Make a folder of this session's own, or take it as another of pytest-xdist's processes made it."""
 
     def make_or_take(name, make):
-        folder, finished = base / name, base / f"{name}.finished"
-        with FileLock(base / f"{name}.lock"):
+        folder, finished = shared_folder / name, shared_folder / f"{name}.finished"
+        with FileLock(shared_folder / f"{name}.lock"):
             if not finished.exists():
                 folder.mkdir()
                 make(folder)
@@ -173,7 +214,7 @@ def trained_runs(made_once, tiny_arguments):
 
     def make(runs):
         command = [sys.executable, "-m", "kdbench", "train", "--method", "all", "--runs", runs, *tiny_arguments]
-        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        forking.run(command, check=True)
 
     return made_once("trained", make)
 
@@ -242,7 +283,7 @@ def bundle(made_once, folder_dataset):
             sys.executable, "-m", "benchmarks.gpu_bundle", "--runs", folder / "runs", "--dataset", "folder",
             "--data-root", folder_dataset, "--sizes", "64x96", "--out", folder / "bundle", "--allow-drift",
         ]  # fmt: skip
-        done = subprocess.run([str(part) for part in command], cwd=REPOSITORY, capture_output=True, text=True)
+        done = forking.run(command)
         assert done.returncode == 0, done.stderr
         (folder / "said.txt").write_text(done.stdout, encoding="utf-8")
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
 
 from kdbench.comparison.results import Comparison
-from tests.conftest import REPOSITORY
+from tests import forking
 
 
 @pytest.mark.slow
 def test_from_the_first_line_to_the_report(tmp_path):
     command = [sys.executable, "-m", "kdbench", "demo", "--runs", str(tmp_path / "runs"), "--seeds", "3"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = forking.run(command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("A few minutes on two cores, no download.")
     folder = tmp_path / "runs" / "materials"

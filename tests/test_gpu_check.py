@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, TINY_RECIPE
+from tests import forking
+from tests.conftest import TINY_RECIPE
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def gpu_check(tmp_path, folder_dataset):
             sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--dataset", "folder", "--data-root",
             folder_dataset, "--recipe", recipe, "--out", tmp_path / "out", "--runs", tmp_path / "runs", *arguments,
         ]  # fmt: skip
-        return subprocess.run([str(part) for part in command], cwd=REPOSITORY, capture_output=True, text=True)
+        return forking.run(command)
 
     return run
 
@@ -57,5 +57,5 @@ def test_an_unknown_step(gpu_check):
 
 def test_without_a_gpu_one_line_says_so():
     command = [sys.executable, "-m", "benchmarks.gpu_check"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = forking.run(command)
     assert (done.returncode, done.stderr.strip()) == (1, "gpu-check needs an NVIDIA GPU, and this PyTorch sees none")

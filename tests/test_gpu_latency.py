@@ -22,6 +22,7 @@ from benchmarks.gpu_session import CACHED_SECONDS, Session, open_scene, predict
 from benchmarks.gpu_timing import Pipeline, convolution_bytes, measure_floors, time_image_to_mask, time_network
 from benchmarks.gpu_ways import FORMS, USUAL, WAYS, Opener, cuda_options, errors_into, module_key, onnx_engine
 from kdbench.backends import load_backend
+from tests import forking
 from tests.conftest import REPOSITORY
 
 SIZE = (64, 96)
@@ -235,16 +236,14 @@ def test_a_whole_run_and_its_score(bundle, tmp_path):
 
 def test_without_results_the_score_names_the_command(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu_latency", "--score", "--out", str(tmp_path / "none.jsonl")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = forking.run(command)
     assert (done.returncode, done.stderr.strip()) == (
         1, f"no measurements in '{tmp_path / 'none.jsonl'}': make them with `python -m benchmarks.gpu_latency`",
     )  # fmt: skip
 
 
 def test_without_a_gpu_one_line_says_so():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_latency"], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    done = forking.run([sys.executable, "-m", "benchmarks.gpu_latency"])
     assert (done.returncode, done.stderr.strip()) == (
         1, "benchmarks.gpu_latency needs an NVIDIA GPU, and this PyTorch sees none",
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from benchmarks.gpu_check import Step
 from benchmarks.gpu_quick import TimedStep, run
-from tests.conftest import REPOSITORY
+from tests import forking
 
 
 def python(code):
@@ -42,7 +41,7 @@ def test_what_does_not_fit_in_the_time_is_left_out(tmp_path):
 
 def quick(*arguments):
     command = [sys.executable, "-m", "benchmarks.gpu_quick", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    return forking.run(command)
 
 
 def test_steps_are_named_and_unknown_ones_refused():

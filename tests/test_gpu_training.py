@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests import forking
 
 
 def test_training_is_held_against_its_floor(folder_dataset, tiny_recipe, tmp_path):
@@ -18,7 +17,7 @@ def test_training_is_held_against_its_floor(folder_dataset, tiny_recipe, tmp_pat
         sys.executable, "-m", "benchmarks.gpu_training", "--dataset", "folder", "--data-root", folder_dataset,
         "--recipe", tiny_recipe, "--teacher", "fpn_resnet18", "--device", "cpu", "--blocks", "2", "--json", out,
     ]  # fmt: skip
-    done = subprocess.run([str(part) for part in command], cwd=REPOSITORY, capture_output=True, text=True)
+    done = forking.run(command)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text(encoding="utf-8"))
     assert [case["methods"] for case in report["cases"]] == [["baseline"], ["response", "feature", "combined"]]
@@ -32,7 +31,7 @@ def test_training_is_held_against_its_floor(folder_dataset, tiny_recipe, tmp_pat
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_one_line_says_so():
     command = [sys.executable, "-m", "benchmarks.gpu_training"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = forking.run(command)
     assert (done.returncode, done.stderr.strip()) == (
         1, "benchmarks.gpu_training needs an NVIDIA GPU, and this PyTorch sees none (or --device cpu)",
     )  # fmt: skip

@@ -10,19 +10,25 @@ import numpy as np
 import pytest
 
 from kdbench.comparison.latency import MAX_WINDOWS, WINDOW, instability, summarise, until_steady
+from tests import forking
 from tests.conftest import REPOSITORY
 
 
+def command(*arguments):
+    return [sys.executable, "-m", "benchmarks.latency_suite", *map(str, arguments)]
+
+
 def suite(*arguments):
-    command = [sys.executable, "-m", "benchmarks.latency_suite", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    return forking.run(command(*arguments))
 
 
 @pytest.fixture(scope="module")
 def measured(exported, tmp_path_factory):
     file = tmp_path_factory.mktemp("suite") / "suite.json"
-    done = suite("--runs", exported.runs, "--method", "baseline", "--backend", "torch,onnx", "--batch", "1,2",
-                 "--rounds", 20, "--json", file, "--threads", 1)  # fmt: skip
+    flags = ("--runs", exported.runs, "--method", "baseline", "--backend", "torch,onnx", "--batch", "1,2")
+    more = ("--rounds", 20, "--json", file, "--threads", 1)
+    # By no fork: the benchmark processes as kdbench starts them itself.
+    done = subprocess.run(command(*flags, *more), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(file.read_text()), file
 
@@ -54,8 +60,7 @@ def test_the_table_again_from_the_rounds(measured):
 
 
 def test_pytest_benchmarks_own_command_reads_it(measured):
-    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(measured[2])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forking.run([sys.executable, "-m", "pytest_benchmark", "compare", measured[2]])
     assert done.returncode == 0, done.stderr
     assert "baseline-onnx-fp32-mask-b1" in done.stdout
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
+from tests import forking
 from tests.conftest import REPOSITORY
 from tests.exports import read_unsealed
 
@@ -17,10 +17,8 @@ PLUGIN = REPOSITORY / "tests" / "plugins" / "my_method.py"
 
 def kdbench_with(*arguments, code=0, **environment):
     """Run ``kdbench ARGUMENTS`` in a process of its own: a declaration cannot be taken back."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kdbench", *map(str, arguments)],
-        capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, "COLUMNS": "300", **environment},
-    )  # fmt: skip
+    command = [sys.executable, "-m", "kdbench", *arguments]
+    done = forking.run(command, env={**os.environ, "COLUMNS": "300", **environment})
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -86,10 +84,8 @@ def test_help_errors_and_completion_know_a_method_from_outside(tmp_path):
     )
     words = f"kdbench --plugin {PLUGIN} train --method baseline,ms"
     program = "import sys; from kdbench.cli import main; sys.argv = ['kdbench']; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY,
-        env={**os.environ, "_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "5"},
-    )  # fmt: skip
+    asked = {"_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "5"}
+    done = forking.run([sys.executable, "-c", program], env={**os.environ, **asked})
     assert done.stdout.split() == ["baseline,mse"], done.stderr
 
 

@@ -13,16 +13,15 @@ import pytest
 
 from kdbench.cli.app import app
 from kdbench.progress import Bar, progress_bar
+from tests import forking
 from tests.conftest import REPOSITORY
 
 COMMANDS = {name.name or name.callback.__name__ for name in app.registered_commands} | {"data check"}
 
 
 def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "kdbench", *map(str, arguments)],
-        capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **environment}, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "kdbench", *arguments]
+    return forking.run(command, env={**os.environ, **environment}, timeout=300)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -109,20 +108,21 @@ def test_a_bad_file_is_refused_before_the_work(kdbench, tiny_arguments, tmp_path
         assert not (tmp_path / "runs").exists()
 
 
-def test_quiet_shows_no_progress(kdbench, monkeypatch):
+def test_quiet_shows_no_progress(kdbench, monkeypatch, folder_dataset):
     original = Bar.__init__
     monkeypatch.setattr(
         Bar, "__init__",
         lambda self, title, total, progress, every_seconds=0.0: original(self, title, total, progress, every_seconds),
     )  # fmt: skip
-    loud = kdbench("data", "check", "--dataset", "shapes")
-    quiet = kdbench("data", "check", "--dataset", "shapes", "--quiet")
-    assert "check shapes val: " in loud.err
+    command = ("data", "check", "--dataset", "folder", "--data-root", folder_dataset)
+    loud = kdbench(*command)
+    quiet = kdbench(*command, "--quiet")
+    assert "check folder val: " in loud.err
     assert " s left" in loud.err
     assert (quiet.out, quiet.err) == (loud.out, "")
     assert "KDBENCH_QUIET" not in os.environ
     monkeypatch.setenv("KDBENCH_QUIET", "1")
-    assert kdbench("data", "check", "--dataset", "shapes").err == ""
+    assert kdbench(*command).err == ""
 
 
 def test_progress_without_rich_is_plain_lines(monkeypatch, capsys):
@@ -164,11 +164,11 @@ COLOUR = re.compile(r"\x1b\[(\d+;)*[39][0-7]m")
 
 @pytest.mark.needs("pydantic", "rich")
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
-def test_a_terminal_shows_a_bar_with_eta_and_colours_unless_no_color():
-    arguments = ("data", "check", "--dataset", "shapes")
+def test_a_terminal_shows_a_bar_with_eta_and_colours_unless_no_color(folder_dataset):
+    arguments = ("data", "check", "--dataset", "folder", "--data-root", str(folder_dataset))
     seen = on_a_terminal(*arguments)
     assert "ETA" in seen
-    assert "2000/2000" in seen
+    assert "8/8" in seen
     assert COLOUR.search(seen)
     plain = on_a_terminal(*arguments, NO_COLOR="1")
     assert "ETA" in plain
@@ -190,10 +190,8 @@ def test_the_shell_completes(words, offered):
     """As bash asks: the words so far, and the index of the one under the cursor."""
     count = len(words.split(" "))
     program = "import sys; from kdbench.cli import main; sys.argv = ['kdbench']; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY,
-        env={**os.environ, "_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count - 1)},
-    )  # fmt: skip
+    asked = {"_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count - 1)}
+    done = forking.run([sys.executable, "-c", program], env={**os.environ, **asked})
     assert set(done.stdout.split()) == offered, done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +16,7 @@ from kdbench.report.losses import TOTAL
 from kdbench.report.plots import make_figures
 from kdbench.runs.history import read_history
 from kdbench.runs.tree import RunTree
-from tests.conftest import REPOSITORY
+from tests import forking
 from tests.exports import read_unsealed
 
 STANDARD_METHODS = ("baseline", "response", "feature", "combined")
@@ -257,7 +256,7 @@ def test_drawing_opens_no_window_and_changes_no_setting(trained_runs, tmp_path):
         "assert matplotlib.rcParams.copy() == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+    forking.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_term_of_another_kdbench_is_grey_and_by_its_own_name(runs):

@@ -15,6 +15,7 @@ from kdbench.errors import BadInput
 from kdbench.formats import FORMATS, Format, companions, format_of
 from kdbench.report.charts import color_of
 from kdbench.runs.tree import RunTree, sidecar_path
+from tests import forking
 from tests.conftest import REPOSITORY
 
 BACKEND = REPOSITORY / "tests/plugins/my_backend.py"
@@ -23,10 +24,7 @@ FORMAT = REPOSITORY / "tests/plugins/my_format.py"
 
 def run(plugin, *arguments, codes=(0,)):
     command = [sys.executable, "-m", "kdbench", "--plugin", plugin, *arguments]
-    done = subprocess.run(
-        [str(part) for part in command], cwd=REPOSITORY, capture_output=True, text=True,
-        env={**os.environ, "COLUMNS": "240"},
-    )  # fmt: skip
+    done = forking.run(command, env={**os.environ, "COLUMNS": "240"})
     assert done.returncode in codes, done.stdout + done.stderr
     return done
 

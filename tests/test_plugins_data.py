@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kdbench.data.open import DATASETS
+from tests import forking
 from tests.conftest import REPOSITORY
 from trainers.recipe import Recipe
 
@@ -24,10 +25,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 def run(*arguments):
     """A command of kdbench in a process of its own, so that what joins there stays there."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kdbench", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True,
-        env={**os.environ, "KDBENCH_PLUGINS": ""},
-    )  # fmt: skip
+    done = forking.run([sys.executable, "-m", "kdbench", *arguments], env={**os.environ, "KDBENCH_PLUGINS": ""})
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
 
 
@@ -35,7 +33,7 @@ def in_process(program, *arguments):
     """What a program prints with both plugins joined, as JSON."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = {**os.environ, "KDBENCH_PLUGINS": os.pathsep.join(map(str, (TILES, TINY)))}
-    return json.loads(subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=True).stdout)
+    return json.loads(forking.run(command, env=environment, check=True).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +107,7 @@ def ask(tmp_path_factory):
         asked = {"_KDBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         listed.append(([], asked))
     environment = {**os.environ, "COLUMNS": "200", "KDBENCH_PLUGINS": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", TOGETHER, json.dumps(listed)], cwd=REPOSITORY, env=environment, capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
+    done = forking.run([sys.executable, "-c", TOGETHER, json.dumps(listed)], env=environment, check=True)
     return dict(zip((*commands, *options), json.loads(done.stdout), strict=True))
 
 

@@ -17,6 +17,7 @@ from benchmarks.extra_layers import add_layers
 from kdbench.regress.artifact import Filter, find_artifacts, pair
 from kdbench.regress.inputs import compare_outputs, make_inputs
 from kdbench.regress.record import Recording
+from tests import forking
 from tests.conditions import missing
 from tests.conftest import REPOSITORY
 from tests.onnx_models import nchw_logits, save_model
@@ -48,7 +49,7 @@ def command(*arguments):
 
 
 def run(*arguments):
-    return subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True)
+    return forking.run(command(*arguments))
 
 
 def test_a_slower_model_is_a_regression(regression):

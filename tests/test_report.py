@@ -20,17 +20,15 @@ from kdbench.runs.tree import RunTree
 @pytest.fixture(scope="module")
 def compared(made_once, trained_runs):
     """Trained runs with a comparison of what PyTorch alone runs; not to be changed."""
-    import os
-    import subprocess
     import sys
 
-    from tests.conftest import REPOSITORY
+    from tests import forking
 
     def make(folder):
         shutil.copytree(trained_runs, folder / "runs")
         command = [sys.executable, "-m", "kdbench", "compare", "--backend", "torch,onnx", "--rounds", "20",
                    "--runs", str(folder / "runs")]  # fmt: skip
-        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, env=os.environ)
+        forking.run(command, check=True)
 
     return made_once("compared", make) / "runs"
 

@@ -20,14 +20,13 @@ __all__ = ["compared"]
 
 @pytest.fixture(scope="module")
 def page_file(compared, tmp_path_factory):
-    import subprocess
     import sys
 
-    from tests.conftest import REPOSITORY
+    from tests import forking
 
     file = tmp_path_factory.mktemp("page") / "report.html"
     command = [sys.executable, "-m", "kdbench", "report", "--runs", str(compared), "--output", str(file)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    forking.run(command, check=True)
     return file
 
 

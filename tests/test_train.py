@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
+from tests import forking
 from tests.conftest import REPOSITORY
 
 
@@ -91,7 +92,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(trained_all, kdben
     """SIGKILL after the first epoch of a real process, then --resume: bit for bit the uninterrupted run."""
     command = [sys.executable, "-m", "kdbench", "train", "--method", "baseline", "--epochs", "4", *map(str, arguments)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--runs", whole], cwd=REPOSITORY, check=True, capture_output=True)
+    forking.run([*command, "--runs", whole], check=True)
     state = killed / "folder" / "baseline" / "state.pt"
     process = subprocess.Popen([*command, "--runs", killed], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from kdbench.methods.base import distilled_methods
 from kdbench.models.pixels import total
 from kdbench.models.registry import build_model
+from tests import forking
 from tests.conftest import REPOSITORY
 from trainers.methods import Objective
 from trainers.processes import rank, share_batchnorm, world_size, wrap
@@ -38,15 +40,24 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def in_two_processes(function, *arguments):
-    """Run ``function(*arguments)`` in two processes that are joined by gloo."""
-    torch.multiprocessing.spawn(joined, (free_port(), function, arguments), nprocs=2)
+def in_two_processes(function, path):
+    """Run a function of this file with ``path`` in two processes that are joined by gloo."""
+    code = f"import sys; from tests import test_train_processes as here; here.start_two(here.{function.__name__})"
+    done = forking.run([sys.executable, "-c", code, path])
+    assert done.returncode == 0, done.stderr
 
 
-def joined(index, port, function, arguments):
+def start_two(function):
+    """Within a process that did nothing else yet, which may be forked."""
+    method = "fork" if forking.FORKS else "spawn"
+    arguments = (free_port(), function, Path(sys.argv[1]))
+    torch.multiprocessing.start_processes(joined, arguments, nprocs=2, start_method=method)
+
+
+def joined(index, port, function, path):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=index, world_size=2)
-    function(*arguments)
+    function(path)
     dist.destroy_process_group()
 
 
