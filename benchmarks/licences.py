@@ -2,7 +2,8 @@
 
     python -m benchmarks.licences --json results/licences.json   # as `make licences`
 
-Requirements of pyproject.toml, of its extras but ``dev`` and ``mutation``, and what those require in turn. Prints one table.
+Requirements of pyproject.toml, of its extras but ``dev`` and ``mutation``, and what those require in turn. Prints one
+table.
 """
 
 from __future__ import annotations
