@@ -188,3 +188,24 @@ def test_openvino_logits(tmp_path, exported):
         export_as(job, "openvino", "fp32")
     logits = load(tree, "openvino", output="logits").infer(np.zeros((1, 3, *SIZE), np.float32))
     assert (logits.shape, logits.dtype) == ((1, 10, *SIZE), np.float32)
+
+
+@pytest.mark.needs("openvino")
+def test_openvino_compiles_an_open_batch_for_each_number_of_images(openvino_tree, monkeypatch):
+    import openvino
+
+    with make_job(openvino_tree, dynamic_batch=True) as job:
+        export_as(job, "openvino", "fp32")
+        images = np.concatenate(job.calibration_batches()[:2])
+    compile_model, shapes = openvino.Core.compile_model, []
+
+    def noted(core, model, *arguments):
+        shapes.append(model.input(0).get_partial_shape())
+        return compile_model(core, model, *arguments)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", noted)
+    backend = load(openvino_tree, "openvino")
+    one = [backend.infer(images[i : i + 1]) for i in (0, 1)]
+    for _ in range(2):
+        assert np.array_equal(backend.infer(images), np.concatenate(one))
+    assert [(shape.is_static, shape[0].get_length()) for shape in shapes] == [(True, 1), (True, 2)]

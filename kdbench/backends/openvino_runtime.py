@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +28,15 @@ TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8
 
 
 class OpenVinoBackend(Backend):
-    """A compiled model with one request."""
+    """A model, compiled for each number of images that it is given at once.
 
-    def __init__(self, compiled: Any, output: str, size: Size, details: dict[str, Any]) -> None:
+    Compiled with an open batch, OpenVINO joins fewer operators, and took three times as long for one image.
+    """
+
+    def __init__(self, compile_for: Callable[[int], Any], output: str, size: Size, details: dict[str, Any]) -> None:
         self.output, self.size, self.details = output, size, details
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
+        self._compile_for = compile_for
+        self._requests: dict[int, Any] = {}
 
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OpenVinoBackend:
@@ -62,8 +67,21 @@ class OpenVinoBackend(Backend):
         }
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+
+        @cache
+        def compile_for(images: int) -> Any:
+            shape = model.input(0).get_partial_shape()
+            if shape[0].is_static:
+                return core.compile_model(model, "CPU", settings)
+            shape[0] = images
+            closed = model.clone()
+            closed.reshape({0: shape})
+            return core.compile_model(closed, "CPU", settings)
+
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            model = core.read_model(str(path))
+            compiled = compile_for(1)
         except RuntimeError as error:
             last_line = str(error).strip().splitlines()[-1].strip()
             raise BadInput(f"'{path}' is no OpenVINO model that this OpenVINO reads ({last_line})") from error
@@ -83,16 +101,19 @@ class OpenVinoBackend(Backend):
             "precision": precision,
             "operators": operators,
         }
-        return cls(compiled, output, (height, width), details)
+        return cls(compile_for, output, (height, width), details)
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
 
+        request = self._requests.get(len(batch))
+        if request is None:
+            request = self._requests[len(batch)] = self._compile_for(len(batch)).create_infer_request()
         # The output is the request's own memory, which the next call overwrites.
-        return np.array(self._request.infer({0: batch}, share_inputs=True)[0])
+        return np.array(request.infer({0: batch}, share_inputs=True)[0])
 
     def close(self) -> None:
-        del self._request, self._compiled
+        del self._requests, self._compile_for
 
 
 def probe(gpu: Gpu | None) -> list[Check]:
