@@ -26,7 +26,8 @@ def test_six_kills_lose_nothing(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "kills.json").read_text())
-    assert (found["kills"], found["at_a_replace"], found["at_a_random_time"]) == (6, 4, 2)
+    assert found["kills"] == found["at_a_replace"] + found["at_a_random_time"] == 6
+    assert min(found["at_a_replace"], found["at_a_random_time"]) > 0  # how they share depends on the machine's speed
     assert found["commands"]["train"]["replaces"] > 10
     harm = (
         "lost_files", "unreadable_trees", "children_left", "left_temporaries_after_the_next_command",
