@@ -89,7 +89,7 @@ def added_by_kdbench(artifact: Path, images: np.ndarray[Any, Any], threads: int,
     return ratio_with_interval(*found)
 
 
-def score(name: str, artifact: Path, size: Size, dataset: SegmentationDataset, threads: int) -> float:
+def score(name: str, artifact: Path, size: Size | None, dataset: SegmentationDataset, threads: int) -> float:
     backend = load_backend(name, artifact, output="mask", size=size, threads=threads)
     try:
         return evaluate(backend, dataset).miou

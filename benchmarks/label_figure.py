@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from kdbench.methods.base import METHODS, title_of
 from kdbench.runs.files import read_json
@@ -36,6 +37,11 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
         axis.set_title(title, fontsize=10)
     axes[0].set_ylabel("mIoU, mean ± standard error")
     axes[0].legend(fontsize=9, frameon=False)
+    save(figure, out)
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write a picture, and forget it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     plt.close(figure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdbench.comparison.numbers import difference, fraction, plus_minus
+from kdbench.comparison.numbers import difference, fraction
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_markdown
 from kdbench.runs.files import read_json
@@ -63,56 +63,6 @@ def speed_table(root: Path, results: Path) -> str:
             if size != trained
             else ""
         ),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def student_table(root: Path, results: Path) -> str:
-    """What ``benchmarks.student_latency`` measured."""
-    report = read_json(root / results, "python -m benchmarks.student_latency")
-    environment, (low, high) = report["environment"], report["ci95"]
-    student, yardstick = report["rows"]
-    hardware = environment["hardware"]
-    lines = [
-        "| image → mask | parameters | GFLOP | latency | 95% interval |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        f"| torchvision's `{yardstick['model']}` | {yardstick['params'] / 1e6:.2f}M | "
-        f"{yardstick['gflops']:.2f} | 1 | – |",
-        f"| the student | {student['params'] / 1e6:.2f}M | {student['gflops']:.2f} | {report['ratio']:.3f} | "
-        f"{low:.3f}–{high:.3f} |",
-        "",
-        "512 x 512, batch 1, ONNX Runtime fp32, 2 threads, side by side in one run of "
-        f"{len(report['block_ms']['student'])} blocks on {hardware['cores']} cores ({hardware['cpu']}). Revision "
-        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
-        f"`{results.as_posix()}`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def accuracy_table(root: Path, results: Path) -> str:
-    """What ``benchmarks.student_accuracy`` measured."""
-    report = read_json(root / results, "python -m benchmarks.student_accuracy score")
-    recipe, (yardstick, *students) = report["recipe"], report["rows"]
-    revisions = ", ".join(f"`{revision[:12]}`" for revision in report["yardstick_revisions"])
-    lines = [
-        f"| mIoU | seeds | mean ± standard error | over `{yardstick['model']}` |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for row in (yardstick, *students):
-        name, over = f"torchvision's `{row['model']}`", "–"
-        if row is not yardstick:
-            name = f"the student, `{row['model']}`"
-            over = f"{difference(row['difference'])}{plus_minus(row['difference_standard_error'])}"
-        miou = f"{fraction(row['miou'])}{plus_minus(row['standard_error'])}"
-        lines.append(f"| {name} | {len(row['seeds'])} | {miou} | {over} |")
-    lines += [
-        "",
-        f"CamVid val at {'x'.join(map(str, recipe['size']))}, from scratch, the same recipe of {recipe['epochs']} "
-        f"epochs; differences are paired, over the seeds that both have. Students as in `{report['comparison']}`; the "
-        f"yardstick by `python -m benchmarks.student_accuracy`, trained at {revisions}; every seed is in "
-        f"`{results.as_posix()}`.",
         "",
     ]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import front_page, gpu_tables, label_tables, measured_tables, readme_figures
+from benchmarks import gpu_tables, label_tables, measured_tables, readme_figures, student_tables
 from kdbench.runs.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -87,9 +87,9 @@ PARTS = (
     _measured(RESULTS, measured_tables.comparison_table),
     _measured(LABELS, label_tables.labels_table),
     Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),
-    _measured(STUDENT, measured_tables.student_table),
-    _measured(ACCURACY, measured_tables.accuracy_table),
-    _measured(FRONT, front_page.front_table),
+    _measured(STUDENT, student_tables.student_table),
+    _measured(ACCURACY, student_tables.accuracy_table),
+    _measured(FRONT, student_tables.front_table),
     _measured(TRAINING, measured_tables.training_table),
     _measured(STREAMING, measured_tables.streaming_table),
     _measured(SPEED, measured_tables.speed_table),

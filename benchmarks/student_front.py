@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.backend_speedup import IMAGES, backend_call, usual_call
+from benchmarks.backend_speedup import IMAGES, backend_call, score, usual_call
 from benchmarks.interleaved import Contender, alternate, ratio_with_interval
+from benchmarks.student_tables import over
 from exporters.export_job import ExportJob
 from exporters.proven_export import export_as
 from exporters.quantise import calibration_images
-from kdbench.backends import load_backend
-from kdbench.comparison.evaluate import evaluate
-from kdbench.comparison.numbers import difference, fraction, plus_minus
+from kdbench.comparison.numbers import fraction
 from kdbench.comparison.seed_statistics import standard_error
 from kdbench.data import SegmentationDataset, open_dataset
 from kdbench.data.preprocessing import Size, parse_size, resize_image
@@ -70,18 +69,20 @@ class Data:
 
 
 def trained(runs: Path, dataset: str, seeds: Sequence[int]) -> Iterator[tuple[str, int, Path]]:
-    """Network, seed and checkpoint of every baseline whose training ended, in a tree of runs."""
+    """Network, seed, and the checkpoint whose weights it takes, of every baseline whose training ended."""
     tree = RunTree(runs, dataset)
     for variant in tree.trained_variants():
         for path in tree.of_variant(variant).seed_checkpoints("baseline"):
             sidecar = read_training_sidecar(sidecar_path(path), "kdbench train")
             if sidecar["seed"] in seeds and at_its_end(sidecar):
-                yield Network.recorded(sidecar).arch, sidecar["seed"], path
+                for arch, source in STUDENTS.items():
+                    if source == Network.recorded(sidecar).arch:
+                        yield arch, sidecar["seed"], path
 
 
 def export(
     arch: str, checkpoint: Path | None, tree: RunTree, data: Data, size: Size | None = None
-) -> dict[tuple[str, str], Path]:
+) -> dict[Engine, Path]:
     """Engine → file of a network with a checkpoint's weights, or untrained ones.
 
     Args:
@@ -114,25 +115,25 @@ def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: P
         for key, values in read_json(kept, "python -m benchmarks.student_front")["scores"].items():
             arch, backend, precision = key.split()
             found[arch, backend, precision] = {int(seed): miou for seed, miou in values.items()}
-    for source, seed, checkpoint in trained(runs, data.validation.name, seeds):
-        for arch in (name for name, weights in STUDENTS.items() if weights == source):
-            if all(seed in found.get((arch, *engine), {}) for engine in ENGINES):
-                continue
-            tree = RunTree(folder / f"{arch}-{seed}", data.validation.name)
-            for (name, precision), path in export(arch, checkpoint, tree, data).items():
-                backend_of_file = load_backend(name, path, output="mask", threads=1)
-                found.setdefault((arch, name, precision), {})[seed] = evaluate(backend_of_file, data.validation).miou
-                backend_of_file.close()
-                print(f"{arch} seed {seed} {name} {precision}: {found[arch, name, precision][seed]:.4f}", flush=True)
-            scores = {" ".join(key): values for key, values in found.items()}
-            write_json(kept, {"schema_version": SCHEMA_VERSION, "scores": scores})
+    for arch, seed, checkpoint in trained(runs, data.validation.name, seeds):
+        if all(seed in found.get((arch, *engine), {}) for engine in ENGINES):
+            continue
+        tree = RunTree(folder / f"{arch}-{seed}", data.validation.name)
+        for engine, path in export(arch, checkpoint, tree, data).items():
+            miou = score(engine[0], path, None, data.validation, 1)
+            found.setdefault((arch, *engine), {})[seed] = miou
+            print(f"{arch} seed {seed} {' '.join(engine)}: {miou:.4f}", flush=True)
+        write_json(kept, {"schema_version": SCHEMA_VERSION, "scores": joined(found)})
     return found
 
 
-def latency(
-    runs: Path, data: Data, folder: Path, arguments: argparse.Namespace
-) -> dict[tuple[str, str, str], list[float]]:
-    """(network, backend, precision) → milliseconds of each block."""
+def joined(found: Mapping[Key, Any]) -> dict[str, Any]:
+    """With keys that JSON takes."""
+    return {" ".join(key): values for key, values in found.items()}
+
+
+def latency(runs: Path, data: Data, folder: Path, arguments: argparse.Namespace) -> dict[Key, list[float]]:
+    """Milliseconds of each block, all contenders side by side."""
     size = parse_size(arguments.size)
     images = np.stack([resize_image(data.validation[i].image, size) for i in range(IMAGES)])
     yardstick = export(YARDSTICK, None, RunTree(folder / YARDSTICK, data.validation.name), data, size)
@@ -140,25 +141,22 @@ def latency(
         (YARDSTICK, *engine): Contender(YARDSTICK, backend_call, engine[0], path, size, images, arguments.threads)
         for engine, path in yardstick.items()
     }
-    for source, _, checkpoint in trained(runs, data.validation.name, [0]):
-        for arch in (name for name, weights in STUDENTS.items() if weights == source):
-            tree = RunTree(folder / f"{arch}-large", data.validation.name)
-            files = export(arch, checkpoint, tree, data, size)
-            usual = (tree.checkpoint("baseline"), images, arguments.threads)
-            calls[arch, *USUAL] = Contender(f"{arch} {USUAL[0]}", usual_call, *usual)
-            for engine, path in files.items():
-                calls[arch, *engine] = Contender(
-                    f"{arch} {' '.join(engine)}", backend_call, engine[0], path, size, images, arguments.threads
-                )
+    for arch, _, checkpoint in trained(runs, data.validation.name, [0]):
+        tree = RunTree(folder / f"{arch}-large", data.validation.name)
+        files = export(arch, checkpoint, tree, data, size)
+        usual = (tree.checkpoint("baseline"), images, arguments.threads)
+        calls[arch, *USUAL] = Contender(f"{arch} {USUAL[0]}", usual_call, *usual)
+        for engine, path in files.items():
+            calls[arch, *engine] = Contender(
+                f"{arch} {' '.join(engine)}", backend_call, engine[0], path, size, images, arguments.threads
+            )
     found = alternate(list(calls.values()), arguments.blocks)
     for contender in calls.values():
         contender.stop()
     return {key: found[contender.name] for key, contender in calls.items()}
 
 
-def rows_of(
-    times: dict[tuple[str, str, str], list[float]], scores: dict[tuple[str, str, str], dict[int, float]]
-) -> list[dict[str, Any]]:
+def rows_of(times: dict[Key, list[float]], scores: Scores) -> list[dict[str, Any]]:
     """A row for each network, backend and precision."""
     yardstick, rows = times[YARDSTICK, "onnx", "fp32"], []
     for (arch, backend, precision), blocks in times.items():
@@ -190,11 +188,6 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
 
     def times(row: dict[str, Any], field: str) -> str:
         return f"{row[field][0]:.2f}" if field in row else "–"
-
-    def over(row: dict[str, Any], name: str) -> str:
-        if row.get(f"miou_over_{name}") is None:
-            return "–"
-        return difference(row[f"miou_over_{name}"]) + plus_minus(row[f"miou_over_{name}_standard_error"])
 
     for row in rows:
         ratio, low, high = row["over_yardstick"]
@@ -234,10 +227,8 @@ def main() -> None:
     rows = rows_of(times, scores) if times else []
     report = {
         "schema_version": SCHEMA_VERSION, "benchmark": "student_front", "dataset": arguments.dataset,
-        "size": arguments.size,
-        "threads": arguments.threads, "rows": rows,
-        "scores": {" ".join(key): values for key, values in scores.items()},
-        "block_ms": {" ".join(key): values for key, values in times.items()}, "environment": environment(),
+        "size": arguments.size, "threads": arguments.threads, "rows": rows, "scores": joined(scores),
+        "block_ms": joined(times), "environment": environment(),
     }  # fmt: skip
     if arguments.json:
         write_json(arguments.json, report)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from exporters.graph import write_graph
 from exporters.half import half_copy
-from exporters.reference import TorchReference
+from exporters.reference import remember_masks
 from exporters.sensitivity import LayerError, layer_errors
 from exporters.stopwatch import Stopwatch
 from kdbench.backends.precision_proof import LEAST_SHARE
+from kdbench.backends.torch_eager import TorchBackend
 from kdbench.data import Sample
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import Size, normalise, resize_image
@@ -137,10 +138,10 @@ class ExportJob:
         return self._graphs[key]
 
     @cached_property
-    def reference(self) -> TorchReference:
+    def reference(self) -> TorchBackend:
         """PyTorch in float32, which exports are held against."""
         assert self.size is not None
-        return TorchReference(self.model, output=self.output, size=self.size)
+        return remember_masks(TorchBackend(self.model, output=self.output, size=self.size))
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The reference's logits of an H x W x 3 image of the job's size."""

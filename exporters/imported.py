@@ -13,9 +13,9 @@ from exporters.export_job import SENSITIVITY_IMAGES, ExportJob
 from exporters.half_graph import half_graph
 from exporters.mask_logits import return_logits
 from exporters.onnx_sensitivity import layer_errors, weighted_layers
-from exporters.reference import OnnxReference
+from exporters.reference import remember_masks
 from exporters.sensitivity import LayerError
-from kdbench.backends.onnx_runtime import open_session
+from kdbench.backends.onnx_runtime import OnnxBackend, open_session
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import resize_image
 from kdbench.errors import BadInput, Missing
@@ -77,11 +77,11 @@ class ImportedJob(ExportJob):
         return path
 
     @cached_property
-    def reference(self) -> OnnxReference:  # type: ignore[override]
+    def reference(self) -> OnnxBackend:  # type: ignore[override]
         """ONNX Runtime in float32, which exports are held against."""
-        backend = OnnxReference.open(self._source, output=self.output, threads=answer_threads(), spinning=False)
+        backend = OnnxBackend.open(self._source, output=self.output, threads=answer_threads(), spinning=False)
         backend.input = self.input
-        return backend
+        return remember_masks(backend)
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         session, batch = self._logits_session, self.reference.prepare(image)

@@ -167,7 +167,7 @@ def serve(at: str) -> None:
         os.write(1, b"ready\n")
         while True:
             ready, _, _ = select.select([listening, 0], [], [], 1.0)
-            _reap()
+            reap()
             if 0 in ready:
                 return
             if listening in ready:
@@ -178,7 +178,8 @@ def serve(at: str) -> None:
                 connection.close()
 
 
-def _reap() -> None:
+def reap() -> None:
+    """Take leave of children that ended: without it they stay as zombies."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

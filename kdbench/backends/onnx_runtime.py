@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend
@@ -59,7 +59,7 @@ class OnnxBackend(Backend):
         threads: int = 0,
         precision: str | None = None,
         spinning: bool = True,
-    ) -> Self:
+    ) -> OnnxBackend:
         """Open a file without asking for a sidecar; otherwise as ``load``.
 
         Args:

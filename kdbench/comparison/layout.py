@@ -59,11 +59,9 @@ def several_tables(comparison: Comparison, reasons: list[str]) -> list[Part]:
             _of_one_backend(backend, comparison, reasons)
             for backend in dict.fromkeys(backend for backend, _ in keys_of(comparison))
         ]
-    cells = [
-        [row.backend, row.precision, *_backend_cells(row, of_backend(comparison.rows), reasons)]
-        for row in comparison.rows
-    ]
-    header = ["backend", "precision", *(column.header for column in of_backend(comparison.rows))]
+    columns = of_backend(comparison.rows)
+    cells = [[row.backend, row.precision, *_backend_cells(row, columns, reasons)] for row in comparison.rows]
+    header = ["backend", "precision", *(column.header for column in columns)]
     return [*parts, Part(title_of(comparison.rows[0].run), header, cells, words=2)]
 
 
@@ -73,14 +71,15 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     keys = keys_of(comparison)
     several = len({precision for _, precision in keys if precision}) > 1
     header = ["Knowledge Distillation", *(column.header for column in of_model(comparison.rows))]
+    every = of_backend(comparison.rows)
     for backend, precision in keys:
         name = f"{backend} {precision}" if several else backend
-        header += [f"{name} {column.header}" for column in of_backend(comparison.rows) if column.belongs_to(backend)]
+        header += [f"{name} {column.header}" for column in every if column.belongs_to(backend)]
     cells, reasons = [], list[str]()
     for run, rows in _by_run(comparison).items():
         line = _about(run, rows, comparison)
         for key in keys:
-            columns = [column for column in of_backend(comparison.rows) if column.belongs_to(key[0])]
+            columns = [column for column in every if column.belongs_to(key[0])]
             line += _backend_cells(rows.get(key), columns, reasons)
         cells.append(line)
     return header, cells, reasons
@@ -88,12 +87,12 @@ def header_and_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 def one_line_per_row(comparison: Comparison, reasons: list[str]) -> Part:
     """One table, long instead of wide; ``reasons`` are those of ``header_and_cells``, whose numbers stay."""
-    headers = [column.header for column in (*of_model(comparison.rows), *of_backend(comparison.rows))]
+    models, columns = of_model(comparison.rows), of_backend(comparison.rows)
+    headers = [column.header for column in (*models, *columns)]
     cells = []
     for row in comparison.rows:
-        about = [title_of(row.run), row.backend, row.precision]
-        about += [column.cell(row) for column in of_model(comparison.rows)]
-        cells.append([*about, *_backend_cells(row, of_backend(comparison.rows), reasons)])
+        about = [title_of(row.run), row.backend, row.precision, *(column.cell(row) for column in models)]
+        cells.append([*about, *_backend_cells(row, columns, reasons)])
     return Part("", ["Knowledge Distillation", "backend", "precision", *headers], cells, words=3)
 
 

@@ -16,6 +16,7 @@ import psutil
 
 from kdbench.machine.ending import die_with_parent
 from tests.command import run_main
+from tests.forking import reap
 from tests.fuzz.at_replace import SITE, Watch, read_notes
 from tests.fuzz.corpus import REPOSITORY
 from tests.fuzz.kill_commands import Command
@@ -134,7 +135,7 @@ def children_left() -> tuple[list[str], float]:
     """
     started, own = time.monotonic(), psutil.Process()
     while True:
-        _reap()
+        reap()
         alive = [child for child in own.children(recursive=True) if child.is_running()]
         if not alive or time.monotonic() - started > GONE_S:
             break
@@ -147,13 +148,5 @@ def children_left() -> tuple[list[str], float]:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(alive, timeout=10)
-    _reap()
+    reap()
     return found, time.monotonic() - started
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return
