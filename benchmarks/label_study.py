@@ -58,7 +58,7 @@ class Setting:
     """One row of the study's plan.
 
     Attributes:
-        recipe: the fields that differ from ``RECIPE``.
+        recipe: the fields that differ from ``RECIPE``; of its ``teacher`` those alone that differ.
         hold_out: the drive that a fold is scored on; None = train and val as they are, scored on val and test.
     """
 
@@ -79,6 +79,7 @@ WHOLE = (
     Setting("all-lite0", {"student": {"arch": "student_lite0", "weights": "imagenet"}, "lr": 1e-3, "epochs": 48}),
     Setting("quarter-long", {"labelled": 0.25, "epochs": 208}),
     Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
+    Setting("quarter-teacher-180", {"labelled": 0.25, "epochs": 104, "teacher": {"size": None}}),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had."""
 DRIVES = ("0001TP", "0006R0", "0016E5")
@@ -93,6 +94,8 @@ def recipe_of(setting: Setting, device: str, epochs: int | None) -> Recipe:
     fields = dict(setting.recipe)
     if "student" in fields:
         fields["student"] = StudentRecipe.model_validate(fields["student"])
+    if "teacher" in fields:
+        fields["teacher"] = recipe.teacher.model_copy(update=fields["teacher"])
     if epochs is not None:
         fields |= {"epochs": epochs, "teacher": recipe.teacher.model_copy(update={"epochs": epochs})}
     return recipe.model_copy(update=fields)
