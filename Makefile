@@ -35,7 +35,7 @@ pip := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 data_flags := --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-all export-all compare test test-slow coverage check lock audit licences bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak mutation readme clean
+.PHONY: help install demo train-all export-all compare test test-slow coverage check remeasure lock audit licences bench gate gpu-check gpu-bundle gpu-quick gpu-train fuzz soak mutation readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,9 @@ check: install  ## lint, format, types, the measured tables; names results whose
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.readme_table --check
 	$(BIN)/python -m benchmarks.stale_results
+
+remeasure: install  ## measure again what `make check` names, by the commands that the results record: takes hours
+	$(BIN)/python -m benchmarks.remeasure
 
 lock: install  ## write requirements-ci.lock: what `make install LOCKED=1` and CI install, by hashes
 	$(pip) -c constraints.txt uv

@@ -3,13 +3,15 @@
     python -m benchmarks.stale_results            # a line for each, as in `make check`
     python -m benchmarks.stale_results --strict   # the same, and exit code 1 if there is any
 
-Results grow stale honestly, so this reports and fails nothing by itself. Without the history (a shallow clone, a
-tarball) nothing can be told, which is one line.
+Comments, docstrings and the form of Python code change no figure and count as no change. Results grow stale honestly,
+so this reports and fails nothing by itself; ``benchmarks.remeasure`` measures again. Without the history (a shallow
+clone, a tarball) nothing can be told, which is one line.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -159,17 +161,41 @@ def changed(root: Path, revision: str | None, sources: Iterable[str]) -> list[st
     if revision is None or git(root, "cat-file", "-e", f"{revision}^{{commit}}") is None:
         return [f"(unknown revision {revision})"]
     names = git(root, "diff", "--name-only", revision, "--", *(f":(glob){path}" for path in sources))
-    return (names or "").splitlines()
+    return [name for name in (names or "").splitlines() if not is_same_code(root, revision, name)]
 
 
-def stale(root: Path, results: dict[str, Measured]) -> list[str]:
-    """A line for each results file below ``root`` whose sources changed.
+def is_same_code(root: Path, revision: str, name: str) -> bool:
+    """Whether a Python file differs from the one at ``revision`` in comments, docstrings and form alone."""
+    before = git(root, "show", f"{revision}:{name}") if name.endswith(".py") else None
+    if before is None or not (root / name).exists():
+        return False
+    try:
+        return code_of(before) == code_of((root / name).read_text(encoding="utf-8"))
+    except SyntaxError:
+        return False
+
+
+def code_of(text: str) -> str:
+    """The syntax tree without texts that stand alone: docstrings of modules, classes, functions and fields."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+def stale(root: Path, results: dict[str, Measured]) -> dict[str, str]:
+    """Results files below ``root`` whose sources changed → since when, and which.
 
     Raises:
         NoHistoryError: git cannot tell here.
     """
     require_history(root)
-    lines = []
+    found = {}
     for name, measured in results.items():
         file = root / "results" / name
         if not file.exists():
@@ -182,8 +208,8 @@ def stale(root: Path, results: dict[str, Measured]) -> list[str]:
         files = list(dict.fromkeys(files))
         if files:
             more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-            lines.append(f"results/{name}: since {(revision or '?')[:12]}: {', '.join(files[:SHOWN])}{more}")
-    return lines
+            found[name] = f"since {(revision or '?')[:12]}: {', '.join(files[:SHOWN])}{more}"
+    return found
 
 
 def main() -> None:
@@ -191,18 +217,19 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a result is stale")
     strict = parser.parse_args().strict
     try:
-        lines = stale(REPOSITORY, RESULTS)
+        found = stale(REPOSITORY, RESULTS)
     except NoHistoryError as why:
         print(f"which results are stale cannot be told: {why}")
         return
-    for line in lines:
-        print(line)
+    for name, why in found.items():
+        print(f"results/{name}: {why}")
     print(
-        f"{len(lines)} of {len(RESULTS)} results are of sources that changed since (results/README.md has the commands)"
-        if lines
+        f"{len(found)} of {len(RESULTS)} results are of sources that changed since: `make remeasure`, or the commands in "
+        "results/README.md"
+        if found
         else f"all {len(RESULTS)} results are of the present sources"
     )
-    if strict and lines:
+    if strict and found:
         sys.exit(1)
 
 

@@ -53,23 +53,36 @@ def test_a_result_is_stale_when_what_it_depends_on_changed(root):
     measured_at(root, "speed.json", first)
     results = {"speed.json": Measured(("sources/engine.py", "sources/mo*.py"))}
     commit(root, other="2")
-    assert stale(root, results) == []
+    assert stale(root, results) == {}
     commit(root, model="2")
-    assert stale(root, results) == [f"results/speed.json: since {first[:12]}: sources/model.py"]
+    assert stale(root, results) == {"speed.json": f"since {first[:12]}: sources/model.py"}
     (root / "sources/engine.py").write_text("not committed yet")
-    assert stale(root, results)[0].endswith(": sources/engine.py, sources/model.py")
+    assert stale(root, results)["speed.json"].endswith(": sources/engine.py, sources/model.py")
     # Changed back is the same code again.
     commit(root, model="1", engine="1")
-    assert stale(root, results) == []
+    assert stale(root, results) == {}
+
+
+def test_words_and_form_are_no_change(root):
+    code = 'def f(a):\n    """Doc."""\n    return a  # as it is\n'
+    first = commit(root, code=code, text="text = 'a'\n")
+    measured_at(root, "x.json", first)
+    results = {"x.json": Measured(("sources/*",))}
+    commit(root, code='"""A module."""\n\ndef f(\n    a,\n):\n    """More of it."""\n    return a\n')
+    assert stale(root, results) == {}
+    commit(root, code=code, text="text = 'b'\n")  # a text that code reads
+    assert stale(root, results)["x.json"].endswith("sources/text.py")
+    commit(root, code=code.replace("return a", "return -a"), text="text = 'a'\n")
+    assert stale(root, results)["x.json"].endswith("sources/code.py")
 
 
 def test_trainings_count_from_their_own_revision(root):
     trained = commit(root, loop="1", engine="1")
     compared = commit(root, loop="2")
     measured_at(root, "table.json", compared, training={"baseline": {"revision": trained}})
-    assert stale(root, {"table.json": Measured(("sources/loop.py",))}) == []
+    assert stale(root, {"table.json": Measured(("sources/loop.py",))}) == {}
     with_training = {"table.json": Measured(("sources/engine.py",), training=("sources/loop.py",))}
-    assert stale(root, with_training) == [f"results/table.json: since {compared[:12]}: sources/loop.py"]
+    assert stale(root, with_training) == {"table.json": f"since {compared[:12]}: sources/loop.py"}
 
 
 def test_many_files_are_counted_and_unknown_revisions_named(root):
@@ -77,8 +90,8 @@ def test_many_files_are_counted_and_unknown_revisions_named(root):
     commit(root, a="2", b="2", c="2", d="2", e="2")
     measured_at(root, "x.json", "0" * 40)
     results = {"x.json": Measured(("sources/*",), at=first)}
-    assert stale(root, results)[0].endswith("sources/a.py, sources/b.py, sources/c.py and 2 more")
-    assert "unknown revision 0000" in stale(root, {"x.json": Measured(("sources/*",))})[0]
+    assert stale(root, results)["x.json"].endswith("sources/a.py, sources/b.py, sources/c.py and 2 more")
+    assert "unknown revision 0000" in stale(root, {"x.json": Measured(("sources/*",))})["x.json"]
 
 
 def test_without_history_nothing_is_told(root, tmp_path_factory):
