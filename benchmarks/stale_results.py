@@ -73,10 +73,8 @@ COMPARISON = Measured((*STUDENT, *EXPORT, *ENGINES, *SCORES, *TIMING), (*STUDENT
 RESULTS = {
     "backend-speedup.json": Measured((*STUDENT, *EXPORT, *ENGINES, *PRECISIONS, "benchmarks/backend_speedup.py")),
     "batches.json": Measured((*COMPARISON.sources, *PRECISIONS, "kdbench/comparison/timed_rows.py")),
-    "camvid-144x192.json": COMPARISON,
     "camvid-180x240.json": COMPARISON,
     "camvid-quarter.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
-    "camvid-precisions.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
     "demo.json": Measured(
         ("kdbench/cli/demo.py", "trainers/recipes/materials.toml", "kdbench/data/materials.py", *BATCHES, *STEPS)
     ),

@@ -27,7 +27,7 @@ def row_of(name, miou, ms, mb, **changes):
 
 def comparison_of(*rows):
     made = [row if isinstance(row, Row) else row_of(*row) for row in rows]
-    return Comparison.read(REPOSITORY / "results/camvid-144x192.json").model_copy(update={"rows": made})
+    return Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json").model_copy(update={"rows": made})
 
 
 def chosen(comparison, **limits):
@@ -199,7 +199,7 @@ def test_a_loss_that_cannot_be_told_is_not_taken_for_none():
 
 
 def test_results_of_before_say_that_they_have_no_interval():
-    old = Comparison.read(REPOSITORY / "results/camvid-precisions.json")
+    old = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-precisions.json")
     assert chosen(old) == "combined openvino int8"
     text = said(old)
     assert "It has 0.0070 more mIoU than torch fp32 of the same method (its interval is not in these results" in text

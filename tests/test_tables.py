@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 
 
 def comparison_of(*rows):
-    base = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
+    base = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json")
     made = [
         Row(method=method, backend=backend, precision=precision, output="mask", status=status,
             engine=None if shares is None else {"operators": shares})
@@ -51,7 +51,7 @@ def test_the_table_tells_what_mixed_rows_compute_in():
 def test_the_table_is_silent_where_rows_are_what_they_say():
     assert operators_line(comparison_of(("baseline", "torch", "fp32", "ok", {"fp32": 1.0}))) is None
     assert operators_line(comparison_of(("baseline", "trt", "fp32", "built", None))) is None
-    assert operators_line(Comparison.read(REPOSITORY / "results/camvid-144x192.json")) is None
+    assert operators_line(Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json")) is None
 
 
 def screen(comparison, width):
@@ -61,14 +61,14 @@ def screen(comparison, width):
 
 
 def test_a_screen_that_is_wide_enough_shows_the_table_of_the_files():
-    lines = screen(Comparison.read(REPOSITORY / "results/camvid-144x192.json"), 200)
+    lines = screen(Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json"), 200)
     for part in ("torch mIoU", "onnx = torch", "trt ms"):
         assert part in lines[1]
     assert sum(line.startswith("│ Without KD (Baseline)") for line in lines) == 1
 
 
 def test_a_narrow_screen_shows_every_row_whole():
-    comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
+    comparison = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json")
     lines = screen(comparison, 110)
     assert "backend" in lines[1]
     assert not any("…" in line for line in lines)
@@ -82,7 +82,7 @@ def test_a_narrow_screen_shows_every_row_whole():
 
 
 def test_a_screen_too_narrow_for_every_column_shows_a_table_per_backend():
-    lines = screen(Comparison.read(REPOSITORY / "results/camvid-144x192.json"), 80)
+    lines = screen(Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json"), 80)
     assert [line.strip() for line in lines if line and line[0] not in "┏┃┡│├└"][:4] == [
         "Models",
         "torch",
@@ -141,7 +141,7 @@ def test_many_backends_and_precisions_are_a_table_per_backend(width):
 
 
 def test_one_method_is_one_table_of_its_backends():
-    comparison = Comparison.read(REPOSITORY / "results/camvid-precisions.json")
+    comparison = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-precisions.json")
     tables = tables_in(as_markdown(comparison))
     assert list(tables) == ["Models", "Combined"]
     header, rows = tables["Combined"]
@@ -151,7 +151,7 @@ def test_one_method_is_one_table_of_its_backends():
 
 
 def test_on_a_terminal_sentences_break_between_words():
-    comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
+    comparison = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json")
     console = Console(file=io.StringIO(), width=80, force_terminal=True, no_color=True)
     print_table(comparison, console)
     lines = console.file.getvalue().splitlines()
@@ -180,7 +180,7 @@ def test_a_name_neither_opens_an_element_nor_ends_a_cell():
 def test_a_column_is_declared_in_one_place(monkeypatch):
     """Megabytes: one line, and every table has them, for the backends that they belong to."""
     size = columns.Column("MB", lambda row: f"{row.artifact.bytes / 1e6:.1f}", of_torch=False)
-    before = as_csv(comparison := Comparison.read(REPOSITORY / "results/camvid-144x192.json"))
+    before = as_csv(comparison := Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json"))
     monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, size))
     onnx = next(row for row in comparison.rows if (row.method, row.backend) == ("baseline", "onnx"))
     megabytes = f"{onnx.artifact.bytes / 1e6:.1f}"
@@ -208,8 +208,8 @@ def test_a_row_that_is_missing_has_a_dash_in_each_column():
 
 
 def test_the_csv_has_a_column_for_each_plain_field_of_a_row():
-    comparison = Comparison.read(REPOSITORY / "results/camvid-144x192.json")
-    assert as_csv(comparison) == (REPOSITORY / "results/camvid-144x192.csv").read_text(encoding="utf-8")
+    comparison = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json")
+    assert as_csv(comparison) == (REPOSITORY / "tests/golden/tables/camvid-144x192.csv").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 threads"), (1, "1 thread"), (2, "2 threads")])
