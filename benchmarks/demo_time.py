@@ -4,7 +4,8 @@
 
 Three demos, one after the other, each in a folder of its own: seeds 0, 1, 2; seeds 3, 4, 5, by which nothing was
 chosen; and seeds 0, 1, 2 with PyTorch and oneDNN held to AVX2, as on a processor without AVX-512 (ONNX Runtime has no
-such switch and stays as it is). ``kdbench report`` is timed again by itself. Prints a line for each.
+such switch and stays as it is). Timed by themselves are ``kdbench report`` and, after it, every export of every method
+in every format and precision. Prints a line for each.
 """
 
 from __future__ import annotations
@@ -47,17 +48,21 @@ def measure(name: str, seeds: str, settings: dict[str, str], runs: Path) -> dict
     seconds = timed(["demo", "--runs", str(runs), "--seeds", seeds], settings)
     report = timed(["report", "--runs", str(runs)], settings)
     comparison = Comparison.read(RunTree(runs, "materials").comparison)
+    everything = ("--method", "all", "--format", "all", "--precision", "all", "--dataset", "materials")
+    export = timed(["export", "--runs", str(runs), *everything], settings)
     by_seed = {method: about["miou_by_seed"] for method, about in comparison.training.items()}
     row = {
         "name": name, "seeds": seeds, "settings": settings, "seconds": seconds, "report_seconds": report,
-        "miou_by_seed": by_seed, "gains": [gain.model_dump(mode="json") for gain in comparison.improvements],
+        "export_seconds": export, "miou_by_seed": by_seed,
+        "gains": [gain.model_dump(mode="json") for gain in comparison.improvements],
     }  # fmt: skip
     gains = ", ".join(
         f"{gain.method} {gain.delta_miou:+.4f} ± {gain.standard_error:.4f} ({gain.verdict})"
         for gain in comparison.improvements
     )
     print(
-        f"{name}: {seconds:.0f} s, report {report:.0f} s; baseline {fmean(by_seed['baseline']):.4f}, {gains}",
+        f"{name}: {seconds:.0f} s, report {report:.0f} s, every export {export:.0f} s; "
+        f"baseline {fmean(by_seed['baseline']):.4f}, {gains}",
         flush=True,
     )
     return row
