@@ -222,8 +222,8 @@ def main() -> None:
     for name, why in found.items():
         print(f"results/{name}: {why}")
     print(
-        f"{len(found)} of {len(RESULTS)} results are of sources that changed since: `make remeasure`, or the commands in "
-        "results/README.md"
+        f"{len(found)} of {len(RESULTS)} results are of sources that changed since: `make remeasure`, or the commands "
+        "in results/README.md"
         if found
         else f"all {len(RESULTS)} results are of the present sources"
     )
