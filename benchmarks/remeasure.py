@@ -56,7 +56,7 @@ def measure(root: Path, name: str) -> Outcome:
         return Outcome(False, "of a GPU: make gpu-check")
     command = command_of(root, name)
     if command is None:
-        return Outcome(False, "made in more than one step: see results/README.md")
+        return Outcome(False, "what it recorded is no whole command: see results/README.md")
     file = root / "results" / name
     before = file.read_bytes()
     print(f"== {name}: {shlex.join(command[1:])}", flush=True)

@@ -63,7 +63,7 @@ def test_what_is_no_whole_command_is_left_to_a_person(root, command, capfd):
     write(root, "x.json", command)
     assert command_of(root, "x.json") is None
     assert not remeasure(root, ["x.json"])
-    assert "results/x.json: made in more than one step: see results/README.md" in capfd.readouterr().out
+    assert "results/x.json: what it recorded is no whole command: see results/README.md" in capfd.readouterr().out
 
 
 def test_a_kdbench_command_runs_in_this_environment(root):
