@@ -33,9 +33,9 @@ def train_set(folder_dataset):
     return open_dataset("folder", "train", folder_dataset)
 
 
-def batches_of(train_set, *, distils=False, **changes):
+def batches_of(train_set, *, distils=False, device=CPU, **changes):
     recipe = Recipe(**{"size": SIZE, "batch_size": 4, **MOVED, **changes})
-    images = TrainingImages(train_set, recipe.view_size, None, CPU)
+    images = TrainingImages(train_set, recipe.view_size, None, device)
     return TrainingBatches(images, recipe, unlabelled=distils, view=IMAGENET if distils else None)
 
 
@@ -79,6 +79,11 @@ def test_half_of_an_image_in_many_proportions_whole_within_it():
     assert rows.min() == pytest.approx(0.5, abs=0.02)
     assert rows.max() == 1
     assert rows.log2().mean().item() == pytest.approx(-0.5, abs=0.02)  # log-uniform from a half to 1
+    for start, end, side in ((top, bottom, height), (left, right, width)):
+        free = side - (end - start)
+        place = (start / free)[free > side / 10]  # uniform from one edge to the other
+        assert place.mean().item() == pytest.approx(0.5, abs=0.03)
+        assert place.std().item() == pytest.approx(12**-0.5, abs=0.03)
     assert pastes.source[pasted].float().mean().item() == pytest.approx(count / 2, rel=0.05)
 
 
@@ -217,6 +222,21 @@ def test_two_processes_share_the_batch_of_one(train_set, monkeypatch, cutmix):
         for batch, expected in zip(batches_of(train_set, **settings).epoch(1), whole, strict=True):
             assert torch.equal(batch.images, expected.images[process::2])
             assert torch.equal(batch.labels, expected.labels[process::2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_gpu_makes_the_batches_of_the_cpu(train_set, monkeypatch, processes):
+    """Without zoom and flip, which a GPU rounds otherwise. All have one shape, as recorded steps need it."""
+    monkeypatch.setattr("trainers.batches.world_size", lambda: processes)
+    still = {"cutmix": 0.5, "jitter": 0.3, "scale_min": 1.0, "scale_max": 1.0, "flip": False}
+    ours, theirs = (batches_of(train_set, device=torch.device(device), **still) for device in ("cuda", "cpu"))
+    for epoch in range(3):
+        for batch, expected in zip(ours.epoch(epoch), theirs.epoch(epoch), strict=True):
+            assert batch.images.shape == (4 // processes, 3, *SIZE)
+            assert torch.equal(batch.labels.cpu(), expected.labels)
+            torch.testing.assert_close(batch.images.cpu(), expected.images, atol=1e-5, rtol=1e-5)
 
 
 def test_a_process_makes_what_it_pastes_from_beside_its_own():
