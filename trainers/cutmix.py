@@ -17,7 +17,7 @@ from torch import Tensor
 from trainers.recipe import Recipe
 
 AREA = 0.5
-"""Of an image, what is pasted. French et al. found half better than a random area (arXiv 1906.01916, section 4.1)."""
+"""Of an image, what is pasted: a half, as in the scripts of French et al. (Yun et al. draw it between 0 and 1)."""
 
 
 class Pastes(NamedTuple):
