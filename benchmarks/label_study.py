@@ -80,6 +80,8 @@ WHOLE = (
     Setting("quarter-long", {"labelled": 0.25, "epochs": 208}),
     Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
     Setting("quarter-teacher-180", {"labelled": 0.25, "epochs": 104, "teacher": {"size": None}}),
+    Setting("quarter-cutmix", {"labelled": 0.25, "epochs": 104, "cutmix": 0.5}),
+    Setting("all-cutmix", {"epochs": 104, "cutmix": 0.5}),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had."""
 DRIVES = ("0001TP", "0006R0", "0016E5")

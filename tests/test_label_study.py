@@ -78,9 +78,18 @@ def test_paired_differences_by_value():
 def test_a_setting_is_a_recipe():
     for setting in SETTINGS:
         recipe = recipe_of(setting, "cuda", None)
-        assert recipe.view_size == (360, 480)
-        assert recipe.for_teacher().size == (360, 480)
+        seen = (180, 240) if setting.name == "quarter-teacher-180" else (360, 480)
+        assert recipe.view_size == seen
+        assert recipe.for_teacher().size == seen
         assert recipe.for_teacher().labelled == recipe.labelled
+
+
+@pytest.mark.parametrize("plain", ["quarter", "all"])
+def test_a_setting_with_cutmix_has_it_in_the_students_alone(plain):
+    recipes = {setting.name: recipe_of(setting, "cuda", None) for setting in SETTINGS}
+    mixed = recipes[f"{plain}-cutmix"]
+    assert mixed.changes_since(recipes[plain].model_dump(mode="json")) == ["cutmix 0.0 → 0.5"]
+    assert mixed.for_teacher() == recipes[plain].for_teacher()
 
 
 @pytest.mark.slow

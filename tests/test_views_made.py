@@ -83,7 +83,7 @@ def test_where_all_are_there_no_image_is_decoded(train_set, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "change", [{"jitter": 0.2}, {"flip": False}, {"size": (64, 64)}, {"labelled": 0.5}, {"images": 6}]
+    "change", [{"jitter": 0.2}, {"flip": False}, {"size": (64, 64)}, {"labelled": 0.5}, {"images": 6}, {"cutmix": 0.5}]
 )
 def test_other_settings_have_views_of_their_own_and_the_old_ones_are_named(train_set, tmp_path, capsys, change):
     settings = {"size": (64, 96), "views": 1, **AUGMENTED}

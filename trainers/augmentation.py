@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from kdbench.data.labels import IGNORE
 from kdbench.data.normalisation import IMAGENET, Input
+from trainers.cutmix import Pastes, paste
 from trainers.recipe import Recipe
 
 
@@ -30,6 +32,9 @@ class Augmentation(NamedTuple):
     shift: Tensor
     contrast: Tensor
     shade: Tensor
+
+
+Drawn = TypeVar("Drawn", Augmentation, Pastes)
 
 
 def draw(n: int, recipe: Recipe, generator: torch.Generator) -> Augmentation:
@@ -55,12 +60,18 @@ def moves(drawn: Augmentation) -> bool:
     return bool((drawn.zoom != 1).any() or (drawn.mirror != 1).any())
 
 
-def to_device(drawn: list[Augmentation], device: torch.device) -> list[Augmentation]:
+def to_device(drawn: list[Drawn], device: torch.device) -> list[Drawn]:
     """The same on ``device``, by one copy of each field for all steps of an epoch."""
     if device.type == "cpu":
         return drawn
-    fields = [torch.stack(values).pin_memory().to(device, non_blocking=True) for values in zip(*drawn, strict=True)]
-    return [Augmentation(*(values[step] for values in fields)) for step in range(len(drawn))]
+    counts = [len(one[0]) for one in drawn]
+    fields = [torch.cat(values).pin_memory().to(device, non_blocking=True) for values in zip(*drawn, strict=True)]
+    return [type(drawn[0])(*values) for values in zip(*(field.split(counts) for field in fields), strict=True)]
+
+
+def rows_of(drawn: Drawn, rows: Sequence[int] | slice) -> Drawn:
+    """What was drawn for some of the images."""
+    return type(drawn)(*(values[rows] for values in drawn))
 
 
 @lru_cache
@@ -92,7 +103,12 @@ def converted(images: Tensor, made: Input, wanted: Input) -> Tensor:
 
 
 def augment(
-    images: Tensor, labels: Tensor, drawn: Augmentation, resample: bool, wanted: Input = IMAGENET
+    images: Tensor,
+    labels: Tensor,
+    drawn: Augmentation,
+    resample: bool,
+    wanted: Input = IMAGENET,
+    pastes: Pastes | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Normalise and augment, with one resampling for the whole batch.
 
@@ -102,11 +118,15 @@ def augment(
         drawn: on the images' device.
         resample: whether ``drawn`` moves any pixel; given, because looking makes a GPU wait.
         wanted: how the images are normalised.
+        pastes: of the first images, on their device: only these are returned, the others are there to paste from.
 
     Returns:
         images (float32, normalised, channels-last) and labels (int64); pixels outside the source are 0 and 255.
     """
     centred, target = moved(centre(images, wanted), labels, drawn, resample)
+    if pastes is not None:
+        centred, target = paste(centred, target, pastes)
+        drawn = rows_of(drawn, slice(len(target)))
     return shaded(centred, drawn, wanted), target
 
 

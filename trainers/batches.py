@@ -10,6 +10,10 @@ one shuffled order, so that a step holds labelled images in the share that they 
 in every step as ``unlabelled_share`` says. Every pixel of an image without labels has the label 254, but for padding,
 which has 255 as everywhere.
 
+With ``cutmix`` in the recipe a rectangle of another image of the step is pasted into some, drawn after all else, so
+that images and their augmentation are those of a training without; a process then also makes the images of others that
+its own have rectangles of. Labels that are not used travel as 254. A baseline's rectangles are of labelled images.
+
 With ``views`` in the recipe the augmented images come from the disk (``trainers.views``), in the same order.
 """
 
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +34,8 @@ from kdbench.data.labels import UNLABELLED
 from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import BadInput
 from kdbench.models.segmentation import Taps
-from trainers.augmentation import Augmentation, augment, converted, draw, moves, to_device
+from trainers.augmentation import augment, converted, draw, moves, rows_of, to_device
+from trainers.cutmix import Pastes, draw_pastes, with_sources
 from trainers.images import TrainingImages
 from trainers.processes import rank, world_size
 from trainers.recipe import Recipe
@@ -120,21 +125,32 @@ class TrainingBatches:
         A last, smaller batch is left out: its BatchNorm statistics would be noise.
         """
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
-        size, mine = self.batch_size, slice(rank(), None, world_size())
+        own = slice(rank(), None, world_size())
         whole = self._chunks(generator)
         if self._views is not None:
-            shown = [chunk[mine] for chunk in self._shown(whole, epoch)]
+            shown = [chunk[own] for chunk in self._shown(whole, epoch)]
             for images, labels, taps in self._views.batches(shown, self._wanted, taught=self._taught):
                 yield Batch(images, labels, images, taps)
             return
-        chunks = [chunk[mine] for chunk in whole]
-        drawn = [draw(size, self.recipe, generator) for _ in chunks]
-        drawn = [Augmentation(*(values[mine] for values in one)) for one in drawn]
+        drawn = [draw(self.batch_size, self.recipe, generator) for _ in whole]
+        made = self._made(range(self.batch_size)[own], len(whole), generator)
+        chunks = [[chunk[row] for row in rows] for chunk, (rows, _) in zip(whole, made, strict=True)]
+        drawn = [rows_of(one, rows) for one, (rows, _) in zip(drawn, made, strict=True)]
         moved = to_device(drawn, self.device)
         known = set(self.labelled)
         for step, (images, labels) in enumerate(self._images.batches(chunks)):
             hide_labels(labels, chunks[step], known)
-            yield self._batch(*augment(images, labels, moved[step], moves(drawn[step]), self._wanted))
+            yield self._batch(*augment(images, labels, moved[step], moves(drawn[step]), self._wanted, made[step][1]))
+
+    def _made(
+        self, own: Sequence[int], steps: int, generator: torch.Generator
+    ) -> list[tuple[list[int], Pastes | None]]:
+        """For each step the rows that this process makes, its own first, and what is pasted into its own."""
+        if not self.recipe.cutmix:
+            return [(list(own), None)] * steps
+        made = [with_sources(own, draw_pastes(self.batch_size, self.recipe, generator)) for _ in range(steps)]
+        pastes = to_device([pastes for _, pastes in made], self.device)
+        return [(rows, of_rows) for (rows, _), of_rows in zip(made, pastes, strict=True)]
 
     def _queues(self) -> list[tuple[list[int], int]]:
         """Images that are shown in turn, and how many of them every step holds."""

@@ -141,3 +141,4 @@ class TeacherRecipe(NetworkRecipe):
     labelled: LabelledShare | None = Field(
         None, description="labels that it learns from: more than the students' where it stands for one from elsewhere"
     )
+    cutmix: float = Field(0.0, ge=0, le=1, description="of its own training, whatever the students have")

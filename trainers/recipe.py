@@ -80,6 +80,13 @@ class Common(BaseModel):
     scale_max: float = Field(1.0, gt=0, description="upper end of the random zoom")
     flip: bool = Field(True, description="horizontally, half of the time")
     jitter: float = Field(0.0, ge=0, description="brightness, contrast and colour shift, in units of ImageNet's std")
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that half of an image, a rectangle, is another one's of the step, labels and all "
+        "(CutMix); in every arm, and the teacher looks at the mixed image; 0 = off",
+    )
 
     views: int = Field(
         0,
@@ -115,7 +122,7 @@ class Common(BaseModel):
 
     def for_teacher(self) -> Self:
         """The recipe of the teacher's own training."""
-        fields = ("epochs", "batch_size", "lr", "size", "images", "labelled")
+        fields = ("epochs", "batch_size", "lr", "size", "images", "labelled", "cutmix")
         changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
         teacher = self.teacher.model_copy(update={"size": None})
         return self.model_copy(update={**changes, "precision": self.teacher_precision, "teacher": teacher, "views": 0})
@@ -183,6 +190,8 @@ def variant_name(
         differs["unlabelled"] = unlabelled.absolute().name
     if recipe.views != usual_training.views:
         differs["views"] = str(recipe.views)
+    if recipe.cutmix != usual_training.cutmix:
+        differs["cutmix"] = f"{recipe.cutmix:g}"
     if hold_out is not None:
         differs[HOLD_OUT] = hold_out
     if match_time:

@@ -29,12 +29,13 @@ from kdbench.progress import progress_bar
 from kdbench.runs.beside import remove_leftovers
 from kdbench.runs.files import atomic_path
 from kdbench.runs.folder import RunFolder
-from trainers.augmentation import Augmentation, centre, moved, moves, shaded, statistics
+from trainers.augmentation import Augmentation, centre, moved, moves, rows_of, shaded, statistics, to_device
 from trainers.batches import hide_labels, labelled_indices
+from trainers.cutmix import paste, with_sources
 from trainers.images import TrainingImages
 from trainers.processes import is_main, wait_for_all
 from trainers.steps import teacher_taps
-from trainers.views import IMAGES, LABELS, LOGITS, Part, ViewFolder, Views, drawn_view
+from trainers.views import IMAGES, LABELS, LOGITS, Part, ViewFolder, Views, drawn_view, pasted_view
 from trainers.views_wanted import Wanted, parts_of, say_and_require_room, size_text, what_they_are_made_of
 
 POLL_SECONDS = 0.5
@@ -131,22 +132,27 @@ def one_view(
     """Rows of a view, batch after batch, in the dataset's order: part → N x its shape."""
     recipe = wanted.recipe
     factor = recipe.view_size[0] // recipe.size[0]
-    known = set(labelled_indices(images, recipe.labelled))
+    labelled = labelled_indices(images, recipe.labelled)
+    known = set(labelled)
     middle = slice(factor // 2, None, factor)
     indices = range(images.count)
     chunks = [list(indices[at : at + recipe.batch_size]) for at in range(0, images.count, recipe.batch_size)]
-    whole = drawn_view(images.count, view, recipe)
-    for chunk, (pixels, labels) in zip(chunks, images.batches(chunks), strict=True):
-        hide_labels(labels, chunk, known)
-        drawn = Augmentation(*(values[chunk].to(wanted.device) for values in whole))
-        levels, target = whole_levels(pixels, labels, drawn, resample=moves(whole))
+    whole, pastes = drawn_view(images.count, view, recipe), pasted_view(images.count, view, recipe, labelled)
+    made = [with_sources(chunk, pastes) for chunk in chunks]
+    needed = [rows for rows, _ in made]
+    drawn = to_device([rows_of(whole, rows) for rows in needed], wanted.device)
+    pasted = to_device([of_rows for _, of_rows in made], wanted.device)
+    for step, (pixels, labels) in enumerate(images.batches(needed)):
+        hide_labels(labels, needed[step], known)
+        levels, target = paste(*whole_levels(pixels, labels, drawn[step], resample=moves(whole)), pasted[step])
+        shade = rows_of(drawn[step], slice(len(target)))
         rows = {
             IMAGES: maps_last(F.avg_pool2d(levels, factor) * factor**2 if factor > 1 else levels).round(),
             LABELS: target[:, middle, middle],
         }
         if wanted.teaching is not None and set(shapes) - set(rows):
             teacher = wanted.teaching.model
-            said = teacher_taps(teacher, shaded(centre(levels, teacher.input), drawn, teacher.input), recipe)
+            said = teacher_taps(teacher, shaded(centre(levels, teacher.input), shade, teacher.input), recipe)
             rows |= kept_of(said, shapes)
         yield {name: rows[name].cpu().numpy() for name in shapes}
 

@@ -31,7 +31,8 @@ from kdbench.errors import KdbenchError
 from kdbench.models.segmentation import Taps
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
 from trainers.augmentation import Augmentation, centre, draw, shaded
-from trainers.recipe import Recipe
+from trainers.cutmix import Pastes, draw_pastes
+from trainers.recipe import MAX_VIEWS, Recipe
 
 IMAGES, LABELS, LOGITS = "images", "labels", "logits"
 INDEX = "views.json"
@@ -110,6 +111,14 @@ class ViewFolder:
 def drawn_view(count: int, view: int, recipe: Recipe) -> Augmentation:
     """How each of ``count`` images is augmented in a view: whatever the seed of the training."""
     return draw(count, recipe, torch.Generator().manual_seed(view))
+
+
+def pasted_view(count: int, view: int, recipe: Recipe, labelled: Sequence[int]) -> Pastes:
+    """What is pasted into each of ``count`` images in a view, of other images' views of that number.
+
+    Labelled images take it from one another alone, because the baseline is shown them.
+    """
+    return draw_pastes(count, recipe, torch.Generator().manual_seed(MAX_VIEWS + view), labelled)
 
 
 class Views:

@@ -56,7 +56,7 @@ def what_they_are_made_of(wanted: Wanted, images: TrainingImages) -> dict[str, A
         "dataset": wanted.dataset.name, "files": files or contents(images), "images": images.count,
         "labelled": hashlib.sha256(repr(known).encode()).hexdigest(),
         "size": list(recipe.size), "view_size": list(recipe.view_size), "scale": [recipe.scale_min, recipe.scale_max],
-        "flip": recipe.flip, "jitter": recipe.jitter,
+        "flip": recipe.flip, "jitter": recipe.jitter, **({"cutmix": recipe.cutmix} if recipe.cutmix else {}),
     }  # fmt: skip
 
 

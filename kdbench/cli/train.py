@@ -159,6 +159,13 @@ def train(
             rich_help_panel="Budget",
         ),
     ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability that half of an image is another's, labels and all: CutMix, in every method alike.",
+            rich_help_panel="Budget",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -206,7 +213,7 @@ def train(
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "alpha": alpha, "beta": beta, "gamma": gamma,
         "temperature": temperature, "kl_reduction": kl_reduction, "feature_loss": feature_loss, "seed": seed,
         "student": student, "student_weights": student_weights, "labelled": share_or_list(labelled),
-        "images": images, "views": views,
+        "images": images, "views": views, "cutmix": cutmix,
     }  # fmt: skip
     from trainers.recipe import recipe_of
 

@@ -18,7 +18,8 @@ from kdbench.report.content import duration
 
 SETTINGS = (
     "size", "labelled", "images", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup_steps",
-    "precision", "class_weights", "logit_adjustment", "scale_min", "scale_max", "flip", "jitter", "alpha",
+    "precision", "class_weights", "logit_adjustment", "scale_min", "scale_max", "flip", "jitter", "cutmix",
+    "alpha",
 )  # fmt: skip
 """Fields of a recipe that every method's training follows."""
 
