@@ -219,8 +219,8 @@ def main() -> None:
     except NoHistoryError as why:
         print(f"which results are stale cannot be told: {why}")
         return
-    for name, why in found.items():
-        print(f"results/{name}: {why}")
+    for name, told in found.items():
+        print(f"results/{name}: {told}")
     print(
         f"{len(found)} of {len(RESULTS)} results are of sources that changed since: `make remeasure`, or the commands "
         "in results/README.md"
