@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.label_scores import BY_LABELS
 from kdbench.methods.base import METHODS, title_of
 from kdbench.runs.files import read_json
 
@@ -24,8 +25,6 @@ PANELS = {
     "val": "validation: more frames of a drive in training",
 }
 SHOWN = ("baseline", "response", "feature", "dist")
-WHOLE = ("quarter", "all")
-"""Settings that differ in the number of labels alone."""
 SPREAD = 0.012
 """Between methods at one number of labels, a share of it: error bars would cover each other."""
 
@@ -48,10 +47,10 @@ def save(figure: Figure, out: Path) -> None:
 
 
 def panel(axis: Axes, rows: list[dict[str, Any]], split: str) -> None:
-    labels = sorted({row["labelled"] for row in rows if row["setting"] in WHOLE})
+    labels = sorted({row["labelled"] for row in rows if row["setting"] in BY_LABELS})
     for index, method in enumerate(SHOWN):
         of_method = sorted(
-            (row for row in rows if row["method"] == method and row["setting"] in WHOLE),
+            (row for row in rows if row["method"] == method and row["setting"] in BY_LABELS),
             key=lambda row: row["labelled"],
         )
         style = METHODS[method].style

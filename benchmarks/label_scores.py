@@ -16,6 +16,8 @@ Run = tuple[str, int]
 SPLITS = ("val", "test", "new_scenes")
 FOLD = "-without-"
 """Between a setting's name and the drive that one of its folds holds out."""
+BY_LABELS = ("sixteenth", "quarter", "all")
+"""Settings that differ in the number of labels alone."""
 
 
 def score(entries: list[Entry]) -> dict[str, Any]:

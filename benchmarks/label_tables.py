@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.label_scores import BY_LABELS
 from kdbench.comparison import markdown
 from kdbench.comparison.columns import agreement
 from kdbench.comparison.numbers import NOTHING, counted, difference, fraction, plus_minus
@@ -43,7 +44,7 @@ def labels_table(root: Path, results: Path) -> str:
         f"the teacher of {one['labelled']} labels has {fraction(one['test']['miou'])} on test and "
         f"{fraction(one['val']['miou'])} on validation"
         for one in report["entries"]
-        if one["method"] == "teacher"
+        if one["method"] == "teacher" and one["setting"] in BY_LABELS
     )
     return (
         f"{markdown.table(header, cells)}\n\n"
@@ -57,7 +58,8 @@ def labels_table(root: Path, results: Path) -> str:
 
 
 def students(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in report["rows"] if "test" in row and row["method"] != "teacher"]
+    """Rows that differ in the number of labels and the method alone."""
+    return [row for row in report["rows"] if row["setting"] in BY_LABELS and row["method"] != "teacher"]
 
 
 def mean(found: dict[str, Any]) -> str:
