@@ -29,6 +29,7 @@ LOCKED ?=
 CASES ?= 5000
 KILLS ?= 210
 SEED ?= 0
+COVERED_SLOW := tests/test_sweep.py tests/test_regress_base_ref.py
 # Of `make soak`: how long.
 MINUTES ?= 30
 pip := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -77,13 +78,16 @@ test: install  ## the test suite, on two cores
 test-slow: install  ## the tests that take tens of seconds each
 	$(BIN)/python -m pytest -n 2 --dist load -m slow
 
-# One process: what pytest-xdist's are ended by would cost some of their counts.
-coverage: install  ## how much of kdbench the default suite runs through, branches too: results/coverage.json
+# One process: what pytest-xdist's are ended by would cost some of their counts. Sweeps, and the gate against another
+# revision, have slow tests alone.
+coverage: install  ## how much of kdbench the tests run through, branches too: results/coverage.json
 	rm -f .coverage .coverage.* .coverage-data.json
 	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/python -m coverage run -m pytest
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/python -m coverage run -m pytest -m slow $(COVERED_SLOW)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage json --quiet --fail-under=0 -o .coverage-data.json
-	$(BIN)/python -m benchmarks.coverage_summary .coverage-data.json --json results/coverage.json
+	$(BIN)/python -m benchmarks.coverage_summary .coverage-data.json --json results/coverage.json \
+	  --tests "the default suite, and the slow tests of $(COVERED_SLOW)"
 	$(BIN)/python -m coverage report --skip-covered --show-missing
 
 check: install  ## lint, format, types, the measured tables; names results whose sources changed since

@@ -3,7 +3,8 @@
     python -m coverage json -o coverage-data.json
     python -m benchmarks.coverage_summary coverage-data.json --json results/coverage.json
 
-A share counts lines and branches together, as coverage.py does: those that ran, of all there are.
+``share`` counts lines and branches together, as coverage.py does: those that ran, of all there are; ``branch_share``
+branches alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def share(row: dict[str, int]) -> float:
     return (row["covered_lines"] + row["covered_branches"]) / whole if whole else 1.0
 
 
+def of_branches(row: dict[str, int]) -> float:
+    """Branches that ran, of all; 1 where there is none."""
+    return row["covered_branches"] / row["num_branches"] if row["num_branches"] else 1.0
+
+
 def summary(files: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
     """A row for each package, by name, and one of all.
 
@@ -44,7 +50,13 @@ def summary(files: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
             for count in COUNTS:
                 row[count] += counted[count]
     ordered = [*sorted(packages.keys() - {"all"}), "all"]
-    return [{"package": name, **packages[name], "share": round(share(packages[name]), 4)} for name in ordered]
+    return [
+        {
+            "package": name, **packages[name], "share": round(share(packages[name]), 4),
+            "branch_share": round(of_branches(packages[name]), 4),
+        }
+        for name in ordered
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -55,10 +67,11 @@ def main() -> None:
     arguments = parser.parse_args()
     data = json.loads(arguments.data.read_text(encoding="utf-8"))
     rows = summary({path: file["summary"] for path, file in data["files"].items()})
-    print(f"{'package':<24}{'lines':>8}{'ran':>8}{'branches':>10}{'ran':>8}{'share':>9}   {arguments.tests}")
+    header = f"{'package':<24}{'lines':>8}{'ran':>8}{'branches':>10}{'ran':>8}{'share':>9}{'branches':>10}"
+    print(f"{header}   {arguments.tests}")
     for row in rows:
         counts = "{:>8}{:>8}{:>10}{:>8}".format(*(row[count] for count in COUNTS))
-        print(f"{row['package']:<24}{counts}{row['share']:>9.1%}")
+        print(f"{row['package']:<24}{counts}{row['share']:>9.1%}{row['branch_share']:>10.1%}")
     report = {
         "schema_version": 1, "benchmark": "coverage", "tests": arguments.tests,
         "coverage": data["meta"]["version"], "rows": rows, "environment": environment(),

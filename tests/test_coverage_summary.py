@@ -29,10 +29,10 @@ def test_lines_and_branches_are_summed_before_they_are_divided():
         "kdbench/data/b.py": counted(90, 45, 0, 0),
         "exporters/c.py": counted(0, 0, 0, 0),
     })  # fmt: skip
-    assert [(row["package"], row["share"]) for row in rows] == [
-        ("exporters", 1.0),
-        ("kdbench/data", 0.54),
-        ("all", 0.54),
+    assert [(row["package"], row["share"], row["branch_share"]) for row in rows] == [
+        ("exporters", 1.0, 1.0),
+        ("kdbench/data", 0.54, 0.5),
+        ("all", 0.54, 0.5),
     ]
     assert rows[-1]["num_statements"] == 98
 
@@ -43,7 +43,7 @@ def test_the_command_writes_what_it_prints(tmp_path):
     command = [sys.executable, "-m", "benchmarks.coverage_summary", tmp_path / "data.json"]
     done = forking.run([*command, "--tests", "three tests", "--json", tmp_path / "out.json"])
     assert done.returncode == 0, done.stderr
-    assert "80.0%" in done.stdout.splitlines()[-2]
+    assert done.stdout.splitlines()[-2].split()[-2:] == ["80.0%", "75.0%"]
     report = json.loads((tmp_path / "out.json").read_text())
     assert (report["coverage"], report["tests"], report["rows"][-1]["share"]) == ("7.17.5", "three tests", 0.8)
     assert json.loads(done.stdout.splitlines()[-1]) == report
