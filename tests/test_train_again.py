@@ -72,6 +72,12 @@ def edit(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda s: s.pop("dataset"), "does not name its dataset, expected what kdbench train wrote"),
+        (
+            lambda s: s.update(epoch=0, epochs=0, weights="mine.pt"),
+            "was not trained, its weights are those of 'mine.pt'",
+        ),
+        (lambda s: s.pop("teacher"), "does not say which teacher it learnt from"),
         (lambda s: s.update(epoch=1), "is of epoch 1 of 2, expected a finished training"),
         (lambda s: s["recipe"].update(lr=-1), "the recipe in"),
         (lambda s: s.update(train_images=9), "was trained on 9 images, dataset 'folder' has 8: name its data"),
@@ -87,6 +93,20 @@ def test_what_cannot_be_repeated_is_one_line(kdbench, past, tmp_path, change, me
     assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "again").exists()
+
+
+def test_a_teacher_that_is_there_serves_again_and_another_is_no_teacher(kdbench, past, tmp_path):
+    again = tmp_path / "again"
+    for method in ("response", "feature"):
+        assert kdbench("train", "--from", past / method / "student.json", "--runs", again).code == 0
+    teacher = again / "folder" / "teacher" / "teacher.safetensors"
+    assert teacher.read_bytes() == (past / "teacher" / "teacher.safetensors").read_bytes()
+    other = (past / "baseline" / "student.safetensors").read_bytes()
+    teacher.write_bytes(other)
+    done = kdbench("train", "--from", past / "combined" / "student.json", "--runs", again)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert f"is not the teacher of '{past / 'combined' / 'student.json'}': name another folder by --runs" in done.err
+    assert teacher.read_bytes() == other
 
 
 def test_the_original_is_never_replaced_and_other_flags_are_refused(kdbench, past, tmp_path):
