@@ -201,6 +201,29 @@ def test_images_without_a_mask(yard):
     np.testing.assert_array_equal(train[2].label, ids(0, 1, 2, 255))
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        (
+            '{ val = ["frames/run3_*"], test = ["frames/run3_1*"] }',
+            "split: 1 images are in both test and val (run3_1.png)",
+        ),
+        ('{ val = ["val.txt"] }', "split.val: 'val.txt' lists 1 that images do not find (run9_0.png): mend one"),
+        ('{ val = ["frames/*"] }', "split: train has no image of 30: mend split"),
+    ],
+)
+def test_splits_that_cannot_be(yard, split, said):
+    (yard / "val.txt").write_text("run3_0\nrun9_0.png\n")
+    refused(lambda: open_dataset(write(yard, f"{HEAD}{CLASSES}split = {split}\n"), "train"), said)
+
+
+def test_no_mask_at_all(yard):
+    for path in (yard / "labels").iterdir():
+        path.unlink()
+    file = write(yard, HEAD + CLASSES + 'split = { val = ["frames/run3_*"] }\n')
+    refused(lambda: open_dataset(file, "val"), "10 of 10 images have no mask (run3_0.png, ", "mend masks or stem")
+
+
 def test_all_that_is_wrong_is_one_line(tmp_path):
     text = (
         'images = 3\nmask = "x"\ngroup = "abc"\nsplit = { val = true }\nclasses = { a = -1, b = 2 }\n'

@@ -11,7 +11,7 @@ from torch import nn
 
 from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.data.preprocessing import normalise
-from kdbench.errors import BadInput
+from kdbench.errors import BadInput, KdbenchError
 from kdbench.models.code import code_of, trust
 from kdbench.models.deployed import deployable
 from kdbench.models.foreign import ForeignModel, logits_of
@@ -149,6 +149,38 @@ def test_the_file_of_a_failing_function_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KDBENCH_TRUSTED_CODE", code_of(f"{path}:net").sha256)
     with pytest.raises(BadInput, match=r"broken.py:net' fails at line 2 of '.*broken.py' \(KeyError: 11\)"):
         tried(Network(f"{path}:net"), 11, (64, 96), "student")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("net = 3", r"has no function net: expected FILE\.py:FUNCTION"),
+        ("def net(classes):\n    return [classes]\n", r"returned a list, expected a torch\.nn\.Module"),
+        ("import nowhere_at_all\n", r"fails at line 1 of '.*' \(ModuleNotFoundError: No module named"),
+    ],
+)
+def test_a_file_that_builds_no_network(tmp_path, monkeypatch, text, said):
+    path = tmp_path / "mine.py"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("KDBENCH_TRUSTED_CODE", code_of(f"{path}:net").sha256)
+    for _ in range(2):  # a module that failed once is not taken for a whole one
+        with pytest.raises(BadInput, match=said):
+            tried(Network(f"{path}:net"), 11, (64, 96), "student")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("gone.py:net", "no file 'gone.py', whose function builds the network"),
+        ("nowhere.at_all:net", "no Python module 'nowhere.at_all'"),
+        ("folder_of_things:net", "'folder_of_things' is no Python file"),
+    ],
+)
+def test_code_that_is_not_there(named, said, tmp_path, monkeypatch):
+    (tmp_path / "folder_of_things").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KdbenchError, match=said):
+        code_of(named)
 
 
 @pytest.mark.parametrize(
