@@ -20,7 +20,7 @@ from kdbench.backends.apart import SessionApart, _Session
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.errors import BadInput
 from kdbench.machine import cores
-from kdbench.machine.cores import answer_threads, quota, throttled_seconds, usable_cores
+from kdbench.machine.cores import answer_threads, usable_cores
 from tests.exports import make_job
 from tests.onnx_models import FLOAT, classifier, nchw_logits, save_model
 
@@ -30,39 +30,6 @@ SPINNING = "session.intra_op.allow_spinning"
 @pytest.fixture
 def no_openmp(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
-
-
-def write_groups(root, limits):
-    """{"a/b": "200000 100000"} → the files of a cgroup hierarchy."""
-    for name, limit in limits.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        (root / name / "cpu.max").write_text(f"{limit}\n")
-
-
-@pytest.mark.parametrize(
-    ("limits", "member", "expected"),
-    [
-        ({}, "0::/\n", 16),
-        ({"": "250000 100000"}, "0::/\n", 2.5),  # what a container sees as its topmost group
-        ({"a/b": "max 100000"}, "0::/a/b\n", 16),
-        ({"a": "300000 100000", "a/b": "max 100000"}, "0::/a/b\n", 3),
-        ({"a": "300000 100000", "a/b": "50000 100000"}, "0::/a/b\n", 0.5),
-        ({"a": "100000 100000", "c": "max 100000"}, "0::/c\n", 16),  # another's limit
-        ({"a": "100000 100000"}, "4:cpu:/a\n", 16),  # version 1
-        ({"a": "100000 100000"}, "1:name=x:/z\n0::/a\n", 1),
-        ({"": "rubbish"}, "0::/\n", 16),
-    ],
-)
-def test_quota_by_value(tmp_path, monkeypatch, limits, member, expected):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    (tmp_path / "self").write_text(member)
-    write_groups(tmp_path / "groups", limits)
-    assert quota(tmp_path / "groups", tmp_path / "self") == expected
-
-
-def test_quota_without_control_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert quota(tmp_path, tmp_path / "nothing") == 6
 
 
 @pytest.mark.parametrize(
@@ -124,22 +91,6 @@ def test_threads_that_are_asked_for_hold_within_the_command_alone(monkeypatch):
     assert cores.ASKED not in os.environ
     with pytest.raises(BadInput, match="--threads: got 100000, expected at most 256"), cores.asked_threads(100_000):
         pass
-
-
-def test_a_quota_that_stops_the_process_is_measured(tmp_path, monkeypatch):
-    (tmp_path / "self").write_text("0::/a/b\n")
-    write_groups(tmp_path / "groups", {"a": "100000 100000", "a/b": "max 100000"})
-    stat = tmp_path / "groups" / "a" / "cpu.stat"
-    stat.write_text("usage_usec 5\nnr_throttled 2\nthrottled_usec 1500000\n")
-    assert throttled_seconds(tmp_path / "groups", tmp_path / "self") == 1.5
-    assert throttled_seconds(tmp_path / "groups", tmp_path / "nothing") == 0
-    clock = iter([100.0, 104.0])
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(cores, "MEMBERSHIP", tmp_path / "self")
-    monkeypatch.setattr(cores.time, "monotonic", lambda: next(clock))
-    meter = cores.ThrottleMeter()
-    stat.write_text("throttled_usec 2500000\n")
-    assert meter.share() == 0.25
 
 
 def test_every_command_that_computes_takes_threads(kdbench, tiny_arguments, tmp_path):
