@@ -21,7 +21,7 @@ def quota(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
         cgroups: where the hierarchies are mounted.
         membership: the file that names the process's group; those above it limit it as well.
     """
-    limits = [_limit(folder) for folder in _groups(cgroups, membership)]
+    limits = [_limit(folder) for folder in own_groups(cgroups, membership)]
     return min([float(os.cpu_count() or 1), *(limit for limit in limits if limit is not None)])
 
 
@@ -35,9 +35,10 @@ def _limit(group: Path) -> float | None:
     return allowed / period if allowed and period else None
 
 
-def _groups(cgroups: Path, membership: Path) -> list[Path]:
+def own_groups(cgroups: Path, membership: Path) -> list[Path]:
     """The process's group and those above it, of either version; none without control groups."""
     found: list[Path] = []
+    mounts: tuple[Path, ...]
     for line in _read(membership).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
@@ -81,7 +82,7 @@ class ThrottleMeter:
 def throttled_seconds(cgroups: Path, membership: Path) -> dict[Path, float]:
     """For how long each of the process's control groups was stopped so far, as their ``cpu.stat`` says."""
     found = {}
-    for group in _groups(cgroups, membership):
+    for group in own_groups(cgroups, membership):
         fields = dict(line.split() for line in _read(group / "cpu.stat").splitlines() if len(line.split()) == 2)
         for field, unit in (("throttled_usec", 1e-6), ("throttled_time", 1e-9)):  # versions 2 and 1
             if (told := fields.get(field, "")).isdecimal():

@@ -18,6 +18,10 @@ MOST = 256
 MACHINE = "the machine"
 ASKED = "KDBENCH_THREADS"
 """The variable by which processes know what --threads was."""
+ANSWERS = "KDBENCH_ANSWERS"
+"""The variable by which processes know that nobody times them."""
+WAITING = "OMP_WAIT_POLICY"
+"""The variable that OpenMP, and so PyTorch, reads when it is loaded."""
 
 
 class Cores(NamedTuple):
@@ -90,3 +94,37 @@ def _whole(text: str | None) -> int | None:
 def answer_threads() -> int:
     """Threads for a pass that is not timed, beside which another engine may run in the same process."""
     return min(ANSWER_THREADS, usable_cores())
+
+
+@contextmanager
+def answers_alone() -> Iterator[None]:
+    """Within this nothing is timed, in this process and those that it starts: threads sleep while they wait.
+
+    An engine is fastest when its threads wait for each other by running in circles, as long as nobody else computes.
+    Beside one busy neighbour, each wait lasts until the neighbour's turn is over: two threads of PyTorch then took 20
+    times as long as one. PyTorch reads the variable when it is imported, and a person's own setting of it stands.
+    """
+    before = {name: os.environ.get(name) for name in (ANSWERS, WAITING)}
+    if before[ANSWERS] is None:
+        # What is said here is taken back for what is timed.
+        os.environ[ANSWERS] = WAITING if before[WAITING] is None else "nothing else"
+        os.environ.setdefault(WAITING, "PASSIVE")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def need_answers_alone() -> bool:
+    """Whether this process is within ``answers_alone``."""
+    return ANSWERS in os.environ
+
+
+def timed_environment() -> dict[str, str]:
+    """The environment of a process that is timed, whose threads wait as their engine has it."""
+    taken_back = {ANSWERS, os.environ.get(ANSWERS)}
+    return {name: value for name, value in os.environ.items() if name not in taken_back}
