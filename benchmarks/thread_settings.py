@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4, help="each setting twice in each")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
+    if arguments.blocks < 2:
+        parser.error(f"--blocks: got {arguments.blocks}, expected 2 at least, for an interval")
     os.environ.pop("OMP_NUM_THREADS", None)  # which would be the choice
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}

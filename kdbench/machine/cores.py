@@ -101,8 +101,9 @@ def answers_alone() -> Iterator[None]:
     """Within this nothing is timed, in this process and those that it starts: threads sleep while they wait.
 
     An engine is fastest when its threads wait for each other by running in circles, as long as nobody else computes.
-    Beside one busy neighbour, each wait lasts until the neighbour's turn is over: two threads of PyTorch then took 20
-    times as long as one. PyTorch reads the variable when it is imported, and a person's own setting of it stands.
+    Beside a busy neighbour each wait lasts until the neighbour's turn is over, and two threads can take many times as
+    long as one (``benchmarks/thread_settings.py``). PyTorch reads the variable when it is imported; a person's own
+    setting of it stands.
     """
     before = {name: os.environ.get(name) for name in (ANSWERS, WAITING)}
     if before[ANSWERS] is None:
