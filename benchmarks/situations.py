@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def one_core() -> Iterator[None]:
 @contextmanager
 def quota_of_one_core() -> Iterator[None]:
     """In a control group with the time of one core, as in ``docker run --cpus 1``."""
+    resource_tracker.ensure_running()  # multiprocessing's, which outlives what it is started in
     group, own = _make_group()
     try:
         _join(group)

@@ -38,7 +38,7 @@ SITUATIONS: dict[str, tuple[Situation, Situation]] = {
     "a quota of one core": (quota_of_one_core, nullcontext),
     "bound to one core": (one_core, nullcontext),
 }
-"""Name → what processes start in, and what is there while they are measured."""
+"""Name → what processes start in, and what is beside them."""
 OWN = "own choice"
 SETTINGS = {"1 thread": 1, "2 threads": 2, OWN: 0}
 """Name → --threads."""
@@ -84,17 +84,16 @@ def measure(name: str, what: str, runs: Path, blocks: int) -> dict[str, Any]:
         NotHereError: this machine cannot be brought into it.
     """
     starts_in, beside = SITUATIONS[name]
-    contenders: list[Contender] = []
-    try:
-        with starts_in():
-            own = cores()
+    with starts_in(), beside():
+        own = cores()
+        contenders: list[Contender] = []
+        try:
             for setting, threads in SETTINGS.items():
                 contenders.append(Contender(setting, open_pass, what, runs, threads, calls=1, warmup=2))
-        with beside():
             found = alternate(contenders, blocks)
-    finally:
-        for contender in contenders:
-            contender.stop()
+        finally:
+            for contender in contenders:
+                contender.stop()
     fixed = [setting for setting in SETTINGS if setting != OWN]
     best = min(fixed, key=lambda setting: statistics.median(found[setting]))
     return {
@@ -140,6 +139,7 @@ def latency_under_quota(runs: Path, threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=4, help="each setting twice in each")
+    parser.add_argument("--only", default="", help="situations with this in their names")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     if arguments.blocks < 2:
@@ -152,7 +152,7 @@ def main() -> None:
     print(f"{'situation':<26}{'pass':<20}{'own':>4}{'own / best':>22}{'2 threads / 1':>22}")
     with tempfile.TemporaryDirectory() as folder:
         make_student(Path(folder))
-        for name in SITUATIONS:
+        for name in (name for name in SITUATIONS if arguments.only in name):
             try:
                 for what in IMAGES:
                     rows.append(row := measure(name, what, Path(folder), arguments.blocks))
@@ -162,7 +162,7 @@ def main() -> None:
             except NotHereError as reason:
                 left_out[name] = str(reason)
                 print(f"{name:<26}left out: {reason}")
-        if THROTTLED not in left_out:
+        if arguments.only in THROTTLED and THROTTLED not in left_out:
             latency = {setting: latency_under_quota(Path(folder), threads) for setting, threads in SETTINGS.items()}
     for setting, found in latency.items():
         print(
