@@ -39,13 +39,21 @@ class Contender:
     Args:
         name: in tables.
         open_call: a module's function, run in the new process, that loads an engine and returns its ``Call``.
+        calls, warmup: timed calls in a slice, and calls before any of them; fewer where one takes long.
     """
 
-    def __init__(self, name: str, open_call: Callable[..., Call], *arguments: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_call: Callable[..., Call],
+        *arguments: Any,
+        calls: int = CALLS,
+        warmup: int = WARMUP_CALLS,
+    ) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, open_call, arguments), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, open_call, arguments, calls, warmup), daemon=True)
         self._process.start()
         theirs.close()
         self._connection.recv()  # warmed up; EOFError when the process died, whose traceback is on stderr
@@ -53,7 +61,7 @@ class Contender:
         self._handle.suspend()
 
     def slice_ms(self) -> float:
-        """Median of ``CALLS`` calls in milliseconds."""
+        """Median of a slice's calls in milliseconds."""
         self._handle.resume()
         self._connection.send(True)
         milliseconds: float = self._connection.recv()
@@ -66,14 +74,16 @@ class Contender:
         self._process.join()
 
 
-def _serve(connection: Connection, open_call: Callable[..., Call], arguments: tuple[Any, ...]) -> None:
+def _serve(
+    connection: Connection, open_call: Callable[..., Call], arguments: tuple[Any, ...], calls: int, warmup: int
+) -> None:
     call = open_call(*arguments)
-    for index in range(WARMUP_CALLS):
+    for index in range(warmup):
         call(index)
     connection.send("ready")
     while connection.recv():
         milliseconds = []
-        for index in range(CALLS + 1):
+        for index in range(calls + 1):
             started = time.perf_counter()
             call(index)
             milliseconds.append((time.perf_counter() - started) * 1e3)

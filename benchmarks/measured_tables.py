@@ -256,3 +256,30 @@ def streaming_table(root: Path, results: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def threads_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.thread_settings`` measured."""
+    report = read_json(root / results, "python -m benchmarks.thread_settings")
+    lines = [
+        "| pass whose answers alone matter | threads by itself | over the better of 1 and 2 | 2 threads over 1 |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in report["rows"]:
+        ratios = (f"{at:.2f} ({low:.2f}–{high:.2f})" for at, low, high in (row["own_over_best"], row["two_over_one"]))
+        lines.append(f"| {row['pass']}, {row['situation']} | {row['own_threads']} | {' | '.join(ratios)} |")
+    environment = report["environment"]
+    hardware = environment["hardware"]
+    lines += ["", f"Wall-clock, student at {report['size']}, on {hardware['cores']} cores ({hardware['cpu']})."]
+    lines += [f"Left out: {name} ({reason})." for name, reason in report["left_out"].items()]
+    lines += [
+        f"`kdbench compare` under a quota of one core, {setting}: median {found['median_ms']:.2f} ms, stopped "
+        f"{found['throttled']:.0%} of the time, {'marked as throttled' if found['marked'] else 'not marked'}."
+        for setting, found in report["latency_under_quota"].items()
+    ]
+    lines += [
+        f"Revision `{environment['git']['revision'][:12]}`, `{environment['command']}`; every block is in "
+        f"`{results.as_posix()}`.",
+        "",
+    ]
+    return "\n".join(lines)

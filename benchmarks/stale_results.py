@@ -113,6 +113,12 @@ RESULTS = {
             "benchmarks/student_front.py",
         )
     ),
+    "thread-settings.json": Measured(
+        (
+            *("kdbench/machine/cores.py", "kdbench/machine/control_groups.py", *SCORES, *ENGINES),
+            *("benchmarks/thread_settings.py", "benchmarks/situations.py"),
+        )
+    ),
     "training-speed.json": Measured((*STUDENT, *BATCHES, *STEPS, *CAMVID, "benchmarks/training_speed.py")),
     "gpu/latency.json": Measured((*STUDENT, *EXPORT, *GPU), at="b81ab64"),
     "gpu/latency-compiled.json": Measured((*STUDENT, *GPU, "benchmarks/gpu_compile.py"), at="201fe81"),

@@ -18,7 +18,7 @@ import pytest
 
 from kdbench.backends import load_backend
 from kdbench.comparison.latency import until_steady
-from kdbench.machine.cores import ThrottleMeter
+from kdbench.machine.control_groups import ThrottleMeter
 from kdbench.machine.state import StealMeter, machine_state, peak_memory_mib
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -12,15 +14,19 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 from exporters import export_job, quantise, to_onnx
 from exporters.proven_export import prove
 from exporters.quantise import few_threads, quantise_for_onnxruntime
+from kdbench.backends import load_backend, onnx_runtime
 from kdbench.backends.apart import SessionApart, _Session
 from kdbench.backends.onnx_runtime import OnnxBackend
+from kdbench.cli.app import App
+from kdbench.comparison import latency
 from kdbench.errors import BadInput
 from kdbench.machine import cores
-from kdbench.machine.cores import answer_threads, quota, throttled_seconds, usable_cores
+from kdbench.machine.cores import answer_threads, usable_cores
 from tests.exports import make_job
 from tests.onnx_models import FLOAT, classifier, nchw_logits, save_model
 
@@ -30,39 +36,6 @@ SPINNING = "session.intra_op.allow_spinning"
 @pytest.fixture
 def no_openmp(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
-
-
-def write_groups(root, limits):
-    """{"a/b": "200000 100000"} → the files of a cgroup hierarchy."""
-    for name, limit in limits.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        (root / name / "cpu.max").write_text(f"{limit}\n")
-
-
-@pytest.mark.parametrize(
-    ("limits", "member", "expected"),
-    [
-        ({}, "0::/\n", 16),
-        ({"": "250000 100000"}, "0::/\n", 2.5),  # what a container sees as its topmost group
-        ({"a/b": "max 100000"}, "0::/a/b\n", 16),
-        ({"a": "300000 100000", "a/b": "max 100000"}, "0::/a/b\n", 3),
-        ({"a": "300000 100000", "a/b": "50000 100000"}, "0::/a/b\n", 0.5),
-        ({"a": "100000 100000", "c": "max 100000"}, "0::/c\n", 16),  # another's limit
-        ({"a": "100000 100000"}, "4:cpu:/a\n", 16),  # version 1
-        ({"a": "100000 100000"}, "1:name=x:/z\n0::/a\n", 1),
-        ({"": "rubbish"}, "0::/\n", 16),
-    ],
-)
-def test_quota_by_value(tmp_path, monkeypatch, limits, member, expected):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    (tmp_path / "self").write_text(member)
-    write_groups(tmp_path / "groups", limits)
-    assert quota(tmp_path / "groups", tmp_path / "self") == expected
-
-
-def test_quota_without_control_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert quota(tmp_path, tmp_path / "nothing") == 6
 
 
 @pytest.mark.parametrize(
@@ -126,22 +99,6 @@ def test_threads_that_are_asked_for_hold_within_the_command_alone(monkeypatch):
         pass
 
 
-def test_a_quota_that_stops_the_process_is_measured(tmp_path, monkeypatch):
-    (tmp_path / "self").write_text("0::/a/b\n")
-    write_groups(tmp_path / "groups", {"a": "100000 100000", "a/b": "max 100000"})
-    stat = tmp_path / "groups" / "a" / "cpu.stat"
-    stat.write_text("usage_usec 5\nnr_throttled 2\nthrottled_usec 1500000\n")
-    assert throttled_seconds(tmp_path / "groups", tmp_path / "self") == 1.5
-    assert throttled_seconds(tmp_path / "groups", tmp_path / "nothing") == 0
-    clock = iter([100.0, 104.0])
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(cores, "MEMBERSHIP", tmp_path / "self")
-    monkeypatch.setattr(cores.time, "monotonic", lambda: next(clock))
-    meter = cores.ThrottleMeter()
-    stat.write_text("throttled_usec 2500000\n")
-    assert meter.share() == 0.25
-
-
 def test_every_command_that_computes_takes_threads(kdbench, tiny_arguments, tmp_path):
     for command in ("train", "export", "import", "compare", "parity", "predict", "regress", "report", "demo"):
         assert "--threads" in kdbench(command, "--help").out, command
@@ -150,6 +107,83 @@ def test_every_command_that_computes_takes_threads(kdbench, tiny_arguments, tmp_
     torch.set_num_threads(before)
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "folder" / "baseline" / "student.json").read_text())["threads"] == 2
+
+
+# Where answers alone matter, threads sleep
+
+
+def test_what_is_timed_knows_nothing_of_sleeping(monkeypatch):
+    for name in (cores.ANSWERS, cores.WAITING):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    with cores.answers_alone():
+        assert cores.need_answers_alone()
+        assert os.environ[cores.WAITING] == "PASSIVE"
+        with cores.answers_alone():  # as a comparison within a demo
+            assert cores.timed_environment() == before
+        assert cores.need_answers_alone()
+        assert cores.timed_environment() == before
+    assert os.environ == before
+    assert not cores.need_answers_alone()
+    assert cores.timed_environment() == before
+
+
+def test_a_persons_own_policy_stands(monkeypatch):
+    monkeypatch.delenv(cores.ANSWERS, raising=False)
+    monkeypatch.setenv(cores.WAITING, "ACTIVE")
+    with cores.answers_alone():
+        assert os.environ[cores.WAITING] == "ACTIVE"
+        assert cores.timed_environment()[cores.WAITING] == "ACTIVE"
+    assert os.environ[cores.WAITING] == "ACTIVE"
+
+
+@pytest.mark.parametrize(("options", "sleeps"), [({"untimed": True}, True), ({"computes": True}, True), ({}, False)])
+def test_commands_that_sleep(monkeypatch, options, sleeps):
+    monkeypatch.delenv(cores.ANSWERS, raising=False)
+    seen = []
+    tried = App()
+
+    @tried.command(**options)
+    def once() -> None:
+        seen.append(cores.need_answers_alone())
+
+    assert CliRunner().invoke(tried, []).exit_code == 0
+    assert seen == [sleeps]
+
+
+def test_comparison_scores_asleep_and_times_awake(kdbench, exported, tmp_path, monkeypatch):
+    monkeypatch.delenv(cores.ANSWERS, raising=False)
+    timed, scored = [], []
+    run = subprocess.run
+
+    def spy(command, **options):
+        if "--benchmark-only" in command:
+            timed.append(cores.ANSWERS in options["env"])
+        return run(command, **options)
+
+    monkeypatch.setattr(latency.subprocess, "run", spy)
+    monkeypatch.setattr(onnx_runtime, "need_answers_alone", lambda: scored.append(cores.ANSWERS in os.environ))
+    flags = ("--method", "baseline", "--backend", "onnx", "--precision", "fp32", "--rounds", 10, "--json", "-")
+    shutil.copytree(exported.root, tmp_path / exported.dataset)
+    done = kdbench("compare", "--runs", tmp_path, "--dataset", exported.dataset, *flags)
+    assert done.code == 0, done.err
+    assert timed == [False]
+    assert scored == [True]
+
+
+def test_a_session_sleeps_where_answers_alone_matter(exported, sessions, monkeypatch):
+    path = exported.export("baseline", "onnx", "fp32", "mask")
+    load_backend("onnx", path, output="mask", threads=2).close()
+    with cores.answers_alone():
+        load_backend("onnx", path, output="mask", threads=2).close()
+    assert sessions == [(2, "1"), (2, "0")]
+
+
+def test_engines_that_nobody_told_how_many_ask_for_the_cores(exported, sessions, monkeypatch):
+    monkeypatch.setenv(cores.ASKED, "3")
+    opened = OnnxBackend.open(exported.export("baseline", "onnx", "fp32", "mask"), output="mask")
+    assert (opened.details["threads"], sessions) == (3, [(3, "1")])
+    opened.close()
 
 
 # Exports keep to it

@@ -87,7 +87,7 @@ class TrainingImages:
         needed = self.count * size[0] * size[1] * BYTES_PER_PIXEL
         # Every process may need every image, and the processes of a machine start at the same time.
         if needed * world_size() < (psutil.virtual_memory().available / 2 if memory is None else memory):
-            with ThreadPoolExecutor() as pool, progress_bar(f"decode {dataset.name}", self.count) as bar:
+            with ThreadPoolExecutor(usable_cores()) as pool, progress_bar(f"decode {dataset.name}", self.count) as bar:
                 self._decoded = []
                 for arrays in pool.map(self._decode, range(self.count)):
                     self._decoded.append(arrays)
@@ -169,7 +169,7 @@ class TrainingImages:
         counted = [indices[at * len(indices) // WEIGHED] for at in range(WEIGHED)]
         counted = counted if len(indices) > WEIGHED else list(indices)
         counts = np.zeros((2, classes))  # pixels of the class; valid pixels of the images that have the class
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for label in pool.map(self._label, counted):
                 pixels = np.bincount(label[label != IGNORE], minlength=classes)
                 counts[0] += pixels

@@ -27,7 +27,7 @@ class Value(NamedTuple):
 class _Session:
     """ONNX Runtime's session over there, in values that can be sent."""
 
-    def __init__(self, path: Path, threads: int, spinning: bool) -> None:
+    def __init__(self, path: Path, threads: int, spinning: bool | None) -> None:
         from kdbench.backends.onnx_runtime import open_session
 
         self._session, self._details = open_session(path, threads=threads, spinning=spinning)
@@ -52,7 +52,7 @@ class SessionApart:
         BadInput: ONNX Runtime cannot load the file. RunFailed: it hangs or crashes.
     """
 
-    def __init__(self, path: Path, *, threads: int, spinning: bool, limit_s: float = LIMIT_S) -> None:
+    def __init__(self, path: Path, *, threads: int, spinning: bool | None, limit_s: float = LIMIT_S) -> None:
         self._apart = Apart(_Session, path, threads, spinning, what=f"'{path}'", limit_s=limit_s)
         self._about: dict[str, Any] = self._apart.call("about")
         self.details: dict[str, Any] = self._about["details"]

@@ -69,7 +69,7 @@ class OnnxFile(Backend):
         reading: Reading = NOTHING_SAID,
         *,
         threads: int = 0,
-        spinning: bool = True,
+        spinning: bool | None = None,
         limit_s: float | None = None,
     ) -> OnnxFile:
         """Open a file and try it on two images.

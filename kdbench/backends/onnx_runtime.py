@@ -14,6 +14,7 @@ from kdbench.backends.precision_proof import LEAST_SHARE, require_precision, sha
 from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, NoSuchPrecision, RunFailed, one_line
 from kdbench.machine.checks import Check, Gpu, Package, cpu, gpu_row, package_row, try_import
+from kdbench.machine.cores import need_answers_alone, usable_cores
 from kdbench.machine.scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class OnnxBackend(Backend):
         device: str = "cpu",
         threads: int = 0,
         precision: str | None = None,
-        spinning: bool = True,
+        spinning: bool | None = None,
     ) -> OnnxBackend:
         """Open a file without asking for a sidecar; otherwise as ``load``.
 
@@ -91,18 +92,19 @@ def answers(session: Any, names: list[str] | None, inputs: dict[str, NDArray[Any
     return found
 
 
-def configure(options: Any, *, threads: int, spinning: bool = True) -> None:
+def configure(options: Any, *, threads: int, spinning: bool | None = None) -> None:
     """Set an ``onnxruntime.SessionOptions`` as every session of kdbench has it, those of quantisers included.
 
     Args:
-        threads: inside an operator; 0 = one per core of the machine.
+        threads: inside an operator; 0 = one per core that may be used.
         spinning: whether threads wait for the next operator by running in circles. Alone on the machine a session is
             faster so, and that is how it is timed: one process per backend. Beside anything else that computes, the
-            other engine of a comparison above all, the circles take its cores.
+            other engine of a comparison above all, the circles take its cores. None = unless ``need_answers_alone``.
     """
     import onnxruntime
 
-    options.intra_op_num_threads = threads
+    spinning = not need_answers_alone() if spinning is None else spinning
+    options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS
     onnxruntime.set_default_logger_severity(ERRORS)  # what is said outside of a session
@@ -111,7 +113,7 @@ def configure(options: Any, *, threads: int, spinning: bool = True) -> None:
 
 
 def open_session(
-    path: Path, *, device: str = "cpu", threads: int = 0, precision: str | None = None, spinning: bool = True
+    path: Path, *, device: str = "cpu", threads: int = 0, precision: str | None = None, spinning: bool | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """An ONNX Runtime session, and what runs in it.
 
@@ -171,7 +173,7 @@ def open_session(
     details: dict[str, Any] = {
         "device": device,
         "provider": provider,
-        "threads": threads,
+        "threads": options.intra_op_num_threads,
         "onnxruntime": onnxruntime.__version__,
         "precision": precision,
         "operators": operators,

@@ -15,7 +15,7 @@ from kdbench.data.normalisation import Input
 from kdbench.errors import BackendUnavailable, BadInput, one_line
 from kdbench.formats import FORMATS
 from kdbench.machine.checks import Check, Gpu, Package, cpu, package_row, try_import
-from kdbench.machine.cores import cores
+from kdbench.machine.cores import cores, usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class OpenVinoBackend(Backend):
 
         Args:
             precision: "fp32" or "int8": what its convolutions must run in.
+            threads: 0 = one per core that may be used.
         """
         try:
             import openvino
@@ -64,9 +65,8 @@ class OpenVinoBackend(Backend):
             "PERFORMANCE_HINT": "LATENCY",
             # Without this, float layers run in bf16 on processors that have it, whatever the file says.
             "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads or usable_cores(),
         }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
 
         @cache
@@ -96,7 +96,7 @@ class OpenVinoBackend(Backend):
         details = {
             "device": "cpu",
             "provider": "OpenVINO CPU",
-            "threads": threads,
+            "threads": settings["INFERENCE_NUM_THREADS"],
             "openvino": openvino.__version__.split("-")[0],
             "precision": precision,
             "operators": operators,

@@ -23,7 +23,7 @@ from kdbench.data.open import DATASETS, roots, takers
 from kdbench.errors import BadInput, KdbenchError
 from kdbench.formats import FORMATS, PRECISIONS
 from kdbench.kinds import PLUGINS, load_plugins
-from kdbench.machine.cores import asked_threads
+from kdbench.machine.cores import answers_alone, asked_threads
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, all_methods, student_methods
 from kdbench.models.architectures import ARCHITECTURES, students, teachers
@@ -84,18 +84,19 @@ class App(typer.Typer):
     """A Typer whose every command takes --quiet, and whose options of ``NAMES`` are completed by the shell."""
 
     def command(
-        self, *arguments: Any, rebuilds: bool = False, computes: bool = False, **options: Any
+        self, *arguments: Any, rebuilds: bool = False, computes: bool = False, untimed: bool = False, **options: Any
     ) -> Callable[[Any], Any]:
         """As Typer's.
 
         Args:
             rebuilds: the command builds networks that a run names, so that it takes --trust-code.
-            computes: it takes --threads, which ``kdbench.machine.cores`` knows while it runs.
+            computes: it takes --threads, which ``kdbench.machine.cores`` knows while it runs; and as ``untimed``.
+            untimed: no latency is measured in its own process, so that threads sleep there while they wait.
         """
         register = super().command(*arguments, **{"cls": Command, **options})
 
         def add(function: Any) -> Any:
-            register(extended(function, rebuilds, computes))
+            register(extended(function, rebuilds, computes, untimed or computes))
             return function
 
         return add
@@ -115,7 +116,7 @@ def completion(flag: str) -> Callable[[typer.Context, str], list[tuple[str, str]
     return complete
 
 
-def extended(function: Any, rebuilds: bool, computes: bool) -> Any:
+def extended(function: Any, rebuilds: bool, computes: bool, untimed: bool) -> Any:
     """``function`` as Typer reads it, with the options that many commands share, and completion."""
 
     @functools.wraps(function)
@@ -124,7 +125,7 @@ def extended(function: Any, rebuilds: bool, computes: bool) -> Any:
             from kdbench.models.code import trust_all
 
             trust_all()
-        with silenced(quiet), asked_threads(own_threads):
+        with silenced(quiet), asked_threads(own_threads), answers_alone() if untimed else contextlib.nullcontext():
             return function(*arguments, **options)
 
     agreed = Annotated[

@@ -38,7 +38,7 @@ from kdbench.runs.files import read_json
 from kdbench.runs.tree import USUAL, RunTree, is_fold
 
 
-@app.command(rebuilds=True)
+@app.command(rebuilds=True, untimed=True)
 def compare(
     backend: Annotated[str, typer.Option(help="{backend}; all = {usual}.")] = "all",
     method: Annotated[str, typer.Option(help="Several with commas, or all.")] = "all",

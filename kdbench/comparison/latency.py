@@ -25,7 +25,7 @@ from kdbench.comparison.results import Latency, Row
 from kdbench.data.preprocessing import Size
 from kdbench.errors import RunFailed
 from kdbench.machine.apart import LIMIT_S
-from kdbench.machine.cores import usable_cores
+from kdbench.machine.cores import timed_environment, usable_cores
 from kdbench.machine.ending import module_command
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.runs.files import write_text
@@ -137,7 +137,11 @@ def _timed(
             f"--benchmark-json={raw}", "--benchmark-columns=median", "-p", "no:cacheprovider",
             "-c", str(settings), f"--rootdir={folder}",
         ]  # fmt: skip
-        environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {
+            **timed_environment(),
+            "PYTEST_ADDOPTS": "",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
         # pytest-benchmark measures nothing where it takes itself for one of pytest-xdist's workers.
         environment.pop("PYTEST_XDIST_WORKER", None)
         limit = sum(case.limit_s for case in cases)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from kdbench.errors import BadInput
+from kdbench.machine.control_groups import quota
 
 ANSWER_THREADS = 4
 """Enough for passes whose answers alone matter: more threads wait for each other most of the time."""
@@ -19,8 +18,10 @@ MOST = 256
 MACHINE = "the machine"
 ASKED = "KDBENCH_THREADS"
 """The variable by which processes know what --threads was."""
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
+ANSWERS = "KDBENCH_ANSWERS"
+"""The variable by which processes know that nobody times them."""
+WAITING = "OMP_WAIT_POLICY"
+"""The variable that OpenMP, and so PyTorch, reads when it is loaded."""
 
 
 class Cores(NamedTuple):
@@ -45,7 +46,7 @@ def cores() -> Cores:
     limits = [Cores(os.cpu_count() or 1, MACHINE)]
     if hasattr(os, "sched_getaffinity"):  # on Linux
         limits.append(Cores(len(os.sched_getaffinity(0)), "the affinity of this process"))
-    allowed = quota(CGROUPS, MEMBERSHIP)
+    allowed = quota()
     # A quota of 2.5 cores bears 2 threads that always run: a third would stop all of them for part of the time.
     limits.append(Cores(max(1, math.floor(allowed)), f"the control group's quota of {allowed:g}"))
     if openmp := _whole(os.environ.get("OMP_NUM_THREADS")):
@@ -95,56 +96,36 @@ def answer_threads() -> int:
     return min(ANSWER_THREADS, usable_cores())
 
 
-def quota(cgroups: Path, membership: Path) -> float:
-    """Cores' worth of time that the tightest ``cpu.max`` allows (cgroup v2); ``os.cpu_count()`` without a limit.
+@contextmanager
+def answers_alone() -> Iterator[None]:
+    """Within this nothing is timed, in this process and those that it starts: threads sleep while they wait.
 
-    Args:
-        cgroups: where the hierarchy is mounted.
-        membership: the file whose line "0::/a/b" names the process's group; those above it limit it as well.
+    An engine is fastest when its threads wait for each other by running in circles, as long as nobody else computes.
+    Beside a busy neighbour each wait lasts until the neighbour's turn is over, and two threads can take many times as
+    long as one (``benchmarks/thread_settings.py``). PyTorch reads the variable when it is imported; a person's own
+    setting of it stands.
     """
-    allowed = float(os.cpu_count() or 1)
-    for folder in _groups(cgroups, membership):
-        try:
-            limit, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-        except (OSError, ValueError):  # the topmost group has no such file
-            limit, period = "max", "0"
-        if limit != "max":
-            allowed = min(allowed, int(limit) / int(period))
-    return allowed
-
-
-def _groups(cgroups: Path, membership: Path) -> list[Path]:
-    """The process's group and those above it; none without cgroups of version 2."""
+    before = {name: os.environ.get(name) for name in (ANSWERS, WAITING)}
+    if before[ANSWERS] is None:
+        # What is said here is taken back for what is timed.
+        os.environ[ANSWERS] = WAITING if before[WAITING] is None else "nothing else"
+        os.environ.setdefault(WAITING, "PASSIVE")
     try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    name = next((line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")), "")
-    group = cgroups / name
-    above = (group, *group.parents)
-    return list(above[: above.index(cgroups) + 1]) if cgroups in above else []
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
-class ThrottleMeter:
-    """Share of the time since it was made for which this process's control group was stopped by its quota."""
-
-    def __init__(self) -> None:
-        self._started, self._before = time.monotonic(), throttled_seconds(CGROUPS, MEMBERSHIP)
-
-    def share(self) -> float:
-        """0 to 1; 0 where there is no quota."""
-        passed = time.monotonic() - self._started
-        return round((throttled_seconds(CGROUPS, MEMBERSHIP) - self._before) / passed, 4) if passed > 0 else 0.0
+def need_answers_alone() -> bool:
+    """Whether this process is within ``answers_alone``."""
+    return ANSWERS in os.environ
 
 
-def throttled_seconds(cgroups: Path, membership: Path) -> float:
-    """The most that any of the process's control groups was stopped so far (``throttled_usec`` of ``cpu.stat``)."""
-    most = 0
-    for folder in _groups(cgroups, membership):
-        try:
-            lines = (folder / "cpu.stat").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            continue
-        fields = dict(line.split() for line in lines if len(line.split()) == 2)
-        most = max(most, _whole(fields.get("throttled_usec")) or 0)
-    return most / 1e6
+def timed_environment() -> dict[str, str]:
+    """The environment of a process that is timed, whose threads wait as their engine has it."""
+    taken_back = {ANSWERS, os.environ.get(ANSWERS)}
+    return {name: value for name, value in os.environ.items() if name not in taken_back}
