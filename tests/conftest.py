@@ -17,6 +17,12 @@ from PIL import Image
 # One thread everywhere, in this process and those that tests start: on tiny inputs a second one only waits, and weights
 # are compared bit for bit between processes. Before torch is imported, which reads it once.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Where a test asks for two, a thread that waits lets others compute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# glibc reads these when a process starts: pytest-xdist's and those that tests start keep the memory of tensors that are
+# gone, instead of asking the kernel for the same pages again.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 28))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
 
 from kdbench.data.shapes import Shapes
 from tests import forking

@@ -30,7 +30,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # None of them starts a thread, and a child imports kdbench itself, as it is declared by then.
 PRELOADED = (
     "pytest", "torch", "kdbench.torchvision_compat", "torchvision", "torch.onnx", "torch.utils.tensorboard", "onnx",
-    "matplotlib.figure", "safetensors.torch", "pydantic", "rich.console", "scipy.stats", "typer.main",
+    "matplotlib.figure", "safetensors.torch", "pydantic.type_adapter", "rich.progress", "scipy.stats", "typer.main",
+    "markdown_it.main", "filelock", "psutil", "PIL.JpegImagePlugin",
 )  # fmt: skip
 FORKS = hasattr(os, "fork") and sys.platform == "linux"
 START_S = 120.0

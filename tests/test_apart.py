@@ -18,24 +18,7 @@ from PIL import Image
 from kdbench.errors import BadInput, RunFailed
 from kdbench.machine.apart import Apart
 from tests.conftest import REPOSITORY
-
-
-class Served:
-    def __init__(self, refuse=False):
-        if refuse:
-            raise BadInput("no such file")
-
-    def double(self, values):
-        return 2 * values
-
-    def sleep(self, seconds):
-        time.sleep(seconds)
-
-    def crash(self):
-        os.kill(os.getpid(), signal.SIGSEGV)
-
-    def fail(self):
-        raise ZeroDivisionError("by nothing")
+from tests.served import Served
 
 
 @pytest.fixture
@@ -106,9 +89,9 @@ def test_a_file_that_never_answers(tmp_path, kdbench):
         ("parity", path, path, "--images", tmp_path / "photo.png"),
         ("import", path, "--name", "theirs", "--dataset", "shapes", "--runs", tmp_path / "runs"),
     ):
-        done = kdbench(*command, "--timeout", 4)
+        done = kdbench(*command, "--timeout", 2)
         assert done.code == 1, command
-        assert f"'{path}' gave no answer within 4 s" in done.err
+        assert f"'{path}' gave no answer within 2 s" in done.err
         assert len(done.err.strip().splitlines()) == 1
 
 

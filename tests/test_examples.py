@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 
 import pytest
 
+from tests import forking
 from tests.conftest import REPOSITORY
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
@@ -17,14 +19,24 @@ QUICK = ("01_", "02_", "03_", "04_", "06_", "08_")
 """Those that neither train nor time anything."""
 
 
-def run(*command: object, cwd) -> str:
+SCRIPT = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+"""``python FILE …`` for ``forking.run``, which has no files."""
+
+
+started = functools.partial(subprocess.run, capture_output=True, text=True)
+
+
+def run(*command: object, cwd, start=started) -> str:
     # Of the shell's settings only those that find Python's packages: warnings are errors, as in the tests.
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    done = start([sys.executable, *map(str, command)], cwd=cwd, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def run_forked(*command: object, cwd) -> str:
+    """The same without the seconds of importing PyTorch; the slow tests start each example by itself."""
+    return run("-c", SCRIPT, *command, cwd=cwd, start=forking.run)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,7 @@ def test_they_are_short_numbered_and_say_what_they_show():
 
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.name.startswith(QUICK)], ids=lambda p: p.stem)
 def test_quick_example(path, quick_runs):
-    said = run(path, cwd=quick_runs)
+    said = run_forked(path, cwd=quick_runs)
     expected = {
         "01_": "200 images", "02_": "mIoU 0.", "03_": "%", "04_": "have the same class on 50 images",
         "06_": "photo.png: photo-mask.png, photo-overlay.png", "08_": "in the dark",
@@ -70,7 +82,7 @@ def test_onnxruntime_alone_has_the_mask_of_kdbench(quick_runs):
 
     photo = kdbench.open_dataset("shapes", "val")[5].image
     Image.fromarray(photo).save(quick_runs / "photo.png")
-    run(REPOSITORY / "examples" / "03_onnxruntime_alone.py", "runs/examples", "photo.png", cwd=quick_runs)
+    run_forked(REPOSITORY / "examples" / "03_onnxruntime_alone.py", "runs/examples", "photo.png", cwd=quick_runs)
     with kdbench.open_predictor(quick_runs / "runs/examples/shapes/baseline/exports/onnx-fp32/mask.onnx") as predictor:
         expected = predictor.class_map(photo)
     assert np.array_equal(np.asarray(Image.open(quick_runs / "runs/examples/onnxruntime-alone.png")), expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import shutil
 
 import numpy as np
@@ -19,6 +21,11 @@ from kdbench.torchvision_compat import torchvision
 
 def with_statistics(arch):
     """A network whose BatchNorms have statistics of their own: weights, biases, means and variances all matter."""
+    return copy.deepcopy(made_with_statistics(arch))
+
+
+@functools.cache
+def made_with_statistics(arch):
     torch.manual_seed(0)
     model = build_model(arch, 7)
     generator = torch.Generator().manual_seed(1)

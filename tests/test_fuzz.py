@@ -15,14 +15,21 @@ def corpus(made_once):
     return made_once("fuzz-corpus", make_corpus)
 
 
-@pytest.mark.needs("onnxruntime")
-def test_every_command_accepts_the_sound_file(corpus):
-    require_sound(corpus, slow=False)
+@pytest.fixture(scope="module")
+def worker(corpus, shared_folder):
+    """One for all cases: a second would import and trace everything again."""
+    with Worker(corpus, seed=0, traced=shared_folder / "traced") as started:
+        yield started
 
 
 @pytest.mark.needs("onnxruntime")
-def test_damaged_inputs_end_in_one_line_or_do_no_harm(corpus):
-    results = list(run_cases(corpus, shares(CASES, slow=0.1), seed=0))
+def test_every_command_accepts_the_sound_file(worker):
+    require_sound(worker, slow=False)
+
+
+@pytest.mark.needs("onnxruntime")
+def test_damaged_inputs_end_in_one_line_or_do_no_harm(worker):
+    results = list(run_cases(worker, shares(CASES, slow=0.1)))
     bad = [f"{r['outcome']}: {r['kind']} {r['number']}: {r['said'][-300:]}" for r in results if r["outcome"] in BAD]
     assert not bad, "\n".join(bad)
     found = summary(results)

@@ -81,7 +81,8 @@ class LabelMap:
         void = sorted(value for value, label in self.meaning.items() if label == IGNORE)
         count = f"({len(self.classes)} classes)"
         run = f"{known[0]} to {known[-1]}"
-        values = run if known == list(range(known[0], known[-1] + 1)) else listed(self.shown(known))
+        # By their number: a list of all between two colours would have millions.
+        values = run if known[-1] - known[0] == len(known) - 1 else listed(self.shown(known))
         return f"{values} {count}" + (f" or {listed(self.shown(void))} for ignore" if void else "")
 
     def shown(self, values: Sequence[int]) -> list[int | str]:

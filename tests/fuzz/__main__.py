@@ -38,21 +38,21 @@ def main() -> int:
         if not corpus.exists():
             corpus.mkdir(parents=True)
             make_corpus(corpus)
-        if asked.case is not None:
-            with Worker(corpus, asked.seed) as worker:
+        with Worker(corpus, asked.seed) as worker:
+            if asked.case is not None:
                 print("\n".join(f"{key}: {value}" for key, value in worker.run(asked.kind, asked.case).items()))
-            return 0
-        require_sound(corpus)
-        counts = shares(asked.cases, asked.slow) if asked.kind is None else {asked.kind: asked.cases}
-        assert asked.kind in (None, *(kind.name for kind in KINDS)), f"--kind: {', '.join(k.name for k in KINDS)}"
-        started, results = time.monotonic(), []
-        for result in run_cases(corpus, counts, asked.seed, asked.minutes and 60 * asked.minutes):
-            results.append(result)
-            if result["outcome"] in BAD:
-                print(f"{result['outcome']}: --kind '{result['kind']}' --case {result['number']}", file=sys.stderr)
-            if asked.log:
-                with asked.log.open("a") as log:
-                    log.write(json.dumps(result) + "\n")
+                return 0
+            require_sound(worker)
+            counts = shares(asked.cases, asked.slow) if asked.kind is None else {asked.kind: asked.cases}
+            assert asked.kind in (None, *(kind.name for kind in KINDS)), f"--kind: {', '.join(k.name for k in KINDS)}"
+            started, results = time.monotonic(), []
+            for result in run_cases(worker, counts, asked.minutes and 60 * asked.minutes):
+                results.append(result)
+                if result["outcome"] in BAD:
+                    print(f"{result['outcome']}: --kind '{result['kind']}' --case {result['number']}", file=sys.stderr)
+                if asked.log:
+                    with asked.log.open("a") as log:
+                        log.write(json.dumps(result) + "\n")
     found = summary(results)
     if asked.json:
         about = {"seed": asked.seed, "asked": asked.cases, "limit_s": LIMIT_S, "slow_share": asked.slow,

@@ -27,13 +27,19 @@ START_S = 120.0
 
 
 class Worker:
-    """A worker's process group."""
+    """A worker's process group.
 
-    def __init__(self, corpus: Path, seed: int, stand_in: str | None = None) -> None:
+    Args:
+        traced: a folder of graphs that were traced before, see ``tests.traced``; without it the worker has its own.
+        stand_in: code that runs in the worker's place.
+    """
+
+    def __init__(self, corpus: Path, seed: int, traced: Path | None = None, stand_in: str | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kdbench-fuzz-")
         self._log = Path(self._folder.name) / "stacks"
         program = ["-m", "tests.fuzz.worker"] if stand_in is None else ["-c", stand_in]
-        self._command = [sys.executable, *program, str(corpus), str(seed), str(self._log)]
+        traced = traced or Path(self._folder.name) / "traced"
+        self._command = [sys.executable, *program, str(corpus), str(seed), str(self._log), str(traced)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Worker:
@@ -94,7 +100,7 @@ def shares(cases: int, slow: float) -> dict[str, int]:
     return counts
 
 
-def require_sound(corpus: Path, slow: bool = True) -> None:
+def require_sound(worker: Worker, slow: bool = True) -> None:
     """Every command accepts the sound file, or what it refuses of damaged ones would say nothing.
 
     Args:
@@ -103,25 +109,21 @@ def require_sound(corpus: Path, slow: bool = True) -> None:
     Raises:
         AssertionError: one does not.
     """
-    with Worker(corpus, seed=0) as worker:
-        for kind in (kind for kind in KINDS if slow or not kind.slow):
-            for index in range(len(kind.commands)):
-                result = worker.run(kind.name, index - len(kind.commands))
-                assert result["outcome"] == "accepted", f"{kind.name}: {result}"
+    for kind in (kind for kind in KINDS if slow or not kind.slow):
+        for index in range(len(kind.commands)):
+            result = worker.run(kind.name, index - len(kind.commands))
+            assert result["outcome"] == "accepted", f"{kind.name}: {result}"
 
 
-def run_cases(
-    corpus: Path, counts: dict[str, int], seed: int, budget_s: float | None = None
-) -> Iterator[dict[str, Any]]:
+def run_cases(worker: Worker, counts: dict[str, int], budget_s: float | None = None) -> Iterator[dict[str, Any]]:
     """All cases, kinds in turn, so that what a budget cuts off is of all kinds."""
     started = time.monotonic()
-    with Worker(corpus, seed) as worker:
-        for number in range(max(counts.values())):
-            for kind, count in counts.items():
-                if number < count:
-                    if budget_s is not None and time.monotonic() - started > budget_s:
-                        return
-                    yield worker.run(kind, number)
+    for number in range(max(counts.values())):
+        for kind, count in counts.items():
+            if number < count:
+                if budget_s is not None and time.monotonic() - started > budget_s:
+                    return
+                yield worker.run(kind, number)
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

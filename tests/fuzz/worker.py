@@ -1,4 +1,4 @@
-"""The process in which commands meet damaged files: ``python -m tests.fuzz.worker CORPUS SEED``.
+"""The process in which commands meet damaged files: ``python -m tests.fuzz.worker CORPUS SEED LOG TRACED``.
 
 It reads numbers of cases from stdin, a line each, and answers each with a line of JSON. That it hangs or crashes is
 seen by who started it.
@@ -25,6 +25,7 @@ from kdbench.runs.files import SEAL, write_sealed
 from tests.command import run_main
 from tests.fuzz.corpus import KINDS, Kind, fit, quick_latency
 from tests.fuzz.damage import DAMAGES
+from tests.traced import graphs_traced_once
 
 FITTED = 0.8
 """Share of the cases in which the hash of a damaged file is made to fit."""
@@ -151,14 +152,14 @@ def outcome_of(kind: Kind, code: int, said: str, printed: str) -> str:
 
 def main() -> None:
     die_with_parent(os.getppid())
-    sound, seed, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    sound, seed, log, traced = Path(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # native code's own prints
     warnings.simplefilter("ignore")
     kinds = {kind.name: kind for kind in KINDS}
     # Removed by who started this process, which may be killed.
     folder = Path(tempfile.mkdtemp(dir=log.parent))
-    with log.open("w") as stacks:
+    with log.open("w") as stacks, graphs_traced_once(traced):
         corpus = Corpus(sound, folder / "corpus")
         os.chdir(folder)
         for line in sys.stdin:
