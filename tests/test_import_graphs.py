@@ -114,6 +114,10 @@ def test_a_mean_above_1_is_on_the_scale_of_pixels():
     assert Reading(mean=(0.5,) * 3).input({}, "x") == Input((0.5,) * 3, STD)
     assert Reading(range=255).input({}, "x") == Input((0.0,) * 3, (1.0,) * 3, 255)
     assert Reading(bgr=True).input({}, "x") == Input(MEAN[::-1], STD[::-1], space="BGR")
+    own = {"mean": [1, 2, 3], "std": [4, 5, 6], "range": 255, "space": "BGR"}
+    assert Reading().input(own, "x") == Reading(bgr=True).input(own, "x") == Input((1, 2, 3), (4, 5, 6), 255, "BGR")
+    assert Reading(bgr=False).input(own, "x") == Input((3, 2, 1), (6, 5, 4), 255, "RGB")
+    assert Reading().input({"mean": 0.5, "std": 0.25}, "x") == Input((0.5,) * 3, (0.25,) * 3)  # one for all three
     assert Reading().input({}, "x") == IMAGENET
 
 

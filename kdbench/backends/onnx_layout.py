@@ -7,12 +7,12 @@ and width, which the grid of an output is a fraction of.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from kdbench.data.normalisation import MEAN, STD, Input
+from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import Size
 from kdbench.errors import BadInput
 
@@ -65,11 +65,11 @@ class Reading:
         """
         space = {} if self.bgr is None else {"space": "BGR" if self.bgr else "RGB"}
         if not self.normalises:
-            turned = space.get("space", "RGB") != own.get("space", "RGB")
-            named = {"mean": MEAN, "std": STD, **own}
+            known = Input.read(own, item)
+            if space.get("space", known.space) == known.space:
+                return known
             # The same numbers for the same colours.
-            kept = {key: list(named[key])[:: -1 if turned else 1] for key in ("mean", "std")}
-            return Input.read({**own, **kept, **space}, item)
+            return replace(known, mean=known.mean[::-1], std=known.std[::-1], space=space["space"])
         told = {key: list(values) for key, values in (("mean", self.mean), ("std", self.std)) if values is not None}
         if not told:  # a range alone
             return Input.read({"mean": 0, "std": 1, "range": self.range, **space}, "--range")
