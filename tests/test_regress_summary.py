@@ -58,6 +58,16 @@ def test_one_interval_the_one_that_the_verdict_is_by(recording):
     ) in text
 
 
+def test_the_code_that_was_measured_is_named_as_far_as_it_is_known(recording):
+    def told(**git):
+        about = recording.environment | {"git": git}
+        return " ".join(screen(recording.model_copy(update={"environment": about}), 300))
+
+    assert f"revision {'a' * 12} with changes, kdbench " in told(revision="a" * 40, dirty=True)
+    assert f"revision {'a' * 12}, kdbench " in told(revision="a" * 40, dirty=False)
+    assert "revision unknown, kdbench " in told(revision=None)  # `dirty` may be missing
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_table_fits_the_screen_with_whole_names(recording, width):
     lines = screen(twice(recording, 1.2), width)

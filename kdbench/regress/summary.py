@@ -120,7 +120,7 @@ def measured_on(recording: Recording) -> str:
     return (
         f"{counted(settings['threads'], 'thread')}, {settings['device']}, {counted(hardware['cores'], 'core')} "
         f"({hardware['cpu']}), revision {(git['revision'] or 'unknown')[:12]}"
-        f"{' with changes' if git['dirty'] else ''}, `{recording.environment['command']}`"
+        f"{' with changes' if git.get('dirty') else ''}, `{recording.environment['command']}`"
     )
 
 
