@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from kdbench.errors import BadInput
 from kdbench.runs.files import read_json
@@ -43,7 +43,7 @@ class _Teacher(Recorded):
 
 
 class _TrainingSidecar(_CheckpointSidecar):
-    """The fields that comparing and resuming read; others may be there."""
+    """The fields that comparing, resuming and repeating read; others may be there."""
 
     method: str
     params: int
@@ -63,6 +63,11 @@ class _TrainingSidecar(_CheckpointSidecar):
     time_matched: dict[str, Any] | None = None
     labelled_images: int | None = None
     unlabelled_images: int | None = None
+    unlabelled: str = ""
+    unlabelled_train_images: int = 0
+    sbd: StrictBool = False
+    deterministic: StrictBool = False
+    weights: str | None = None
 
 
 class _Companion(Recorded):
