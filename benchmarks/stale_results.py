@@ -75,6 +75,7 @@ RESULTS = {
     "batches.json": Measured((*COMPARISON.sources, *PRECISIONS, "kdbench/comparison/timed_rows.py")),
     "camvid-180x240.json": COMPARISON,
     "camvid-quarter.json": Measured((*COMPARISON.sources, *PRECISIONS), COMPARISON.training),
+    "coverage.json": Measured(("kdbench/**/*.py", "trainers/*.py", "exporters/*.py", "tests/*.py")),
     "demo.json": Measured(
         ("kdbench/cli/demo.py", "trainers/recipes/materials.toml", "kdbench/data/materials.py", *BATCHES, *STEPS)
     ),
