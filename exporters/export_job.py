@@ -141,7 +141,9 @@ class ExportJob:
     def reference(self) -> TorchBackend:
         """PyTorch in float32, which exports are held against."""
         assert self.size is not None
-        return remember_masks(TorchBackend(self.model, output=self.output, size=self.size))
+        backend = TorchBackend(self.model, output=self.output, size=self.size)
+        backend.settle_threads(answer_threads())
+        return remember_masks(backend)
 
     def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The reference's logits of an H x W x 3 image of the job's size."""

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from exporters import export_job, quantise, to_onnx
 from exporters.proven_export import prove
 from exporters.quantise import few_threads, quantise_for_onnxruntime
-from kdbench.backends import load_backend, onnx_runtime
+from kdbench.backends import load_backend, onnx_runtime, torch_eager
 from kdbench.backends.apart import SessionApart, _Session
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.cli.app import App
@@ -27,6 +27,7 @@ from kdbench.comparison import latency
 from kdbench.errors import BadInput
 from kdbench.machine import cores
 from kdbench.machine.cores import answer_threads, usable_cores
+from kdbench.models.registry import build_model
 from tests.exports import make_job
 from tests.onnx_models import FLOAT, classifier, nchw_logits, save_model
 
@@ -112,13 +113,11 @@ def test_every_command_that_computes_takes_threads(kdbench, tiny_arguments, tmp_
 # Where answers alone matter, threads sleep
 
 
-def test_what_is_timed_knows_nothing_of_sleeping(monkeypatch):
-    for name in (cores.ANSWERS, cores.WAITING):
-        monkeypatch.delenv(name, raising=False)
+def test_what_is_timed_knows_nothing_of_it(monkeypatch):
+    monkeypatch.delenv(cores.ANSWERS, raising=False)
     before = dict(os.environ)
     with cores.answers_alone():
         assert cores.need_answers_alone()
-        assert os.environ[cores.WAITING] == "PASSIVE"
         with cores.answers_alone():  # as a comparison within a demo
             assert cores.timed_environment() == before
         assert cores.need_answers_alone()
@@ -128,13 +127,34 @@ def test_what_is_timed_knows_nothing_of_sleeping(monkeypatch):
     assert cores.timed_environment() == before
 
 
-def test_a_persons_own_policy_stands(monkeypatch):
+@pytest.mark.parametrize(
+    ("ms", "taken"),
+    [({1: 5, 2: 3}, 2), ({1: 5, 2: 6}, 1), ({1: 5, 2: 500}, 1)],
+    ids=["two are faster", "one is faster", "a neighbour is busy"],
+)
+def test_pytorch_answers_on_as_many_threads_as_are_fast(monkeypatch, ms, taken):
+    """Calls whose time is known: each advances the clock by that of the threads that are set."""
+    before, clock, calls = torch.get_num_threads(), [0.0], []
+    backend = torch_eager.TorchBackend(build_model("student", 4), output="mask", size=(32, 32))
+
+    def infer(batch):
+        calls.append(torch.get_num_threads())
+        clock[0] += ms[calls[-1]] / 1000
+
+    monkeypatch.setattr(backend, "infer", infer)
+    monkeypatch.setattr(torch_eager.time, "perf_counter", lambda: clock[0])
     monkeypatch.delenv(cores.ANSWERS, raising=False)
-    monkeypatch.setenv(cores.WAITING, "ACTIVE")
-    with cores.answers_alone():
-        assert os.environ[cores.WAITING] == "ACTIVE"
-        assert cores.timed_environment()[cores.WAITING] == "ACTIVE"
-    assert os.environ[cores.WAITING] == "ACTIVE"
+    try:
+        backend.settle_threads(2)  # nobody said that answers alone matter
+        with cores.answers_alone(), cores.asked_threads(2):
+            backend.settle_threads(2)
+        assert calls == []
+        with cores.answers_alone():
+            backend.settle_threads(2)
+        assert (torch.get_num_threads(), backend.details["threads"]) == (taken, taken)
+        assert calls.count(2) == (2 if ms[2] > 100 else 4)  # what is that slow is not called again and again
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("options", "sleeps"), [({"untimed": True}, True), ({"computes": True}, True), ({}, False)])

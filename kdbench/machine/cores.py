@@ -20,8 +20,6 @@ ASKED = "KDBENCH_THREADS"
 """The variable by which processes know what --threads was."""
 ANSWERS = "KDBENCH_ANSWERS"
 """The variable by which processes know that nobody times them."""
-WAITING = "OMP_WAIT_POLICY"
-"""The variable that OpenMP, and so PyTorch, reads when it is loaded."""
 
 
 class Cores(NamedTuple):
@@ -98,26 +96,22 @@ def answer_threads() -> int:
 
 @contextmanager
 def answers_alone() -> Iterator[None]:
-    """Within this nothing is timed, in this process and those that it starts: threads sleep while they wait.
+    """Within this nothing is timed, in this process and those that it starts.
 
     An engine is fastest when its threads wait for each other by running in circles, as long as nobody else computes.
     Beside a busy neighbour each wait lasts until the neighbour's turn is over, and two threads can take many times as
-    long as one (``benchmarks/thread_settings.py``). PyTorch reads the variable when it is imported; a person's own
-    setting of it stands.
+    long as one (``benchmarks/thread_settings.py``). Where answers alone matter threads sleep instead, if their engine
+    can do so cheaply, or are as many as answer fastest now.
     """
-    before = {name: os.environ.get(name) for name in (ANSWERS, WAITING)}
-    if before[ANSWERS] is None:
-        # What is said here is taken back for what is timed.
-        os.environ[ANSWERS] = WAITING if before[WAITING] is None else "nothing else"
-        os.environ.setdefault(WAITING, "PASSIVE")
+    before = os.environ.get(ANSWERS)
+    os.environ[ANSWERS] = "1"
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        if before is None:
+            os.environ.pop(ANSWERS, None)
+        else:
+            os.environ[ANSWERS] = before
 
 
 def need_answers_alone() -> bool:
@@ -127,5 +121,9 @@ def need_answers_alone() -> bool:
 
 def timed_environment() -> dict[str, str]:
     """The environment of a process that is timed, whose threads wait as their engine has it."""
-    taken_back = {ANSWERS, os.environ.get(ANSWERS)}
-    return {name: value for name, value in os.environ.items() if name not in taken_back}
+    return {name: value for name, value in os.environ.items() if name != ANSWERS}
+
+
+def is_asked() -> bool:
+    """Whether a person gave --threads."""
+    return ASKED in os.environ
