@@ -262,7 +262,7 @@ def threads_table(root: Path, results: Path) -> str:
     """What ``benchmarks.thread_settings`` measured."""
     report = read_json(root / results, "python -m benchmarks.thread_settings")
     lines = [
-        "| pass whose answers alone matter | threads by itself | over the better of 1 and 2 | 2 threads over 1 |",
+        "| a pass for its answers | cores counted | own choice over the better of 1 and 2 | 2 threads over 1 |",
         "| --- | ---: | ---: | ---: |",
     ]
     for row in report["rows"]:
