@@ -6,6 +6,7 @@ what is to be shown. Slices that lie close together in time share the drift, so 
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import statistics
 import time
@@ -55,6 +56,7 @@ class Contender:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, open_call, arguments, calls, warmup), daemon=True)
         self._process.start()
+        atexit.register(self._process.kill)  # while it is suspended nothing else ends it, and our end waits for it
         theirs.close()
         self._connection.recv()  # warmed up; EOFError when the process died, whose traceback is on stderr
         self._handle = psutil.Process(self._process.pid)
