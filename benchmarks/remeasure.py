@@ -73,9 +73,7 @@ def measure(root: Path, name: str) -> Outcome:
 
 def remeasure(root: Path, names: Iterable[str]) -> bool:
     """Measure these again and say what became of each; whether all are new now."""
-    outcomes = {}
-    for name in names:
-        outcomes[name] = measure(root, name)
+    outcomes = {name: measure(root, name) for name in names}
     for name, outcome in outcomes.items():
         print(f"results/{name}: {outcome.said}")
     return all(outcome.measured for outcome in outcomes.values())
