@@ -57,6 +57,55 @@ def labels_table(root: Path, results: Path) -> str:
     )
 
 
+def teacher_size_table(root: Path, smaller: Path, usual: Path) -> str:
+    """Students of one number of labels, of a teacher that sees what they see and of one that sees more.
+
+    Args:
+        smaller: the study of the first, whose methods are shown.
+        usual: that of the second.
+    """
+    first, second = (read_json(root / path, MADE_BY) for path in (smaller, usual))
+    rows = [row for row in first["rows"] if row["method"] != "teacher"]
+    beside = [
+        row for row in students(second)
+        if row["labelled"] == rows[0]["labelled"] and row["method"] in {row["method"] for row in rows}
+    ]  # fmt: skip
+    header = ["the teacher sees", "method", "seeds", "test", "over the baseline", "validation", "over the baseline"]
+    cells = []
+    for report, shown in ((first, rows), (second, beside)):
+        sees = view_of(report["entries"][0]["recipe"])
+        cells += [
+            [
+                sees, title_of(row["method"]), str(len(row["seeds"])), mean(row["test"]), gain(row["test"]),
+                mean(row["val"]), gain(row["val"]),
+            ]
+            for row in shown
+        ]  # fmt: skip
+    teachers = "; ".join(
+        f"the teacher of {view_of(report['entries'][0]['recipe'])} has {fraction(one['test']['miou'])} on test and "
+        f"{fraction(one['val']['miou'])} on validation"
+        for report in (first, second)
+        for one in report["entries"]
+        if one["method"] == "teacher" and one["labelled"] == rows[0]["labelled"]
+    )
+    where = " and ".join(dict.fromkeys(machine(report["entries"][0]) for report in (first, second)))
+    return (
+        f"{markdown.table(header, cells)}\n\n"
+        f"{rows[0]['labelled']} labels, students of {'x'.join(map(str, first['entries'][0]['recipe']['size']))}; "
+        f"{teachers}. {where}.\n"
+    )
+
+
+def view_of(recipe: dict[str, Any]) -> str:
+    """The size that the teacher sees, as "360x480"."""
+    return "x".join(map(str, recipe["teacher"]["size"] or recipe["size"]))
+
+
+def machine(entry: dict[str, Any]) -> str:
+    hardware = entry["environment"]["hardware"]
+    return hardware["gpu"][0] if hardware["gpu"] else f"one thread of {hardware['cpu']}"
+
+
 def students(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows that differ in the number of labels and the method alone."""
     return [row for row in report["rows"] if row["setting"] in BY_LABELS and row["method"] != "teacher"]
@@ -137,11 +186,9 @@ def label_hours(root: Path, results: Path, on_cpu: Path) -> str:
 
 
 def took(entries: list[dict[str, Any]], unit: int, name: str) -> str:
-    hardware = entries[0]["environment"]["hardware"]
     seconds: dict[str, list[float]] = {}
     for entry in entries:
         seconds.setdefault(KINDS.get(entry["method"], "a distilled student"), []).append(entry["train_seconds"])
     spans = {kind: dict.fromkeys(f"{of(values) / unit:.1f}" for of in (min, max)) for kind, values in seconds.items()}
     listed = [f"{kind} {' to '.join(span)}" for kind, span in spans.items()]
-    where = hardware["gpu"][0] if hardware["gpu"] else f"one thread of {hardware['cpu']}"
-    return f"{', '.join(listed)} {name} on {where}"
+    return f"{', '.join(listed)} {name} on {machine(entries[0])}"

@@ -118,5 +118,5 @@ def test_a_small_study_goes_on_where_it_stopped(camvid, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "quarter           imitation" in scored.stdout
+    assert "quarter               imitation" in scored.stdout
     assert len(json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["rows"]) == 6
