@@ -111,7 +111,7 @@ def export(
 
 
 def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: Path) -> Scores:
-    """Of every export of every student; ``kept`` holds what was measured of this code before, and what is measured now."""
+    """Of every export of every student; ``kept`` holds what was measured of this code, before and now."""
     found: Scores = {}
     made_by = code_sha256()
     if kept.exists() and (before := read_json(kept, "python -m benchmarks.student_front")).get("code") == made_by:
