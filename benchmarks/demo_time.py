@@ -1,6 +1,7 @@
 """How long ``kdbench demo`` takes and what it shows: with its own seeds, with fresh ones, and on an older processor.
 
     python -m benchmarks.demo_time --json results/demo.json
+    python -m benchmarks.demo_time --json results/demo.json --only "its own seeds, AVX2"    # the file keeps its others
 
 Three demos, one after the other, each in a folder of its own: seeds 0, 1, 2; seeds 3, 4, 5, by which nothing was
 chosen; and seeds 0, 1, 2 with PyTorch and oneDNN held to AVX2, as on a processor without AVX-512 (ONNX Runtime has no
@@ -22,8 +23,8 @@ from statistics import fmean
 from typing import Any
 
 from kdbench.comparison.results import Comparison
-from kdbench.machine.environment import environment
-from kdbench.runs.files import write_json
+from kdbench.machine.environment import environment, git_revision
+from kdbench.runs.files import read_json, write_json
 from kdbench.runs.tree import RunTree
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -54,7 +55,7 @@ def measure(name: str, seeds: str, settings: dict[str, str], runs: Path) -> dict
     row = {
         "name": name, "seeds": seeds, "settings": settings, "seconds": seconds, "report_seconds": report,
         "export_seconds": export, "miou_by_seed": by_seed,
-        "gains": [gain.model_dump(mode="json") for gain in comparison.improvements],
+        "gains": [gain.model_dump(mode="json") for gain in comparison.improvements], "git": git_revision(),
     }  # fmt: skip
     gains = ", ".join(
         f"{gain.method} {gain.delta_miou:+.4f} ± {gain.standard_error:.4f} ({gain.verdict})"
@@ -71,15 +72,19 @@ def measure(name: str, seeds: str, settings: dict[str, str], runs: Path) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=[name for name, _, _ in DEMOS], help="one demo, beside what --json holds")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    report: dict[str, Any] = {"schema_version": 1, "benchmark": "demo_time", "rows": [], "environment": environment()}
+    if arguments.only and arguments.json and arguments.json.exists():
+        report = read_json(arguments.json, "python -m benchmarks.demo_time")
+    rows = {row["name"]: row for row in report["rows"]}
     with tempfile.TemporaryDirectory(prefix="kdbench-demo-") as folder:
         for number, (name, seeds, settings) in enumerate(DEMOS):
-            rows.append(measure(name, seeds, settings, Path(folder) / str(number)))
-            report = {"schema_version": 1, "benchmark": "demo_time", "rows": rows, "environment": environment()}
-            if arguments.json:
-                write_json(arguments.json, report)
-    print(json.dumps({"seconds": [row["seconds"] for row in rows]}))
+            if arguments.only in (None, name):
+                rows[name] = measure(name, seeds, settings, Path(folder) / str(number))
+                if arguments.json:
+                    write_json(arguments.json, {**report, "rows": list(rows.values())})
+    print(json.dumps({"seconds": [row["seconds"] for row in rows.values()]}))
 
 
 if __name__ == "__main__":

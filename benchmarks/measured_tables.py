@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdbench.comparison import markdown
 from kdbench.comparison.numbers import difference, fraction
 from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_markdown
+from kdbench.methods.base import title_of
 from kdbench.runs.files import read_json
 
 
@@ -256,6 +258,27 @@ def streaming_table(root: Path, results: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def processors_table(root: Path, results: Path) -> str:
+    """What ``benchmarks.int8_processors`` measured."""
+    report = read_json(root / results, "python -m benchmarks.int8_processors")
+    cells = [
+        [
+            title_of(row["method"]), row["format"], "7 bits, kdbench's" if row["weights"] == "half range" else "8 bits",
+            fraction(row["miou"]), fraction(row["miou_avx2"]), f"{row['same_pixels']:.2%}",
+        ]
+        for row in report["rows"]
+    ]  # fmt: skip
+    header = ["int8 export", "engine", "weights", "mIoU with VNNI", "mIoU on AVX2", "pixels with the same class"]
+    environment = report["environment"]
+    return (
+        f"{markdown.table(header, cells)}\n\n"
+        f"{report['dataset']} val, {report['images']} images. With VNNI: {environment['hardware']['cpu']}. AVX2: "
+        "OpenVINO held to it by `ONEDNN_MAX_CPU_ISA`, ONNX Runtime in QEMU's emulation of a Haswell. Revision "
+        f"`{environment['git']['revision'][:12]}`, `{environment['command']}`; all of it is in "
+        f"`{results.as_posix()}`.\n"
+    )
 
 
 def threads_table(root: Path, results: Path) -> str:

@@ -34,6 +34,7 @@ IMPORTS = Path("results/import-overhead.json")
 DEMO = Path("results/demo.json")
 LABELS, LABELS_CPU = Path("results/label-study.json"), Path("results/label-study-cpu.jsonl")
 FILES, STREAMING = Path("results/imported-files.json"), Path("results/streaming-speed.json")
+PROCESSORS = Path("results/int8-processors.json")
 THREADS = Path("results/thread-settings.json")
 GPU = Path("results/gpu")
 
@@ -94,6 +95,7 @@ PARTS = (
     _measured(TRAINING, measured_tables.training_table),
     _measured(STREAMING, measured_tables.streaming_table),
     _measured(SPEED, measured_tables.speed_table),
+    _measured(PROCESSORS, measured_tables.processors_table),
     _measured(THREADS, measured_tables.threads_table),
     _measured(NETWORKS, measured_tables.networks_table),
     _measured(FILES, measured_tables.files_table),

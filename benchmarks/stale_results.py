@@ -91,6 +91,9 @@ RESULTS = {
     "imported-files.json": Measured(
         ("exporters/import_file.py", "exporters/imported.py", *PRECISIONS, "benchmarks/import_strangers.py")
     ),
+    "int8-processors.json": Measured(
+        ("exporters/quantise.py", "exporters/image_bytes.py", "benchmarks/int8_processors.py")
+    ),
     "kills.json": Measured(("tests/fuzz/kills.py", *WRITING, *ENDING, *STEPS, "trainers/sweep.py")),
     "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
     "licences.json": Measured(("pyproject.toml", "constraints.txt", "benchmarks/licences.py")),

@@ -13,6 +13,7 @@ not trained: it takes the weights of ``student_lite0``. Prints one table and one
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import tempfile
@@ -26,6 +27,7 @@ import torch
 
 from benchmarks.backend_speedup import IMAGES, backend_call, score, usual_call
 from benchmarks.interleaved import Contender, alternate, ratio_with_interval
+from benchmarks.stale_results import REPOSITORY, RESULTS
 from benchmarks.student_tables import over
 from exporters.export_job import ExportJob
 from exporters.proven_export import export_as
@@ -109,10 +111,11 @@ def export(
 
 
 def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: Path) -> Scores:
-    """Of every export of every student; what ``kept`` holds is not measured again, and what is measured goes there."""
+    """Of every export of every student; ``kept`` holds what was measured of this code, before and now."""
     found: Scores = {}
-    if kept.exists():
-        for key, values in read_json(kept, "python -m benchmarks.student_front")["scores"].items():
+    made_by = code_sha256()
+    if kept.exists() and (before := read_json(kept, "python -m benchmarks.student_front")).get("code") == made_by:
+        for key, values in before["scores"].items():
             arch, backend, precision = key.split()
             found[arch, backend, precision] = {int(seed): miou for seed, miou in values.items()}
     for arch, seed, checkpoint in trained(runs, data.validation.name, seeds):
@@ -123,8 +126,14 @@ def accuracy(runs: Path, seeds: Sequence[int], data: Data, folder: Path, kept: P
             miou = score(engine[0], path, None, data.validation, 1)
             found.setdefault((arch, *engine), {})[seed] = miou
             print(f"{arch} seed {seed} {' '.join(engine)}: {miou:.4f}", flush=True)
-        write_json(kept, {"schema_version": SCHEMA_VERSION, "scores": joined(found)})
+        write_json(kept, {"schema_version": SCHEMA_VERSION, "code": made_by, "scores": joined(found)})
     return found
+
+
+def code_sha256() -> str:
+    """Of all sources that these figures depend on."""
+    files = {path for pattern in RESULTS["student-front.json"].sources for path in REPOSITORY.glob(pattern)}
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def joined(found: Mapping[Key, Any]) -> dict[str, Any]:

@@ -8,6 +8,10 @@ OpenVINO      NNCF on its own graph: the same, and activations that are not symm
 
 In all of them weights are int8 per channel, and the layers named in ``keep_float`` stay as they are. Layers have the
 names of PyTorch's modules; ``layer_names`` gives them to the ONNX nodes.
+
+On processors weights are −64 … 64, half of what int8 holds. x86 without VNNI instructions adds the products of two uint8
+activations and two int8 weights in 16 bits and cuts off what does not fit; 2 * 255 * 64 fits, so that a file has the same
+classes on every processor (ONNX Runtime's "reduce_range", NNCF's OverflowFix; ``benchmarks/int8_processors.py``).
 """
 
 from __future__ import annotations
@@ -66,7 +70,7 @@ def quantise_for_onnxruntime(
         quantize_static(
             prepared, destination, _CalibrationReader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=sorted(excluded),
-            calibrate_method=CalibrationMethod.Percentile, extra_options=options,
+            calibrate_method=CalibrationMethod.Percentile, reduce_range=True, extra_options=options,
         )  # fmt: skip
     if zero_point is not None:
         model = onnx.load(destination)
@@ -102,6 +106,7 @@ def quantise_for_openvino(model: Any, batches: Sequence[NDArray[Any]], keep_floa
         return nncf.quantize(
             model, nncf.Dataset(batches), ignored_scope=ignored, subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )  # fmt: skip
 
 

@@ -72,6 +72,30 @@ def test_int8_graph_has_every_convolution_between_quantised_tensors(exported):
     assert exported.export("baseline", "onnx", "int8", "mask").stat().st_size < 0.35 * 11.6e6
 
 
+def require_room_for_pairs(weights):
+    """Two products with uint8 activations fit into 16 bits, in which processors without VNNI add them."""
+    assert len(weights) > CONVOLUTIONS / 2
+    for name, values in weights.items():
+        assert 255 * 2 * np.abs(values.astype(int)).max() <= np.iinfo(np.int16).max, name
+
+
+def test_int8_weights_for_onnx_runtime_leave_room_for_a_pair_of_products(exported):
+    graph = onnx.load(exported.export("baseline", "onnx", "int8", "mask")).graph
+    tensors = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors if len(tensor.dims) == 4}
+    require_room_for_pairs(weights)
+
+
+@pytest.mark.needs("openvino", "nncf")
+def test_int8_weights_for_openvino_leave_room_for_a_pair_of_products(exported):
+    import openvino
+
+    model = openvino.Core().read_model(exported.export("baseline", "openvino", "int8", "mask"))
+    constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+    weights = {op.get_friendly_name(): op.data for op in constants if op.get_element_type() == openvino.Type.i8}
+    require_room_for_pairs(weights)
+
+
 @pytest.mark.needs(ENGINE_BUILDER, "nncf")
 def test_int8_graph_for_tensorrt_is_symmetric(exported):
     graph = onnx.load(exported.export("baseline", "trt", "int8", "mask").with_suffix(".onnx")).graph
