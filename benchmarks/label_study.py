@@ -84,8 +84,10 @@ WHOLE = (
     Setting("quarter-cutmix", {"labelled": 0.25, "epochs": 104, "cutmix": 0.5}),
     Setting("all-cutmix", {"epochs": 104, "cutmix": 0.5}),
 )
-"""22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had. ``quarter-views`` is for
-processors: its views and the teacher's opinion of them are made once for all methods and seeds."""
+"""22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had.
+
+``quarter-views`` is for processors: views, and what the teacher says of them, are made once for all methods and seeds.
+"""
 DRIVES = ("0001TP", "0006R0", "0016E5")
 FOLDED = ("quarter", "all", "quarter-views")
 SETTINGS = (*WHOLE, *(setting.without(drive) for setting in WHOLE if setting.name in FOLDED for drive in DRIVES))

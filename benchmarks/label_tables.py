@@ -57,48 +57,71 @@ def labels_table(root: Path, results: Path) -> str:
     )
 
 
-def teacher_size_table(root: Path, smaller: Path, usual: Path) -> str:
-    """Students of one number of labels, of a teacher that sees what they see and of one that sees more.
-
-    Args:
-        smaller: the study of the first, whose methods are shown.
-        usual: that of the second.
-    """
-    first, second = (read_json(root / path, MADE_BY) for path in (smaller, usual))
-    rows = [row for row in first["rows"] if row["method"] != "teacher"]
-    beside = [
-        row for row in students(second)
-        if row["labelled"] == rows[0]["labelled"] and row["method"] in {row["method"] for row in rows}
+def folds_table(root: Path, results: Path) -> str:
+    """A row for each method that was trained without a drive and scored on it, each drive in turn."""
+    report = read_json(root / results, MADE_BY)
+    folds = [row for row in report["rows"] if "new_scenes" in row]
+    rows = [row for row in folds if row["method"] != "teacher"]
+    drives = list(rows[0]["by_drive"]["new_scenes"])
+    header = ["method", "folds x seeds", "new scenes", "over the baseline", *(f"without {drive}" for drive in drives)]
+    cells = [
+        [
+            title_of(row["method"]), str(len(row["new_scenes"]["values"])), mean(row["new_scenes"]),
+            gain(row["new_scenes"]), *(of_drive(row, drive) for drive in drives),
+        ]
+        for row in rows
     ]  # fmt: skip
-    header = ["the teacher sees", "method", "seeds", "test", "over the baseline", "validation", "over the baseline"]
-    cells = []
-    for report, shown in ((first, rows), (second, beside)):
-        sees = view_of(report["entries"][0]["recipe"])
-        cells += [
-            [
-                sees, title_of(row["method"]), str(len(row["seeds"])), mean(row["test"]), gain(row["test"]),
-                mean(row["val"]), gain(row["val"]),
-            ]
-            for row in shown
-        ]  # fmt: skip
-    teachers = "; ".join(
-        f"the teacher of {view_of(report['entries'][0]['recipe'])} has {fraction(one['test']['miou'])} on test and "
-        f"{fraction(one['val']['miou'])} on validation"
-        for report in (first, second)
-        for one in report["entries"]
-        if one["method"] == "teacher" and one["labelled"] == rows[0]["labelled"]
+    entries = [entry for entry in report["entries"] if "new_scenes" in entry]
+    recipe = entries[0]["recipe"]
+    taught = ", ".join(
+        f"{fraction(entry['new_scenes']['miou'])} on {next(iter(entry['new_scenes']['by_drive']))}"
+        for entry in entries
+        if entry["method"] == "teacher"
     )
-    where = " and ".join(dict.fromkeys(machine(report["entries"][0]) for report in (first, second)))
     return (
         f"{markdown.table(header, cells)}\n\n"
-        f"{rows[0]['labelled']} labels, students of {'x'.join(map(str, first['entries'][0]['recipe']['size']))}; "
-        f"{teachers}. {where}.\n"
+        f"A quarter of the labels, students of {size_text(recipe['size'])}, {recipe['epochs']} epochs of "
+        f"{recipe['views']} views made once; the teacher {recipe['teacher']['arch']} sees "
+        f"{size_text(recipe['teacher']['size'])}, never learns from the drive that is held out, and has {taught}. ± is "
+        f"the standard error over folds and seeds, of differences that of pairs. "
+        f"{machine(entries[0])}; every run is in `{results.as_posix()}`.\n"
     )
 
 
-def view_of(recipe: dict[str, Any]) -> str:
-    """The size that the teacher sees, as "360x480"."""
-    return "x".join(map(str, recipe["teacher"]["size"] or recipe["size"]))
+def of_drive(row: dict[str, Any], drive: str) -> str:
+    """What a method has where a drive was held out, and over the baseline there."""
+    found = row["by_drive"]["new_scenes"].get(drive)
+    if found is None:
+        return NOTHING
+    over = "" if found["difference"] is None else f" ({difference(found['difference'])})"
+    return f"{fraction(found['miou'])}{over}"
+
+
+def teacher_size_table(root: Path, results: Path) -> str:
+    """Students whose teacher sees what they see, beside those of one that sees more, of the same seeds."""
+    report = read_json(root / results, MADE_BY)
+    rows = [row for row in report["rows"] if "test" in row]
+    small = [row for row in rows if row["setting"] == "quarter-teacher-180"]
+    methods = [row["method"] for row in small]
+    usual = [row for row in rows if row["setting"] == "quarter" and row["method"] in methods]
+    header = ["the teacher sees", "method", "seeds", "test", "over the baseline", "validation", "over the baseline"]
+    cells = []
+    for row in (*small, *usual):
+        recipe = next(entry["recipe"] for entry in report["entries"] if entry["setting"] == row["setting"])
+        name = "the teacher itself" if row["method"] == "teacher" else title_of(row["method"])
+        cells.append([
+            size_text(recipe["teacher"]["size"] or recipe["size"]), name, str(len(row["seeds"])), mean(row["test"]),
+            gain(row["test"]), mean(row["val"]), gain(row["val"]),
+        ])  # fmt: skip
+    return (
+        f"{markdown.table(header, cells)}\n\n"
+        f"{rows[0]['labelled']} labels, students of {size_text(report['entries'][0]['recipe']['size'])}, "
+        f"{machine(report['entries'][0])}; every run is in `{results.as_posix()}`.\n"
+    )
+
+
+def size_text(size: list[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def machine(entry: dict[str, Any]) -> str:
@@ -173,7 +196,8 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
 def label_hours(root: Path, results: Path, on_cpu: Path) -> str:
     """What the study's trainings took, on a GPU and on one thread of a processor."""
     gpu = read_json(root / results, MADE_BY)["entries"]
-    cpu = [json.loads(line) for line in (root / on_cpu).read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (root / on_cpu).read_text(encoding="utf-8").splitlines()]
+    cpu = [entry for entry in lines if entry["setting"] == gpu[-1]["setting"]]
     first = gpu[0]
     steps, recipe = first["steps"], first["recipe"]
     size, view = ("x".join(map(str, size)) for size in (recipe["size"], recipe["teacher"]["size"]))

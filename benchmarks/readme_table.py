@@ -32,7 +32,8 @@ GATE = Path("results/gate-study.json")
 NETWORKS = Path("results/foreign-networks.json")
 IMPORTS = Path("results/import-overhead.json")
 DEMO = Path("results/demo.json")
-LABELS, LABELS_CPU = Path("results/label-study.json"), Path("results/label-study-cpu.jsonl")
+LABELS = Path("results/label-study.json")
+LABELS_CPU, FOLDS = Path("results/label-study-cpu.jsonl"), Path("results/label-study-cpu.json")
 FILES, STREAMING = Path("results/imported-files.json"), Path("results/streaming-speed.json")
 PROCESSORS = Path("results/int8-processors.json")
 THREADS = Path("results/thread-settings.json")
@@ -88,6 +89,8 @@ PARTS = (
     Part(README, "gpu", (GPU / "latency-compiled.json",), readme_figures.gpu_claim),
     _measured(RESULTS, measured_tables.comparison_table),
     _measured(LABELS, label_tables.labels_table),
+    Part(MEASURED, "folds", (FOLDS,), label_tables.folds_table),
+    Part(MEASURED, "views", (FOLDS,), label_tables.teacher_size_table),
     Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),
     _measured(STUDENT, student_tables.student_table),
     _measured(ACCURACY, student_tables.accuracy_table),

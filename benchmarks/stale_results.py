@@ -51,6 +51,7 @@ MUTATED = (
     *(f"kdbench/comparison/{name}.py" for name in ("metrics", "seed_statistics", "evaluate", "parity")),
     *("kdbench/regress/rule.py", "kdbench/regress/signed_rank.py", "kdbench/runs/files.py"),
 )
+LABEL_STUDY = (*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py")
 CAMVID = ("trainers/recipes/camvid.toml", "kdbench/data/camvid.py")
 
 
@@ -95,7 +96,8 @@ RESULTS = {
         ("exporters/quantise.py", "exporters/image_bytes.py", "benchmarks/int8_processors.py")
     ),
     "kills.json": Measured(("tests/fuzz/kills.py", *WRITING, *ENDING, *STEPS, "trainers/sweep.py")),
-    "label-study.json": Measured((*STUDENT, *BATCHES, *STEPS, *LOSSES, "trainers/teacher.py"), at="201fe81"),
+    "label-study.json": Measured(LABEL_STUDY, at="201fe81"),
+    "label-study-cpu.json": Measured(LABEL_STUDY, at="b055ee2"),
     "licences.json": Measured(("pyproject.toml", "constraints.txt", "benchmarks/licences.py")),
     "mutation.json": Measured(("tests/mutation", *MUTATED)),
     "report-page.json": Measured(("kdbench/report/*",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +15,13 @@ from PIL import Image
 
 from benchmarks.label_scores import as_text, score
 from benchmarks.label_study import SETTINGS, by_drive, confusions, open_scored, recipe_of
+from benchmarks.label_tables import folds_table
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.comparison.evaluate import evaluate
 from kdbench.data.camvid import open_camvid
 from kdbench.data.shapes import Shapes
 from kdbench.models.registry import build_model
+from kdbench.runs.files import write_json
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("timm")
@@ -73,6 +76,29 @@ def test_paired_differences_by_value():
     assert dist["by_drive"]["test"]["a"]["difference"] == pytest.approx(0.02)
     assert baseline["test"]["difference"] is teacher["test"]["difference"] is None
     assert "+0.0400 ± 0.0058 gain" in as_text(score(entries))
+
+
+def test_folds_are_one_row_paired_by_drive(tmp_path):
+    recipe = {"size": [180, 240], "epochs": 104, "views": 10, "teacher": {"arch": "a network", "size": [360, 480]}}
+
+    def entry(method, drive, miou):
+        scored = {"miou": miou, "by_drive": {drive: miou}}
+        return {
+            "setting": f"quarter-without-{drive}", "method": method, "seed": 3, "labelled": 41, "new_scenes": scored,
+            "recipe": recipe, "environment": {"hardware": {"gpu": [], "cpu": "a processor"}},
+        }  # fmt: skip
+
+    entries = [entry("baseline", drive, miou) for drive, miou in (("a", 0.30), ("b", 0.40), ("c", 0.20))]
+    entries += [entry("dist", drive, miou) for drive, miou in (("a", 0.35), ("b", 0.43), ("c", 0.24))]
+    entries += [entry("response", "b", 0.41), entry("teacher", "a", 0.5)]
+    write_json(tmp_path / "study.json", score(entries))
+    table = folds_table(tmp_path, Path("study.json"))
+    assert (
+        "| Relations (DIST) | 3 | 0.3400 ± 0.0551 | +0.0400 ± 0.0058 gain | 0.3500 (+0.0500) | 0.4300 (+0.0300) |"
+        in table
+    )
+    assert "| Response-Based | 1 | 0.4100 | +0.0100 | – | 0.4100 (+0.0100) | – |" in table
+    assert "has 0.5000 on a." in table
 
 
 def test_a_setting_is_a_recipe():
