@@ -84,7 +84,7 @@ def folds_table(root: Path, results: Path) -> str:
         f"{recipe['views']} views made once; the teacher {recipe['teacher']['arch']} sees "
         f"{size_text(recipe['teacher']['size'])}, never learns from the drive that is held out, and has {taught}. ± is "
         f"the standard error over folds and seeds, of differences that of pairs. "
-        f"{machine(entries[0])}; every run is in `{results.as_posix()}`.\n"
+        f"On {machine(entries[0])}; every run is in `{results.as_posix()}`.\n"
     )
 
 
@@ -116,7 +116,7 @@ def teacher_size_table(root: Path, results: Path) -> str:
     return (
         f"{markdown.table(header, cells)}\n\n"
         f"{rows[0]['labelled']} labels, students of {size_text(report['entries'][0]['recipe']['size'])}, "
-        f"{machine(report['entries'][0])}; every run is in `{results.as_posix()}`.\n"
+        f"on {machine(report['entries'][0])}; every run is in `{results.as_posix()}`.\n"
     )
 
 
