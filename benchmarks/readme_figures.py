@@ -81,8 +81,8 @@ def processors_claim(report: dict[str, Any]) -> str:
     least, most = (of(other["whole range"]) for of in (min, max))
     ours = math.ceil(100 * max(other["half range"])) / 100
     return (
-        "On processors without VNNI instructions int8 files, as the quantisers of ONNX Runtime and OpenVINO make them by "
-        f"themselves, give another class to {least:.1f} to {most:.1f}% of pixels; kdbench's to {ours:.2f}% at most."
+        "On processors without VNNI instructions int8 files, as the quantisers of ONNX Runtime and OpenVINO make them "
+        f"by themselves, give another class to {least:.1f} to {most:.1f}% of pixels; kdbench's to {ours:.2f}% at most."
     )
 
 
