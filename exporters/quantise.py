@@ -9,9 +9,9 @@ OpenVINO      NNCF on its own graph: the same, and activations that are not symm
 In all of them weights are int8 per channel, and the layers named in ``keep_float`` stay as they are. Layers have the
 names of PyTorch's modules; ``layer_names`` gives them to the ONNX nodes.
 
-On processors weights are −64 … 64, half of what int8 holds. x86 without VNNI instructions adds the products of two uint8
-activations and two int8 weights in 16 bits and cuts off what does not fit; 2 * 255 * 64 fits, so that a file has the same
-classes on every processor (ONNX Runtime's "reduce_range", NNCF's OverflowFix; ``benchmarks/int8_processors.py``).
+On processors weights are −64 … 64, half of what int8 holds. x86 without VNNI instructions adds the products of two
+uint8 activations and two int8 weights in 16 bits and cuts off what does not fit; 2 * 255 * 64 fits, so that a file is
+the same model on every processor (ONNX Runtime's "reduce_range", NNCF's OverflowFix; ``benchmarks.int8_processors``).
 """
 
 from __future__ import annotations
