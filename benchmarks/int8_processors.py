@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,14 +57,13 @@ def whole_range() -> Iterator[None]:
     import nncf
     import onnxruntime.quantization as onnx_quantisation
 
-    def asking_for_nothing(quantise: Any, *arguments: Any, **options: Any) -> Any:
-        return quantise(*arguments, **{k: v for k, v in options.items() if k != "advanced_parameters"})
+    def without(quantise: Callable[..., Any], option: str) -> Callable[..., Any]:
+        return lambda *arguments, **options: quantise(*arguments, **{k: v for k, v in options.items() if k != option})
 
-    static = partial(onnx_quantisation.quantize_static)
     with (
-        mock.patch.object(nncf, "quantize", partial(asking_for_nothing, nncf.quantize)),
+        mock.patch.object(nncf, "quantize", without(nncf.quantize, "advanced_parameters")),
         mock.patch.object(
-            onnx_quantisation, "quantize_static", lambda *a, **k: static(*a, **{**k, "reduce_range": False})
+            onnx_quantisation, "quantize_static", without(onnx_quantisation.quantize_static, "reduce_range")
         ),
     ):
         yield

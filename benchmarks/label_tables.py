@@ -49,8 +49,8 @@ def labels_table(root: Path, results: Path) -> str:
     return (
         f"{markdown.table(header, cells)}\n\n"
         "± is the standard error over seeds, of differences that of pairs; a gain or a loss is more than two of them. "
-        f"Students of {'x'.join(map(str, recipe['size']))}, {first['steps']:,} steps of {recipe['batch_size']} images; "
-        f"the teacher {recipe['teacher']['arch']} sees {'x'.join(map(str, recipe['teacher']['size']))} and learns from "
+        f"Students of {size_text(recipe['size'])}, {first['steps']:,} steps of {recipe['batch_size']} images; "
+        f"the teacher {recipe['teacher']['arch']} sees {size_text(recipe['teacher']['size'])} and learns from "
         f"the same labels, the images without theirs serve distilled students alone; {taught}. "
         f"{hardware['gpu'][0] if hardware['gpu'] else hardware['cpu']}, `python -m benchmarks.label_study`; every run "
         f"is in `{results.as_posix()}`.\n"
@@ -83,7 +83,7 @@ def folds_table(root: Path, results: Path) -> str:
         f"A quarter of the labels, students of {size_text(recipe['size'])}, {recipe['epochs']} epochs of "
         f"{recipe['views']} views made once; the teacher {recipe['teacher']['arch']} sees "
         f"{size_text(recipe['teacher']['size'])}, never learns from the drive that is held out, and has {taught}. ± is "
-        f"the standard error over folds and seeds, of differences that of pairs. "
+        "the standard error over folds and seeds, of differences that of pairs. "
         f"On {machine(entries[0])}; every run is in `{results.as_posix()}`.\n"
     )
 
@@ -176,7 +176,7 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
     winners = [row for row in students(report) if row["labelled"] == fewest and row["test"]["verdict"] == "gain"]
     on_val = [row for row in students(report) if row["labelled"] == fewest and row["val"]["verdict"] == "gain"]
     trt = by_engine[best["method"], "trt", "fp32"]
-    size = "x".join(map(str, comparison.dataset["size"]))
+    size = size_text(comparison.dataset["size"])
     drawn = "the engine was built, and runs on an NVIDIA GPU" if trt.status == "built" else f"{trt.status}"
     return (
         f"{markdown.table(header, cells)}\n\n"
@@ -200,7 +200,7 @@ def label_hours(root: Path, results: Path, on_cpu: Path) -> str:
     cpu = [entry for entry in lines if entry["setting"] == gpu[-1]["setting"]]
     first = gpu[0]
     steps, recipe = first["steps"], first["recipe"]
-    size, view = ("x".join(map(str, size)) for size in (recipe["size"], recipe["teacher"]["size"]))
+    size, view = (size_text(size) for size in (recipe["size"], recipe["teacher"]["size"]))
     return (
         f"On CamVid, {size}, {steps:,} steps of {recipe['batch_size']} images, a teacher that sees {view}: "
         f"{took(cpu, HOUR, 'hours')}; {took(gpu, MINUTE, 'minutes')}. A distilled student's time holds its teacher's "
