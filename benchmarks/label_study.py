@@ -80,13 +80,16 @@ WHOLE = (
     Setting("quarter-long", {"labelled": 0.25, "epochs": 208}),
     Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
     Setting("quarter-teacher-180", {"labelled": 0.25, "epochs": 104, "teacher": {"size": None}}),
+    Setting("sixteenth-views", {"labelled": 1 / 16, "epochs": 104, "views": 10}),
+    Setting("eighth-views", {"labelled": 1 / 8, "epochs": 104, "views": 10}),
     Setting("quarter-views", {"labelled": 0.25, "epochs": 104, "views": 10}),
+    Setting("half-views", {"labelled": 0.5, "epochs": 104, "views": 10}),
     Setting("quarter-cutmix", {"labelled": 0.25, "epochs": 104, "cutmix": 0.5}),
     Setting("all-cutmix", {"epochs": 104, "cutmix": 0.5}),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had.
 
-``quarter-views`` is for processors: views, and what the teacher says of them, are made once for all methods and seeds.
+Those of views are for processors: views, and what the teacher says of them, are made once for all methods and seeds.
 """
 DRIVES = ("0001TP", "0006R0", "0016E5")
 FOLDED = ("quarter", "all", "quarter-views")
