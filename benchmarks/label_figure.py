@@ -1,6 +1,6 @@
 """The label study as a picture: mIoU over the number of labels, on test and on validation.
 
-python -m benchmarks.label_figure        # docs/images/labels.png, from results/label-study.json
+python -m benchmarks.label_figure        # docs/images/labels.png, from results/label-study{,-cpu}.json
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.label_scores import BY_LABELS
+from benchmarks.label_scores import BY_LABELS, BY_LABELS_ON_VIEWS
 from kdbench.methods.base import METHODS, title_of
 from kdbench.runs.files import read_json
 
@@ -29,10 +29,20 @@ SPREAD = 0.012
 """Between methods at one number of labels, a share of it: error bars would cover each other."""
 
 
-def draw(rows: list[dict[str, Any]], out: Path) -> None:
+def draw(rows: list[dict[str, Any]], on_views: list[dict[str, Any]], out: Path) -> None:
+    """Filled markers for ``rows``, hollow ones and broken lines for those whose views were made once."""
+    rows = [row for row in rows if row["setting"] in BY_LABELS]
+    on_views = [row for row in on_views if row["setting"] in BY_LABELS_ON_VIEWS]
+    labels = sorted({row["labelled"] for row in rows + on_views})
     figure, axes = plt.subplots(1, len(PANELS), figsize=(8.4, 3.4), layout="constrained")
     for axis, (split, title) in zip(axes, PANELS.items(), strict=True):
-        panel(axis, rows, split)
+        lines(axis, rows, split)
+        lines(axis, on_views, split, hollow=True)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(labels, [str(count) for count in labels])
+        axis.minorticks_off()
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_xlabel("labels")
         axis.set_title(title, fontsize=10)
     axes[0].set_ylabel("mIoU, mean ± standard error")
     axes[0].legend(fontsize=9, frameon=False)
@@ -46,32 +56,30 @@ def save(figure: Figure, out: Path) -> None:
     plt.close(figure)
 
 
-def panel(axis: Axes, rows: list[dict[str, Any]], split: str) -> None:
-    labels = sorted({row["labelled"] for row in rows if row["setting"] in BY_LABELS})
+def lines(axis: Axes, rows: list[dict[str, Any]], split: str, hollow: bool = False) -> None:
     for index, method in enumerate(SHOWN):
-        of_method = sorted(
-            (row for row in rows if row["method"] == method and row["setting"] in BY_LABELS),
-            key=lambda row: row["labelled"],
-        )
+        of_method = sorted((row for row in rows if row["method"] == method), key=lambda row: row["labelled"])
+        if not of_method:
+            continue
         style = METHODS[method].style
         axis.errorbar(
             [row["labelled"] * (1 + SPREAD * (index - 1.5)) for row in of_method],
             [row[split]["miou"] for row in of_method],
-            [row[split]["standard_error"] for row in of_method],
-            color=style.color, linestyle=style.linestyle, marker=style.marker, capsize=3, label=title_of(method),
+            [row[split]["standard_error"] or 0 for row in of_method],
+            color=style.color, linestyle=":" if hollow else style.linestyle, marker=style.marker, capsize=3,
+            markerfacecolor="white" if hollow else style.color, label=None if hollow else title_of(method),
         )  # fmt: skip
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(labels, [f"{count} labels" for count in labels])
-    axis.minorticks_off()
-    axis.grid(axis="y", alpha=0.3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/label-study.json"))
+    parser.add_argument("--on-views", type=Path, default=Path("results/label-study-cpu.json"))
     parser.add_argument("--out", type=Path, default=Path("docs/images/labels.png"))
     arguments = parser.parse_args()
-    draw(read_json(arguments.results, "python -m benchmarks.label_study --score")["rows"], arguments.out)
+    made_by = "python -m benchmarks.label_study --score"
+    rows, on_views = (read_json(path, made_by)["rows"] for path in (arguments.results, arguments.on_views))
+    draw(rows, on_views, arguments.out)
     print(f"written: {arguments.out}")
 
 

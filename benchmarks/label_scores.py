@@ -18,6 +18,8 @@ FOLD = "-without-"
 """Between a setting's name and the drive that one of its folds holds out."""
 BY_LABELS = ("sixteenth", "quarter", "all")
 """Settings that differ in the number of labels alone."""
+BY_LABELS_ON_VIEWS = ("sixteenth-views", "eighth-views", "quarter-views", "half-views")
+"""The same where views are made once for all methods and seeds."""
 
 
 def score(entries: list[Entry]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_scores import BY_LABELS
+from benchmarks.label_scores import BY_LABELS, BY_LABELS_ON_VIEWS
 from kdbench.comparison import markdown
 from kdbench.comparison.columns import agreement
 from kdbench.comparison.numbers import NOTHING, counted, difference, fraction, plus_minus
@@ -25,10 +25,10 @@ KINDS = {"baseline": "the baseline", "teacher": "the teacher"}
 HOUR, MINUTE = 3600, 60
 
 
-def labels_table(root: Path, results: Path) -> str:
+def labels_table(root: Path, results: Path, settings: tuple[str, ...] = BY_LABELS) -> str:
     """A row for each number of labels and method, of test and validation, with test's drives apart."""
     report = read_json(root / results, MADE_BY)
-    rows = sorted(students(report), key=lambda row: row["labelled"])
+    rows = sorted(students(report, settings), key=lambda row: row["labelled"])
     drives = list(rows[0]["by_drive"]["test"])
     header = ["labels", "method", "seeds", "test", "over the baseline", *drives, "validation", "over the baseline"]
     cells = [
@@ -38,23 +38,29 @@ def labels_table(root: Path, results: Path) -> str:
         ]
         for row in rows
     ]  # fmt: skip
-    first = report["entries"][0]
-    hardware, recipe = first["environment"]["hardware"], first["recipe"]
+    entries = [entry for entry in report["entries"] if entry["setting"] in settings]
+    first = entries[0]
+    recipe = first["recipe"]
     taught = "; ".join(
         f"the teacher of {one['labelled']} labels has {fraction(one['test']['miou'])} on test and "
         f"{fraction(one['val']['miou'])} on validation"
-        for one in report["entries"]
-        if one["method"] == "teacher" and one["setting"] in BY_LABELS
+        for one in entries
+        if one["method"] == "teacher"
     )
+    views = f" from {recipe['views']} views of each image that are made once" if recipe.get("views") else ""
     return (
         f"{markdown.table(header, cells)}\n\n"
         "± is the standard error over seeds, of differences that of pairs; a gain or a loss is more than two of them. "
-        f"Students of {size_text(recipe['size'])}, {first['steps']:,} steps of {recipe['batch_size']} images; "
+        f"Students of {size_text(recipe['size'])}, {first['steps']:,} steps of {recipe['batch_size']} images{views}; "
         f"the teacher {recipe['teacher']['arch']} sees {size_text(recipe['teacher']['size'])} and learns from "
         f"the same labels, the images without theirs serve distilled students alone; {taught}. "
-        f"{hardware['gpu'][0] if hardware['gpu'] else hardware['cpu']}, `python -m benchmarks.label_study`; every run "
-        f"is in `{results.as_posix()}`.\n"
+        f"On {machine(first)}, `python -m benchmarks.label_study`; every run is in `{results.as_posix()}`.\n"
     )
+
+
+def labels_on_views_table(root: Path, results: Path) -> str:
+    """The same of the settings whose views are made once."""
+    return labels_table(root, results, BY_LABELS_ON_VIEWS)
 
 
 def folds_table(root: Path, results: Path) -> str:
@@ -129,9 +135,9 @@ def machine(entry: dict[str, Any]) -> str:
     return hardware["gpu"][0] if hardware["gpu"] else f"one thread of {hardware['cpu']}"
 
 
-def students(report: dict[str, Any]) -> list[dict[str, Any]]:
+def students(report: dict[str, Any], settings: tuple[str, ...] = BY_LABELS) -> list[dict[str, Any]]:
     """Rows that differ in the number of labels and the method alone."""
-    return [row for row in report["rows"] if row["setting"] in BY_LABELS and row["method"] != "teacher"]
+    return [row for row in report["rows"] if row["setting"] in settings and row["method"] != "teacher"]
 
 
 def mean(found: dict[str, Any]) -> str:
