@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.label_scores import as_text, score
 from benchmarks.label_study import SETTINGS, by_drive, confusions, open_scored, recipe_of
-from benchmarks.label_tables import folds_table
+from benchmarks.label_tables import folds_table, labels_on_views_table
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.comparison.evaluate import evaluate
 from kdbench.data.camvid import open_camvid
@@ -99,6 +99,29 @@ def test_folds_are_one_row_paired_by_drive(tmp_path):
     )
     assert "| Response-Based | 1 | 0.4100 | +0.0100 | – | 0.4100 (+0.0100) | – |" in table
     assert "has 0.5000 on a." in table
+
+
+def test_numbers_of_labels_on_views_are_rows_beside_no_other_setting(tmp_path):
+    recipe = {"size": [180, 240], "batch_size": 16, "views": 10, "teacher": {"arch": "a network", "size": [360, 480]}}
+
+    def entry(setting, labelled, method, miou):
+        both = {"miou": miou, "by_drive": {"a": miou / 2}}
+        return {
+            "setting": setting, "method": method, "seed": 3, "labelled": labelled, "val": both, "test": both,
+            "steps": 2288, "recipe": recipe, "environment": {"hardware": {"gpu": [], "cpu": "a processor"}},
+        }  # fmt: skip
+
+    entries = [entry("quarter", 92, "baseline", 0.4), entry("quarter", 92, "teacher", 0.6)]
+    entries += [entry("eighth-views", 46, "baseline", 0.35), entry("eighth-views", 46, "dist", 0.41)]
+    entries += [entry("sixteenth-views", 23, "baseline", 0.3), entry("sixteenth-views", 23, "teacher", 0.55)]
+    write_json(tmp_path / "study.json", score(entries))
+    table = labels_on_views_table(tmp_path, Path("study.json"))
+    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
+    assert rows == ["| labels", "| ---", "| 23", "| 46", "| 46"]
+    assert "| 46 | Relations (DIST) | 1 | 0.4100 | +0.0600 | +0.0300 | 0.4100 | +0.0600 |" in table
+    assert "from 10 views of each image that are made once" in table
+    assert "the teacher of 23 labels has 0.5500 on test" in table
+    assert "0.6000" not in table
 
 
 def test_a_setting_is_a_recipe():
