@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from kdbench.comparison.numbers import difference, fraction, plus_minus
-from kdbench.comparison.seed_statistics import standard_error, verdict_of
+from kdbench.comparison.seed_statistics import independent, standard_error, verdict_of
 
 Entry = dict[str, Any]
 Run = tuple[str, int]
@@ -81,6 +81,8 @@ def figures(
 ) -> dict[str, float | str | list[float] | None]:
     """Mean and standard error over runs, and of the paired differences over those that the baseline has too.
 
+    Both are over seeds, or, of several folds, over each fold's mean over its seeds.
+
     Args:
         ours, baseline: by fold and seed.
         keys: where in an entry the mIoU stands.
@@ -89,14 +91,15 @@ def figures(
     def read(entry: Entry) -> float:
         return reduce(getitem, keys, entry)  # type: ignore[return-value]
 
-    values = [read(ours[run]) for run in sorted(ours)]
+    values = {run: read(ours[run]) for run in sorted(ours)}
     shared = sorted(ours.keys() & baseline.keys()) if ours != baseline else []
-    differences = [read(ours[run]) - read(baseline[run]) for run in shared]
+    differences = {run: read(ours[run]) - read(baseline[run]) for run in shared}
+    means, gains = independent(values), independent(differences)
     return {
-        "miou": fmean(values), "standard_error": standard_error(values), "values": values,
-        "difference": fmean(differences) if differences else None,
-        "difference_standard_error": standard_error(differences), "differences": differences,
-        "verdict": verdict_of(differences) if differences else None,
+        "miou": fmean(means), "standard_error": standard_error(means), "values": list(values.values()),
+        "difference": fmean(gains) if gains else None,
+        "difference_standard_error": standard_error(gains), "differences": list(differences.values()),
+        "verdict": verdict_of(gains) if gains else None,
     }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def folds_table(root: Path, results: Path) -> str:
         f"A quarter of the labels, students of {size_text(recipe['size'])}, {recipe['epochs']} epochs of "
         f"{recipe['views']} views made once; the teacher {recipe['teacher']['arch']} sees "
         f"{size_text(recipe['teacher']['size'])}, never learns from the drive that is held out, and has {taught}. ± is "
-        "the standard error over folds and seeds, of differences that of pairs. "
+        "the standard error over folds, of each one's mean over its seeds, of differences that of pairs. "
         f"On {machine(entries[0])}; every run is in `{results.as_posix()}`.\n"
     )
 

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from kdbench.cli.choose import state_of_files
 from kdbench.comparison.choice import Check, Limits, choose_artifact
 from kdbench.comparison.choice_text import front_cells, paragraph, short_name
 from kdbench.comparison.results import Artifact, Comparison, Latency, MiouLoss, Row
+from kdbench.runs.files import sha256
 from tests.conftest import REPOSITORY
 
 TORCH = ("torch fp32", 0.6, (50.0, 49.0, 51.0), 12.0)
@@ -249,6 +251,22 @@ def results(tmp_path):
     )
     comparison.write(tmp_path / "results.json")
     return tmp_path / "results.json"
+
+
+def test_another_file_of_weights_is_not_the_artifact_that_was_measured(tmp_path):
+    """An .xml has the structure alone: with other weights beside it, it is another model with the same bytes."""
+    (tmp_path / "mask.xml").write_text("structure", encoding="utf-8")
+    (tmp_path / "mask.bin").write_text("weights", encoding="utf-8")
+    hashes = [sha256(tmp_path / name) for name in ("mask.xml", "mask.bin")]
+    row = row_of(
+        "openvino fp32", 0.6, (1.0, 0.9, 1.1), 1.0, artifact=Artifact(path="mask.xml", sha256=hashes[0], bytes=16),
+        engine={"weights": {"file": "mask.bin", "sha256": hashes[1]}},
+    )  # fmt: skip
+    assert state_of_files(row.measured_files(tmp_path)) == "as measured"
+    (tmp_path / "mask.bin").write_text("others", encoding="utf-8")
+    assert "another file than was measured" in state_of_files(row.measured_files(tmp_path))
+    (tmp_path / "mask.bin").unlink()
+    assert state_of_files(row.measured_files(tmp_path)) == "not on this machine"
 
 
 def test_choose_as_a_person_runs_it(results, kdbench, tmp_path):

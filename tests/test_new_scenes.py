@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.metrics import mean_iou
-from kdbench.comparison.new_scenes import Scores, improvements_elsewhere
+from kdbench.comparison.new_scenes import Scores, improvements_elsewhere, uneven_notes
 from kdbench.comparison.references import Run
 from kdbench.comparison.results import Comparison
 from kdbench.data import open_dataset
@@ -137,11 +138,53 @@ def test_means_are_over_folds_of_means_over_seeds_and_pairs_are_of_the_same_fold
     assert base.miou == pytest.approx(((iou(6) + iou(8)) / 2 + iou(5)) / 2)
     others = {"baseline": {"new_scenes": base}, "dist": {"new_scenes": ours}}
     (gain,) = improvements_elsewhere([Run(tree, "baseline"), Run(tree, "dist")], others)
-    assert (gain.on, gain.folds, gain.seeds, gain.standard_error_over) == ("new_scenes", 2, 2, "seeds")
+    assert (gain.on, gain.folds, gain.seeds, gain.standard_error_over) == ("new_scenes", 2, 1, "folds")
     # ("b", 1) has no baseline beside it.
-    assert gain.delta_miou == pytest.approx((iou(7) - iou(6) + iou(9) - iou(8) + iou(6) - iou(5)) / 3)
+    by_fold = [(iou(7) - iou(6) + iou(9) - iou(8)) / 2, iou(6) - iou(5)]
+    assert gain.delta_miou == pytest.approx(sum(by_fold) / 2)
+    assert gain.standard_error == pytest.approx(abs(by_fold[0] - by_fold[1]) / 2)
+    assert gain.trainings == "2 folds of 1 seed each"
+    assert uneven_notes(others) == [
+        "baseline: its mean on new scenes lacks b seed 1, which another method has: compare the paired differences, or "
+        "train with --folds and the same --seeds --resume"
+    ]
     assert gain.miou_by_group["b"].miou == pytest.approx(iou(6))
     assert gain.miou_by_group["a"].delta_miou == pytest.approx((iou(7) - iou(6) + iou(9) - iou(8)) / 2)
+
+
+def test_more_seeds_are_no_more_recordings(tmp_path):
+    """One fold of three is worse: however many seeds say so, a gain on new recordings is not shown."""
+    tree = RunTree(tmp_path, "camvid")
+
+    def scores(right):
+        return Scores({(fold, seed): evaluation(right[fold] + seed % 2) for fold in right for seed in range(6)})
+
+    found = {"baseline": scores({"a": 5, "b": 5, "c": 5}), "dist": scores({"a": 8, "b": 8, "c": 4})}
+    for its in found.values():
+        its.groups = {key: [key[0]] for key in its.by_key}
+    others = {name: {"new_scenes": its} for name, its in found.items()}
+    (gain,) = improvements_elsewhere([Run(tree, "baseline"), Run(tree, "dist")], others)
+    assert (gain.folds, gain.seeds, gain.verdict) == (3, 6, "no gain shown")
+    # Of one fold alone, as of a test split, seeds are what there is.
+    for its in found.values():
+        its.by_key = {key: value for key, value in its.by_key.items() if key[0] == "a"}
+    (gain,) = improvements_elsewhere([Run(tree, "baseline"), Run(tree, "dist")], others)
+    assert (gain.standard_error_over, gain.verdict, gain.trainings) == ("seeds", "gain", "1 fold of 6 seeds")
+    assert uneven_notes(others) == []
+
+
+def test_a_split_without_a_labelled_pixel_is_a_note(kdbench, folder_dataset, trained_runs, tmp_path):
+    data = shutil.copytree(folder_dataset, tmp_path / "data")
+    for kind in ("images", "masks"):
+        shutil.copytree(data / kind / "val", data / kind / "test")
+    for mask in (data / "masks" / "test").iterdir():
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(mask)
+    result = kdbench(
+        "compare", "--runs", shutil.copytree(trained_runs, tmp_path / "runs"), "--dataset", "folder", "--data-root",
+        data, "--method", "baseline,response", "--backend", "torch", "--rounds", 10, "--split", "test",
+    )  # fmt: skip
+    assert result.code == 0
+    assert "baseline: no pixel of 'test' has a label, so it has no score" in " ".join(result.out.split())
 
 
 def test_a_splits_recordings_are_scored_apart():

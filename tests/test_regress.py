@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import onnx
 import pytest
 
 from benchmarks.extra_layers import add_layers
+from kdbench.errors import BadInput
 from kdbench.regress.artifact import Filter, find_artifacts, pair
 from kdbench.regress.inputs import compare_outputs, make_inputs
 from kdbench.regress.record import Recording
@@ -99,10 +101,33 @@ def test_a_replay_gives_the_same_verdict_and_document(regression, kdbench, tmp_p
     done = kdbench("regress", "--replay", regression[1] / "gate.json", "--json", tmp_path / "again.json")
     assert done.code == 1
     assert (tmp_path / "again.md").read_text() == (regression[1] / "gate.md").read_text()
+    assert (tmp_path / "again.json").read_text() == (regression[1] / "gate.json").read_text()
+    assert f"written: {tmp_path / 'again.json'} (.md, .png beside it)" in done.out
     done = kdbench("regress", "--replay", regression[1] / "gate.json", "--json", "-")
     assert done.code == 1
     again, first = json.loads(done.out), json.loads((regression[1] / "gate.json").read_text())
     assert again == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--margin", 10), "--margin: got it beside --replay, expected it when measuring"),
+        (("--tolerance", 20), "--tolerance: got it beside --replay, expected it when measuring"),
+        (("--json", "again.txt"), "--json: got 'again.txt', expected a file that ends in .json, or -"),
+    ],
+)
+def test_what_a_replay_cannot_do_is_refused(regression, kdbench, flags, said):
+    done = kdbench("regress", "--replay", regression[1] / "gate.json", *flags)
+    assert (done.code, said in done.err) == (2, True)
+
+
+def test_a_cell_has_its_own_verdict_whatever_others_are_called():
+    recording = Recording.read(REPOSITORY / "tests/golden/regress.json")
+    (cell,) = recording.cells
+    unlooked = cell.model_copy(update={"looks": []})
+    recording.cells = [unlooked, cell, unlooked]
+    assert [judgement is None for judgement in recording.judgements()] == [True, False, True]
 
 
 def test_numbers_of_another_machine_are_no_pass(regression, kdbench, tmp_path):
@@ -275,6 +300,36 @@ class TestArtifacts:
         file = exported.export("baseline", "openvino", "fp32", "mask")
         (folder,), (alone,) = find_artifacts(file.parent, Filter()), find_artifacts(file, Filter())
         assert (folder.path, folder.backend, folder.shape) == (alone.path, alone.backend, alone.shape)
+
+    def test_artifacts_of_several_datasets_and_variants_are_paired_with_their_own(self, exported, tmp_path):
+        export = exported.export("baseline", "onnx", "fp32", "mask").parent
+        for where in ("shapes", "shapes/labelled=0.5", "camvid"):
+            shutil.copytree(export, tmp_path / where / "baseline/exports" / export.name)
+        sides = [find_artifacts(tmp_path, Filter(outputs=("mask",))) for _ in range(2)]
+        cells = pair(*sides, ("a", "b"))
+        assert [left.name for left, _ in cells] == [
+            "camvid/baseline/onnx-fp32/mask", "shapes/baseline/onnx-fp32/mask",
+            "shapes/labelled=0.5/baseline/onnx-fp32/mask",
+        ]  # fmt: skip
+        assert all(left.path == right.path for left, right in cells)
+        # One side alone has several: the other's must be the namesake of its own folder.
+        fewer = [artifact for artifact in sides[0] if artifact.within.name == "shapes"]
+        ((left, right),) = pair(fewer, sides[1], ("a", "b"))
+        assert left.path == right.path
+        with pytest.raises(BadInput, match=r"lacks camvid/baseline/onnx-fp32/mask, shapes/labelled=0.5/baseline"):
+            pair(sides[0], fewer, ("a", "b"))
+
+    def test_a_methods_folder_is_paired_with_that_of_another_variant(self, exported, tmp_path):
+        export = exported.export("baseline", "onnx", "fp32", "mask").parent
+        for method in ("old/shapes/baseline", "new/shapes/labelled=0.5/baseline"):
+            shutil.copytree(export, tmp_path / method / "exports" / export.name)
+        found = [
+            find_artifacts(tmp_path / folder, Filter())
+            for folder in ("old/shapes", "old/shapes/baseline", "old/shapes/baseline/exports", "new")
+        ]
+        assert [side[0].within.as_posix() for side in found] == [".", ".", ".", "shapes/labelled=0.5"]
+        names = [[left.name for left, _ in pair(found[0], side, ("a", "b"))] for side in found]
+        assert names == [["baseline/onnx-fp32/mask", "baseline/onnx-fp32/logits"]] * len(found)
 
     def test_single_files_are_paired_whatever_their_names(self, models):
         cells = pair(*(find_artifacts(models / f"{n}.onnx", Filter()) for n in ("base", "slow")), ("a", "b"))

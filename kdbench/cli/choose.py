@@ -67,7 +67,7 @@ def choose_command(
         print_choice(choice, comparison)
         if choice.chosen is not None:
             path = tree.root / choice.chosen.artifact.path
-            state = state_of_file(path, choice.chosen.artifact.sha256)
+            state = state_of_files(choice.chosen.row.measured_files(tree.root))
             document["file"] = {"path": path.as_posix(), "state": state}
             print(f"File: {path} ({state})")
     if choice.chosen is None:
@@ -147,12 +147,16 @@ def print_choice(choice: Choice, comparison: Comparison) -> None:
     console.print(table)
 
 
-def state_of_file(path: Path, sha256_of_row: str) -> str:
-    """Whether the file is still the one that was measured."""
+def state_of_files(measured: dict[Path, str]) -> str:
+    """Whether an artifact's files are still those that were measured.
+
+    Args:
+        measured: file → its hash then.
+    """
     from kdbench.runs.files import sha256
 
-    if not path.is_file():
+    if not all(path.is_file() for path in measured):
         return "not on this machine"
-    if sha256(path) != sha256_of_row:
+    if any(sha256(path) != expected for path, expected in measured.items()):
         return "another file than was measured: export and compare again"
     return "as measured"

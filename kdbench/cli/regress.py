@@ -37,10 +37,14 @@ def regress(
     json_file: Annotated[
         str | None, typer.Option("--json", help="The recording: a file, or - for stdout. Default: regress.json.")
     ] = None,
-    replay: Annotated[Path | None, typer.Option(help="Judge a recording again; measures nothing.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Judge a recording again, by its rule; measures nothing.")] = None,
     budget: Annotated[float, typer.Option(help="Seconds for each pair of artifacts, at most.", min=10)] = 240,
-    margin: Annotated[float, typer.Option(help="Percent slower that is no regression.", min=0, max=50)] = 1.0,
-    tolerance: Annotated[float, typer.Option(help="Percent slower that is no pass.", min=0, max=100)] = 3.0,
+    margin: Annotated[
+        float | None, typer.Option(help="Percent slower that is no regression.", min=0, max=50, show_default="1.0")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Percent slower that is no pass.", min=0, max=100, show_default="3.0")
+    ] = None,
     method: Annotated[str, typer.Option(help="Of a folder's artifacts: these methods.")] = "all",
     backend: Annotated[str, typer.Option(help="Of a folder's artifacts: these backends.")] = "all",
     precision: Annotated[str, typer.Option(help="Of a folder's artifacts: these precisions.")] = "all",
@@ -79,9 +83,17 @@ def regress(
     folders = [path for path in (baseline, candidate) if path is not None and path.is_dir()]
     imported = dict.fromkeys(name for folder in folders for name in imports_below(folder))
     try:
+        limits = {"margin": margin, "tolerance": tolerance}
+        named = {name: percent / 100 for name, percent in limits.items() if percent is not None}
+        if replay is not None and named:
+            raise BadInput(
+                f"--{next(iter(named))}: got it beside --replay, expected it when measuring: the recording's own rule "
+                "decided when to stop, and judges it again"
+            )
+        rule = Rule(named.get("margin", Rule.margin), named.get("tolerance", Rule.tolerance))
         options = RegressOptions(
             baseline=baseline, candidate=candidate, base_ref=base_ref, json_file=json_file, replay=replay,
-            images=tuple(images or ()), budget=budget, rule=Rule(margin=margin / 100, tolerance=tolerance / 100),
+            images=tuple(images or ()), budget=budget, rule=rule,
             chosen=Filter(
                 methods=() if method == "all" else choose("--method", method, (*student_methods(), *imported)),
                 backends=() if backend == "all" else choose("--backend", backend, BACKENDS.names()),
@@ -253,7 +265,10 @@ def _show_replay(recording: Recording, json_file: str | None) -> int:
     from kdbench.machine.environment import hardware
     from kdbench.regress.rule import EXIT_CODES
 
-    _present(recording, None if json_file in (None, "-") else Path(str(json_file)))
+    destination = None if json_file is None else _destination(json_file)
+    if destination is not None:
+        recording.write(destination)
+    _present(recording, destination)
     verdict, _ = recording.verdict()
     recorded, here = recording.environment["hardware"], hardware()
     if verdict == "pass" and any(here.get(key) != value for key, value in recorded.items()):

@@ -49,12 +49,14 @@ def run_report(
     from kdbench.runs.files import write_text
 
     found = collect(tree, results)
-    methods = (*(method for method in found.trainings if method != "teacher"), *tree.imports())
+    methods = (*found.students(), *tree.imports())
     gallery, legend = [], []
     if pictures == 0:
         found.gaps["gallery"] = "The gallery was left out: `kdbench report --pictures 30` makes it."
     elif not methods:
-        found.gaps["gallery"] = f"No student was trained: `kdbench train --method all --dataset {tree.dataset}`."
+        found.gaps["gallery"] = (
+            f"No student was trained on every recording: `kdbench train --method all --dataset {tree.dataset}`."
+        )
     else:
         try:
             split = open_trained_dataset(tree, data_root, methods[0])

@@ -26,6 +26,7 @@ from kdbench.comparison.new_scenes import (
     improvements_elsewhere,
     other_scores,
     problems_of,
+    uneven_notes,
 )
 from kdbench.comparison.references import Reference, Run, evaluate_artifact, evaluate_reference, require_one_size
 from kdbench.comparison.results import Artifact, Comparison, Row, Status, Teacher
@@ -115,13 +116,19 @@ def compare(
             base.by_seed, references[run.name].by_seed, run.method, run.tree.variant)) is not None
     ]  # fmt: skip
     improvements += improvements_elsewhere(runs, elsewhere)
-    notes = problems_of(elsewhere)
+    notes = [*problems_of(elsewhere), *uneven_notes(elsewhere)]
     try:
         teacher = _teacher(tree.of_variant(options.variants[0]), baseline)
     except KdbenchError as error:  # what was measured must not be lost to it
         teacher = None
         notes.append(f"the teacher is left out: {' '.join(str(error).split())}")
-    trained = {name: found.sidecars[0] for name, found in references.items() if found.sidecars}
+    trained = {name: found.sidecars for name, found in references.items() if found.sidecars}
+    folds = {
+        fold: sidecars
+        for its in elsewhere.values()
+        for scores in its.values()
+        for fold, sidecars in scores.folds.items()
+    }
     return Comparison(
         environment=environment(),
         dataset={
@@ -140,7 +147,7 @@ def compare(
         training={name: _training(reference) for name, reference in references.items() if reference.sidecars},
         notes=[
             *notes, *throttled_notes(rows), *batch_notes(rows),
-            *notes_on(trained, improvements, teacher, options.recipe_defaults),
+            *notes_on(trained, folds, improvements, teacher, options.recipe_defaults),
         ],
     )  # fmt: skip
 

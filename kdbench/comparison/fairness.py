@@ -13,7 +13,8 @@ KD_LEAD = 0.03
 
 
 def notes_on(
-    trained: dict[str, dict[str, Any]],
+    trained: dict[str, list[dict[str, Any]]],
+    folds: dict[str, list[dict[str, Any]]],
     improvements: list[Improvement],
     teacher: Teacher | None,
     recipe_defaults: dict[str, Any],
@@ -21,30 +22,19 @@ def notes_on(
     """What a reader must know before believing the table.
 
     Args:
-        trained: run (a method, or "variant/method") → sidecar of its first training.
+        trained: run (a method, or "variant/method") → sidecars of its seeds.
+        folds: the same of trainings without a recording.
         recipe_defaults: every field of a recipe, for sidecars of before a field came.
     """
-    notes = []
-    for run, sidecar in trained.items():
-        if not at_its_end(sidecar):
-            notes.append(
-                f"{run}: training stopped at epoch {sidecar['epoch']} of {sidecar['epochs']}: "
-                f"finish it with `kdbench train --method {method_in(run)} --resume`"
-            )
-    for run, sidecar in trained.items():
-        base = trained.get(run.removesuffix(method_in(run)) + "baseline")
-        keys = [] if base is None else unfair_differences(method_in(run), sidecar, base, recipe_defaults)
-        if keys:
-            notes.append(
-                f"{run}: trained with another recipe than the baseline ({', '.join(keys)}): not a fair comparison"
-            )
-    for run in (run for run in trained if METHODS[method_in(run)].time_matched):
-        matched = trained[run]["time_matched"]
+    notes = [*unfinished_notes(trained | folds), *recipe_notes(trained | folds, recipe_defaults)]
+    first = {run: sidecars[0] for run, sidecars in trained.items()}
+    for run in (run for run in first if METHODS[method_in(run)].time_matched):
+        matched = first[run]["time_matched"]
         notes.append(
-            f"{run}: the baseline with {trained[run]['epochs']} epochs, which fit in the time of "
+            f"{run}: the baseline with {first[run]['epochs']} epochs, which fit in the time of "
             f"{matched['method']}'s {matched['epochs']} ({matched['ratio']:.2f} times the baseline's seconds per step)"
         )
-    notes += time_notes(trained)
+    notes += time_notes(first)
     few = [gain for gain in improvements if gain.standard_error_over == "images" and gain.on == "val"]
     if few:
         named = ", ".join(f"{gain.run} ({gain.seeds} seed{'s' * (gain.seeds > 1)})" for gain in few)
@@ -58,6 +48,47 @@ def notes_on(
             "distillation is not expected to help"
         )
     return notes
+
+
+def unfinished_notes(trained: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Trainings that have not come to their last epoch, which count in means and verdicts all the same."""
+    notes = []
+    for run, sidecars in trained.items():
+        every = [sidecar["seed"] for sidecar in sidecars]
+        seeds = f" --seeds {','.join(map(str, every))}" if len(every) > 1 else ""
+        notes += [
+            f"{named(run, [sidecar['seed']], every)}: training stopped at epoch {sidecar['epoch']} of "
+            f"{sidecar['epochs']}: finish it with `kdbench train --method {method_in(run)}{seeds} --resume`"
+            for sidecar in sidecars
+            if not at_its_end(sidecar)
+        ]
+    return notes
+
+
+def recipe_notes(trained: dict[str, list[dict[str, Any]]], defaults: dict[str, Any]) -> list[str]:
+    """Trainings under other conditions than the baseline's of the same seed, or than its first one's."""
+    notes = []
+    for run, sidecars in trained.items():
+        baselines = trained.get(run.removesuffix(method_in(run)) + "baseline", [])
+        by_seed = {baseline["seed"]: baseline for baseline in baselines}
+        seeds_of: dict[str, list[int]] = {}
+        for sidecar in sidecars if baselines else []:
+            baseline = by_seed.get(sidecar["seed"], baselines[0])
+            if keys := unfair_differences(method_in(run), sidecar, baseline, defaults):
+                seeds_of.setdefault(", ".join(keys), []).append(sidecar["seed"])
+        every = [sidecar["seed"] for sidecar in sidecars]
+        notes += [
+            f"{named(run, seeds, every)}: trained with another recipe than the baseline ({keys}): not a fair comparison"
+            for keys, seeds in seeds_of.items()
+        ]
+    return notes
+
+
+def named(run: str, seeds: list[int], every: list[int]) -> str:
+    """A run, with the seeds that are meant where they are not all of its."""
+    if seeds == every:
+        return run
+    return f"{run} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def time_notes(trained: dict[str, dict[str, Any]]) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +40,8 @@ class OtherSplits:
 
 
 VALIDATION_ALONE = OtherSplits()
+SHOWN = 3
+"""Trainings that a note names."""
 
 
 @dataclass
@@ -46,11 +51,13 @@ class Scores:
     Attributes:
         by_key: recording held out and seed → evaluation, pooled over the split's images.
         groups: the recording of each image, by key; None where that is not known.
+        folds: name of a fold's run → sidecars of its seeds.
         problems: why something is missing.
     """
 
     by_key: dict[Key, Evaluation] = field(default_factory=dict)
     groups: dict[Key, list[str | None]] = field(default_factory=dict)
+    folds: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -114,7 +121,14 @@ def add(scores: Scores, run: Run, dataset: SegmentationDataset, group: str, opti
     reference = evaluate_reference(run, dataset, options)
     if reference.error is not None:
         scores.problems.append(f"{run.name}: {' '.join(str(reference.error).split())}")
+    if group and reference.sidecars:
+        scores.folds[run.name] = reference.sidecars
     for seed, evaluation in reference.by_seed.items():
+        if math.isnan(evaluation.miou):
+            scores.problems.append(
+                f"{run.name}: no pixel of '{group or dataset.split}' has a label, so it has no score"
+            )
+            return
         evaluation.predictions = []  # only counts are needed, and predictions take memory
         scores.by_key[group, seed] = evaluation
         scores.groups[group, seed] = groups_in(dataset)
@@ -146,11 +160,11 @@ def improvements_elsewhere(runs: list[Run], others: dict[str, dict[Split, Scores
             if gain is None:
                 continue
             shared = base.by_key.keys() & ours.by_key.keys()
-            folds = {group for group, _ in shared if group}
+            folds = Counter(group for group, _ in shared)
             gains.append(
                 gain.model_copy(
                     update={
-                        "on": split, "seeds": len({seed for _, seed in shared}), "folds": len(folds) or None,
+                        "on": split, "seeds": min(folds.values()), "folds": None if split == "test" else len(folds),
                         "miou_by_group": group_scores(base, ours, shared) or None,
                     }
                 )
@@ -164,6 +178,23 @@ def group_scores(baseline: Scores, method: Scores, shared: set[Key]) -> dict[str
         Scores({key: scores.by_key[key] for key in shared}, scores.groups).by_group() for scores in (baseline, method)
     )
     return {group: GroupScore(miou=ours[group], delta_miou=ours[group] - theirs[group]) for group in ours}
+
+
+def uneven_notes(others: dict[str, dict[Split, Scores]]) -> list[str]:
+    """Runs whose mean on new scenes is over other folds and seeds than that of another method of the same variant."""
+    keys = {run: set(found["new_scenes"].by_key) for run, found in others.items() if "new_scenes" in found}
+    notes = []
+    for run, own in keys.items():
+        variant = run.rpartition("/")[0]
+        every = set().union(*(its for other, its in keys.items() if other.rpartition("/")[0] == variant))
+        if lacking := sorted(every - own):
+            listed = ", ".join(f"{group} seed {seed}" for group, seed in lacking[:SHOWN])
+            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+            notes.append(
+                f"{run}: its mean on new scenes lacks {listed}{more}, which another method has: compare the paired "
+                "differences, or train with --folds and the same --seeds --resume"
+            )
+    return notes
 
 
 def problems_of(others: dict[str, dict[Split, Scores]]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from kdbench.comparison.numbers import counted
 from kdbench.errors import BadInput
 from kdbench.runs.files import RECORDED, SCHEMA_VERSION, read_json, write_text
 from kdbench.runs.recorded import AnEnvironment, ARecipe, Recorded, fits, problem_of
@@ -142,6 +143,20 @@ class Row(Part):
         """The method's name among those of all variants."""
         return run_name(self.variant, self.method)
 
+    def measured_files(self, root: Path) -> dict[Path, str]:
+        """The files of the artifact that was measured, and the hash that each had; none where none was.
+
+        Args:
+            root: the tree of the dataset, that the artifact's path is below.
+        """
+        if self.artifact is None:
+            return {}
+        path = root / self.artifact.path
+        files = {path: self.artifact.sha256}
+        if (weights := (self.engine or {}).get("weights")) is not None:  # a hash of an .xml says nothing of its weights
+            files[path.with_name(weights["file"])] = weights["sha256"]
+        return files
+
     @property
     def best_throughput(self) -> Throughput | None:
         """That of the batch size with the most images per second."""
@@ -161,6 +176,10 @@ class GroupScore(Part):
     delta_miou: float
 
 
+ErrorOver = Literal["folds", "seeds", "images"]
+"""What a standard error is over; of images alone where fewer than 3 seeds are paired."""
+
+
 class Improvement(Part):
     """A method's mIoU minus the baseline's, paired by seed (or, with one seed, its spread over images)."""
 
@@ -170,9 +189,10 @@ class Improvement(Part):
     on: Split = "val"
     delta_miou: float
     standard_error: float
-    standard_error_over: Literal["seeds", "images"]
-    """"seeds" are all paired trainings: each seed in each fold."""
+    standard_error_over: ErrorOver
+    """"folds": of each fold's mean over its seeds."""
     seeds: int
+    """Of each fold at least."""
     folds: int | None = None
     """Recordings that were held out in turn; None where none was."""
     baseline_miou: float
@@ -183,6 +203,12 @@ class Improvement(Part):
     @property
     def run(self) -> str:
         return run_name(self.variant, self.method)
+
+    @property
+    def trainings(self) -> str:
+        """How many were paired, as "3 seeds" or "4 folds of 2 seeds each"."""
+        seeds = counted(self.seeds, "seed")
+        return seeds if self.folds is None else f"{counted(self.folds, 'fold')} of {seeds}{' each' * (self.folds > 1)}"
 
 
 class Teacher(Part):

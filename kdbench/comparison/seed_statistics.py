@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdbench.comparison.evaluate import Evaluation
 from kdbench.comparison.image_bootstrap import resampled_mious
-from kdbench.comparison.results import Improvement, Verdict
+from kdbench.comparison.results import ErrorOver, Improvement, Verdict
 
 Key = TypeVar("Key", int, tuple[str, int])
 """A seed, or the recording that was held out and a seed."""
@@ -21,6 +21,17 @@ Key = TypeVar("Key", int, tuple[str, int])
 def standard_error(values: Sequence[float]) -> float | None:
     """Of the mean of independent values; None of a single one, whose spread is unknown."""
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def independent(by_key: Mapping[Key, float]) -> list[float]:
+    """Values that do not depend on each other: each seed's, or, of several folds, each fold's mean over its seeds.
+
+    Trainings of one fold share the recording that is held out, and its teacher: more seeds are no more recordings.
+    """
+    folds: dict[str, list[float]] = {}
+    for key, value in by_key.items():
+        folds.setdefault(key[0] if isinstance(key, tuple) else "", []).append(value)
+    return [fmean(values) for values in folds.values()] if len(folds) > 1 else list(by_key.values())
 
 
 def verdict_of(differences: Sequence[float]) -> Verdict:
@@ -36,27 +47,30 @@ def improvement_over(
 ) -> Improvement | None:
     """Paired difference of mIoU by seed, of a method and the baseline of its variant; None when they share no seed.
 
-    Where recordings were held out in turn, pairs are of the same fold and seed. Over at least 3 pairs the standard
-    error is that of the paired differences. With fewer, the spread over seeds is unknown: the standard error is then a
-    paired bootstrap over the images of the first pair, and nothing is claimed.
+    Over at least 3 pairs the standard error is that of the paired differences. With fewer, the spread over seeds is
+    unknown: the standard error is then a paired bootstrap over the images of the first pair, and nothing is claimed.
+    Where several recordings were held out in turn, pairs are of the same fold and seed, and the standard error is that
+    of the folds' mean differences.
     """
-    seeds = sorted(baseline.keys() & method.keys())
-    if not seeds:
+    keys = sorted(baseline.keys() & method.keys())
+    if not keys:
         return None
-    deltas = [method[seed].miou - baseline[seed].miou for seed in seeds]
-    over_seeds = len(seeds) >= 3
-    if over_seeds:
-        error = standard_error(deltas) or 0.0
+    deltas = independent({key: method[key].miou - baseline[key].miou for key in keys})
+    over: ErrorOver
+    if len({key[0] if isinstance(key, tuple) else "" for key in keys}) > 1:
+        over, error = "folds", standard_error(deltas) or 0.0
+    elif len(deltas) >= 3:
+        over, error = "seeds", standard_error(deltas) or 0.0
     else:
-        error = bootstrap_standard_error(baseline[seeds[0]].confusions, method[seeds[0]].confusions)
+        over, error = "images", bootstrap_standard_error(baseline[keys[0]].confusions, method[keys[0]].confusions)
     return Improvement(
         method=name,
         variant=variant,
         delta_miou=fmean(deltas),
         standard_error=error,
-        standard_error_over="seeds" if over_seeds else "images",
-        seeds=len(seeds),
-        baseline_miou=fmean(baseline[seed].miou for seed in seeds),
+        standard_error_over=over,
+        seeds=len(keys),
+        baseline_miou=fmean(independent({key: baseline[key].miou for key in keys})),
         verdict=verdict_of(deltas),
     )
 

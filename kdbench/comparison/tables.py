@@ -38,8 +38,7 @@ def improvement_lines(gains: list[Improvement]) -> list[str]:
     lines = []
     for gain in gains:
         relative = 100 * gain.delta_miou / gain.baseline_miou if gain.baseline_miou else 0.0
-        trainings = counted(gain.seeds, "seed") + (f" in each of {counted(gain.folds, 'fold')}" if gain.folds else "")
-        over = trainings if gain.standard_error_over == "seeds" else "images, 1 training each"
+        over = "images, 1 training each" if gain.standard_error_over == "images" else gain.trainings
         lines.append(
             f"{title_of(gain.run):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
             f"± {gain.standard_error:.4f} standard error over {over}: {gain.verdict}"

@@ -101,10 +101,7 @@ def open_shipped(tree: RunTree, comparison: Comparison, candidate: Candidate, re
             f"`kdbench export --method {row.method} --dataset {tree.dataset}` and compare again"
         )
     sidecar = read_export(path, export_format, None)
-    measured = {path: artifact.sha256}
-    if "weights" in (row.engine or {}):  # a hash of an .xml says nothing of its weights
-        measured[path.with_name(row.engine["weights"]["file"])] = row.engine["weights"]["sha256"]  # type: ignore[index]
-    for file, expected in measured.items():
+    for file, expected in row.measured_files(tree.root).items():
         if not file.is_file() or sha256(file) != expected:
             raise BadInput(
                 f"'{file}' is not the file that was measured (sha256 differs), expected the one of the comparison: run "

@@ -28,6 +28,7 @@ class Artifact:
 
     Attributes:
         name: what both sides of a cell share, for example "baseline/onnx-fp32/mask".
+        within: where in the folder that was searched its method's folder lies, for example "camvid/labelled=0.25".
         backend: a backend of kdbench, or "onnx-file" for an ONNX file on its own.
         output: for a checkpoint, which can give both.
         shape, dtype: of its input, batch first.
@@ -45,6 +46,7 @@ class Artifact:
     dtype: str
     shown: str
     checkout: Path = CHECKOUT
+    within: Path = Path()
     input: Input = IMAGENET
     notes: tuple[str, ...] = ()
 
@@ -103,13 +105,22 @@ def find_artifacts(path: Path, wanted: Filter, size: Size | None = None) -> list
             f"'{path}' does not exist, expected an .onnx file, a checkpoint, an export folder or a runs folder"
         )
     folders = [folder for folder in (path, *sorted(path.rglob("*"))) if folder.is_dir()]
-    found = [artifact for folder in folders for artifact in _in_folder(folder, wanted)]
+    found = [
+        replace(artifact, within=_within(path, folder)) for folder in folders for artifact in _in_folder(folder, wanted)
+    ]
     if not found:
         raise Missing(
             f"'{path}' holds nothing to time, expected exports or checkpoints (that the options leave): make them with "
             "`kdbench export`"
         )
     return found
+
+
+def _within(searched: Path, folder: Path) -> Path:
+    """Where below ``searched`` the method's folder lies that is ``folder`` or has it among its exports."""
+    methods = folder.absolute() if folder.name in METHODS else folder.absolute().parents[1]
+    root = searched.absolute()
+    return methods.parent.relative_to(root) if methods.is_relative_to(root) and methods != root else Path()
 
 
 def _in_folder(folder: Path, wanted: Filter) -> list[Artifact]:
@@ -207,6 +218,8 @@ def pair(
 ) -> list[tuple[Artifact, Artifact]]:
     """Cells: the artifacts of both sides that have the same name.
 
+    Where a side has several of one name, of several data sets or variants, all are named by their folders as well.
+
     Raises:
         BadInput: the candidate lacks one of the baseline's, or the inputs of a cell differ: never a pass.
     """
@@ -218,6 +231,8 @@ def pair(
         ):
             # An export beside a loose file: both as loose files, or one side would have kdbench's own call around it.
             baseline, candidate = ([replace(side[0], backend="onnx-file")] for side in (baseline, candidate))
+    if any(len({artifact.name for artifact in side}) < len(side) for side in (baseline, candidate)):
+        baseline, candidate = ([_named_by_folder(artifact) for artifact in side] for side in (baseline, candidate))
     ours = {artifact.name: artifact for artifact in candidate}
     lacking = [artifact.name for artifact in baseline if artifact.name not in ours]
     if lacking:
@@ -233,6 +248,10 @@ def pair(
                 "expected the same: export both at one --size and --output"
             )
     return cells
+
+
+def _named_by_folder(artifact: Artifact) -> Artifact:
+    return replace(artifact, name=(artifact.within / artifact.name).as_posix())
 
 
 def _shown(artifact: Artifact) -> str:

@@ -161,11 +161,12 @@ class Recording(Recorded):
     def judgements(self) -> list[Judgement | None]:
         """A cell's verdict; None where it was not measured far enough for one look."""
         looked = [cell for cell in self.cells if cell.looks]
-        found = judge_together(
-            [(cell.ln_ratios("candidate"), cell.ln_ratios("control"), cell.looks) for cell in looked], self.rule
+        found = iter(
+            judge_together(
+                [(cell.ln_ratios("candidate"), cell.ln_ratios("control"), cell.looks) for cell in looked], self.rule
+            )
         )
-        by_name = {cell.name: judgement for cell, judgement in zip(looked, found, strict=True)}
-        return [by_name.get(cell.name) for cell in self.cells]
+        return [next(found) if cell.looks else None for cell in self.cells]
 
     def verdict(self) -> tuple[Verdict, str]:
         """The run's verdict and its reason: the worst of the cells'; nothing measured is no pass."""

@@ -54,12 +54,9 @@ def gain_sentence(gain: Improvement) -> str:
             f"{against}, one training each (± {error:.2f} over images alone). The spread between trainings is unknown, "
             "so no gain is claimed: train with --seeds 0,1,2."
         )
-    trainings = f"{gain.seeds} paired seeds"
-    if gain.folds:
-        trainings = f"{counted(gain.seeds, 'paired seed')} in each of {counted(gain.folds, 'fold')}"
-    paired = f"{against}, ± {error:.2f} standard error over {trainings}"
-    if gain.seeds * (gain.folds or 1) < 3:
-        return f"{paired}. With fewer than three seeds no gain is claimed."
+    paired = f"{against}, ± {error:.2f} standard error over {gain.trainings.replace('seed', 'paired seed')}"
+    if (gain.folds if gain.standard_error_over == "folds" else gain.seeds) < 3:  # type: ignore[operator]
+        return f"{paired}. With fewer than three {gain.standard_error_over} no gain is claimed."
     if gain.verdict == "no gain shown":
         return f"{paired}: within two standard errors, so no gain is shown."
     return f"{paired}: a {gain.verdict} of more than two standard errors."

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from kdbench.comparison.results import Comparison, Row
 from kdbench.errors import KdbenchError
+from kdbench.methods.base import method_in
 from kdbench.runs.files import RECORDED, parse_json, require_regular
 from kdbench.runs.history import MethodHistory, read_history, trained_methods
 from kdbench.runs.recorded import Recorded
@@ -61,6 +62,11 @@ class Evidence:
     rounds: dict[RowKey, NDArray[np.float64]] = field(default_factory=dict)
     exports: list[dict[str, Any]] = field(default_factory=list)
     gaps: dict[str, str] = field(default_factory=dict)
+
+    def students(self) -> list[str]:
+        """Runs whose students validation images are new to: a fold may have learnt from some of them."""
+        students = [run for run in self.trainings if method_in(run) != "teacher"]
+        return [run for run in students if not is_fold(run.rpartition("/")[0] or None)]
 
     def ok_rows(self) -> list[Row]:
         return [row for row in self.comparison.rows if row.status == "ok"] if self.comparison else []
