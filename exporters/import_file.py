@@ -33,6 +33,7 @@ from kdbench.comparison.readings import (
     usual_readings,
 )
 from kdbench.data import Sample, SegmentationDataset
+from kdbench.data.spread import spread
 from kdbench.errors import BadInput, RunFailed
 from kdbench.machine.apart import LIMIT_S
 from kdbench.machine.cores import answer_threads
@@ -137,15 +138,6 @@ def import_file(path: Path, tree: RunTree, split: SegmentationDataset, options: 
     finally:
         file.close()
     return Imported(about, parity, written)
-
-
-def spread(split: SegmentationDataset, limit: int) -> Sequence[Sample]:
-    """At most ``limit`` evenly spaced images, decoded when they are asked for."""
-    from torch.utils.data import Subset
-
-    # Those that exports are held against.
-    chosen = range(0, len(split), max(1, len(split) // limit))[:limit]
-    return Subset(split, chosen)  # type: ignore[return-value,arg-type]
 
 
 def require_classes(file: OnnxFile, path: Path, split: SegmentationDataset, samples: Sequence[Sample]) -> None:

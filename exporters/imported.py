@@ -15,6 +15,7 @@ from exporters.mask_logits import return_logits
 from exporters.onnx_sensitivity import layer_errors, weighted_layers
 from exporters.reference import remember_masks
 from exporters.sensitivity import LayerError
+from kdbench.backends.exported import read_export
 from kdbench.backends.onnx_runtime import OnnxBackend, open_session
 from kdbench.data.normalisation import Input
 from kdbench.data.preprocessing import resize_image
@@ -50,6 +51,7 @@ class ImportedJob(ExportJob):
                 + (f"'{self.trained['source']['file']}' returns no logits for {self.output} exports: use --output mask"
                    if self.output == "logits" else "import the file again with --overwrite")
             )  # fmt: skip
+        read_export(self._source, "onnx", None)  # what everything else is made from, and held against
 
     def layers(self) -> tuple[list[str], str]:
         import onnx

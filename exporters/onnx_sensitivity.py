@@ -34,7 +34,7 @@ def weighted_layers(graph: Any) -> dict[str, Any]:
 
 
 def layer_errors(source: Path, batches: Sequence[NDArray[Any]]) -> list[LayerError]:
-    """The error of each layer, worst first; [] for a graph whose logits cannot be looked at.
+    """The error of each layer, worst first; [] for a graph whose logits or weights cannot be looked at.
 
     Args:
         source: a wrapped file.
@@ -44,6 +44,8 @@ def layer_errors(source: Path, batches: Sequence[NDArray[Any]]) -> list[LayerErr
 
     model = onnx.load(source)
     if model.graph.output[0].name != "logits" and not return_logits(model):
+        return []
+    if not weighted_layers(model.graph):  # weights that are computed, from float16 for example
         return []
     ranges = _input_ranges(model, batches)
     with _session(model) as run:

@@ -53,8 +53,8 @@ def export_as(job: ExportJob, name: str, precision: str) -> Path:
             **job.about(),
             "format": name,
             "precision": precision,
-            **fields,
             **(job.int8_fields() if precision == "int8" else {}),
+            **fields,
             **{
                 key: {"file": file.name, "sha256": sha256(file), "bytes": file.stat().st_size}
                 for key, file in companions.items()

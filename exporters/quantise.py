@@ -23,12 +23,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from exporters.image_bytes import fold_normalisation, overrides, read_bytes
 from exporters.layer_names import LAYER_OPERATORS, nodes_named
 from kdbench.backends.onnx_runtime import configure
+from kdbench.data.spread import spread_indices
 from kdbench.errors import BackendUnavailable
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.scratch import ScratchFolder
@@ -124,13 +124,18 @@ def import_nncf() -> Any:
     return nncf
 
 
+def percentile_images(count: int) -> list[int]:
+    """Which of so many calibration images ONNX Runtime's ranges are of; it wants a multiple of its stride."""
+    most = min(count, PERCENTILE_IMAGES)
+    return spread_indices(count, most // STRIDE * STRIDE or most)
+
+
 class _CalibrationReader:
     """What ONNX Runtime's quantiser reads from; its own base class adds nothing."""
 
     def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
-        # It wants a multiple of the stride; fewer images than that are repeated.
-        chosen = batches[:: max(1, len(batches) // PERCENTILE_IMAGES)][:PERCENTILE_IMAGES]
-        count = max(STRIDE, len(chosen) // STRIDE * STRIDE)
+        chosen = [batches[index] for index in percentile_images(len(batches))]
+        count = max(STRIDE, len(chosen))  # fewer are repeated
         self._batches = [chosen[i % len(chosen)] for i in range(count)]
         self._position, self._end = 0, count
 
@@ -256,4 +261,4 @@ class _Nothing:
 
 def calibration_images(count: int) -> list[int]:
     """Indices of evenly spaced training images, at most ``CALIBRATION_IMAGES`` of ``count``."""
-    return np.unique(np.linspace(0, count - 1, min(count, CALIBRATION_IMAGES)).round().astype(int)).tolist()
+    return spread_indices(count, CALIBRATION_IMAGES)

@@ -8,7 +8,7 @@ from typing import Any
 
 from exporters.export_job import ExportJob
 from exporters.graph import describe_value
-from exporters.quantise import quantise_for_onnxruntime
+from exporters.quantise import percentile_images, quantise_for_onnxruntime
 from exporters.steps import STEPS, Step, Written
 from kdbench.backends.onnx_metadata import write_metadata
 from kdbench.backends.onnx_runtime import OnnxBackend
@@ -31,6 +31,8 @@ def write_onnx(job: ExportJob, precision: str, path: Path) -> Written:
         "nodes": len(model.graph.node),
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
     }
+    if precision == "int8":
+        fields["calibration_images"] = len(percentile_images(len(job.calibration)))
     return Written(fields, open_onnx(path, job), path)
 
 

@@ -22,6 +22,8 @@ from kdbench.errors import BadInput, one_line
 
 OLDEST_OPSET, OLDEST_IR = 13, 8
 """Older files are brought up to these: 8 bits per channel need them."""
+RESIZE_SAYS_HOW = 11
+"""The opset from which Resize says which pixels it takes; before, there was one way, that onnx's converter forgets."""
 PREFIX = "net."
 """Of names of the network."""
 BORDER = "border."
@@ -89,9 +91,12 @@ def prepared(file: OnnxFile, path: Path) -> Any:
                 f"export it again with opset {OLDEST_OPSET} or newer"
             ) from error
         graph = model.graph
+        if opset < RESIZE_SAYS_HOW:
+            _resize_as_before(graph)
     for entry in model.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     model.ir_version = max(model.ir_version, OLDEST_IR)
+    _initialise_constants(graph)
     constants = {constant.name for constant in graph.initializer}
     image = next(value for value in graph.input if value.name not in constants)
     result = next(value for value in graph.output if value.name == file.result.name)
@@ -106,6 +111,37 @@ def prepared(file: OnnxFile, path: Path) -> Any:
     _resize(graph.input[0], (1, height, width, 3) if file.channels_last else (1, 3, height, width))
     _resize(graph.output[0], file.result.shape)
     return onnx.compose.add_prefix(model, PREFIX)
+
+
+def _resize_as_before(graph: Any) -> None:
+    """Let converted nodes take the pixels that Upsample and Resize took before opset 11."""
+    from onnx import helper
+
+    for node in graph.node:
+        told = {attribute.name for attribute in node.attribute}
+        if node.op_type == "Resize" and "coordinate_transformation_mode" not in told:
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            if "nearest_mode" not in told:
+                node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+
+
+def _initialise_constants(graph: Any) -> None:
+    """Turn Constant nodes into initializers, where weights are looked for, and leave out what Resize is not given.
+
+    Paddle's exporter writes every weight as a Constant; PyTorch's of opset 11 gives Resize empty scales beside sizes,
+    which are "not given" as long as they are constants: converters put a Cast behind them.
+    """
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        if node.attribute[0].name == "value":
+            constant = graph.initializer.add()
+            constant.CopyFrom(node.attribute[0].t)
+            constant.name = node.output[0]
+            graph.node.remove(node)
+    empty = {constant.name for constant in graph.initializer if 0 in constant.dims}
+    for node in graph.node:
+        if node.op_type == "Resize":
+            for at, name in enumerate(node.input):
+                node.input[at] = "" if name in empty else name
 
 
 def bypass_identities(graph: Any) -> None:

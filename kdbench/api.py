@@ -155,8 +155,9 @@ def parity(
     Raises:
         BadInput: no ONNX file, no segmentation of one image, no image, or numbers of classes that differ.
     """
-    from kdbench.comparison.parity_files import ParityOptions, compare_files, open_files, spread, unlabelled
+    from kdbench.comparison.parity_files import ParityOptions, compare_files, open_files, unlabelled
     from kdbench.data import SegmentationDataset
+    from kdbench.data.spread import spread
 
     options = options or ParityOptions()
     if isinstance(on, SegmentationDataset):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kdbench.data import open_dataset
+from kdbench.errors import BadInput
 from trainers.batches import TrainingBatches, evenly_spaced
 from trainers.images import TrainingImages
 from trainers.recipe import Recipe, TeacherRecipe
@@ -153,6 +154,12 @@ def test_the_students_image_is_the_exact_reduction_of_the_teachers_view(train_se
         by_hand = batch.view[1, 2, 10:12, 20:22].mean()
         assert batch.images[1, 2, 5, 10].item() == pytest.approx(by_hand.item(), abs=1e-5)
         assert batch.labels[1, 5, 10] == same.labels[1, 11, 21]
+
+
+@pytest.mark.parametrize(("share", "without"), [(0.05, 0), (0.9, 4)])
+def test_a_share_that_no_step_can_have_is_refused(train_set, share, without):
+    with pytest.raises(BadInput, match=f"unlabelled_share: got {share} of 4 images a step, which is {without} without"):
+        batches(train_set, unlabelled=True, labelled=0.5, batch_size=4, unlabelled_share=share)
 
 
 def test_a_share_of_every_step_has_no_label(train_set):

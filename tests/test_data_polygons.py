@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -106,6 +107,31 @@ def test_coco(two):
     document["images"] = document["images"][:1]
     (two / "all.json").write_text(json.dumps(document), encoding="utf-8")
     refused(lambda: open_dataset(file, "val")[0], "all.json' do not list the image 'b.png'")
+
+
+@needs_pycocotools
+def test_coco_frames_that_are_numbered_anew_in_each_folder(two):
+    """Each image has the polygons of its own folder's frame of that number."""
+    names = ("one/0.png", "two/0.png", "deep/two/0.png")
+    for name in names:
+        (two / "img" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(two / "img" / "a.png", two / "img" / name)
+    (two / "img" / "a.png").unlink()
+    document = {
+        "images": [{"id": index, "file_name": name} for index, name in enumerate(names)]
+        + [{"id": 9, "file_name": "b.png"}],
+        "categories": [{"id": 7, "name": "car"}],
+        "annotations": [{"image_id": 1, "category_id": 7, "segmentation": [corners(2, 1, 6, 5)]}],
+    }
+    (two / "all.json").write_text(json.dumps(document), encoding="utf-8")
+    text = description("coco", "all.json", "ground = []\ncar = []\n").replace("img/*.png", "img/**/*.png")
+    train = open_dataset(write(two, text), "train")
+    labelled = [train.name_of(index) for index in range(len(train)) if train[index].label.any()]
+    assert (len(train), labelled) == (3, ["img_two_0"])
+    document["images"] = [{"id": index, "file_name": f"{index}/0.png"} for index in range(2)]
+    document["annotations"] = []
+    (two / "all.json").write_text(json.dumps(document), encoding="utf-8")
+    refused(lambda: train[0], "list 2 images called '0.png' ('0/0.png', '1/0.png'), and", "ends in none of these")
 
 
 def test_without_the_library_the_command_is_named(two, monkeypatch):

@@ -104,6 +104,13 @@ def test_recorded_and_kept_on_another_machine(kdbench, tiny_recipe, folder_datas
         assert (found["precision"], found["teacher_precision"]) == ("bf16", "fp32"), folder
     assert recipe_of(runs / "folder" / "teacher")["precision"] == "fp32"
 
+    # The teacher's own record says nothing of students: they are what they would be without --resume.
+    alone = tmp_path / "alone"
+    shutil.copytree(runs / "folder" / "teacher", alone / "folder" / "teacher")
+    later = kdbench("train", "--method", "baseline", *tiny_arguments, "--runs", alone, "--resume")
+    assert later.code == 0, later.err
+    assert recipe_of(alone / "folder" / "baseline")["precision"] == "bf16"
+
     answers.update(student="fp32")
     shutil.rmtree(runs / "folder" / "response")
     more = kdbench("train", "--method", "baseline,response", *tiny_arguments, "--runs", runs, "--resume")

@@ -55,6 +55,12 @@ def test_a_grid_is_methods_by_seeds_by_settings_with_one_teacher(grid):
     assert [run.methods for run in plan(read_grid(grid), Path("out")).runs[:3]] == [
         ("baseline",), ("response",), ("baseline",)
     ]  # fmt: skip
+    # The teacher learns from the labels that its students have, and stands where `kdbench train` has it.
+    few = grid.with_name("few.toml")
+    few.write_text(f"{Path(read_grid(grid).recipe).read_text()}\n".replace("\n", "\nlabelled = 0.5\n", 1))
+    grid.write_text(grid.read_text().replace(str(read_grid(grid).recipe), str(few)))
+    teacher = plan(read_grid(grid), Path("out")).teacher
+    assert teacher.checkpoint("teacher") == Path("out/folder/labelled=0.5/teacher/teacher.safetensors")
     grid.write_text('dataset = "shapes"\nmethods = ["baseline"]\n')
     sweep = plan(read_grid(grid), Path("out"))
     assert sweep.teacher is None

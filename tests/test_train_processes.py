@@ -255,7 +255,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(kdbench, arguments, t
     assert "--batch-size: got 4 (of 8 images) for 5 processes, expected at least one image for each" in done.err
 
 
-def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments, tmp_path, monkeypatch):
+def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments, trained_runs, tmp_path, monkeypatch):
     """Some teachers have dropout, whose random numbers must not depend on where a run was interrupted."""
     from kdbench.models.student import Student
     from trainers.arm import Arm
@@ -264,6 +264,10 @@ def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments,
     monkeypatch.setattr(Student, "taps", lambda self, images: plain(self, F.dropout(images, 0.5, self.training)))
     command = ["train", "--method", "baseline", *arguments]
     assert kdbench(*command, "--runs", tmp_path / "whole").code == 0
+    # Beside other methods each drops what it drops alone.
+    beside = ("train", "--method", "response,baseline", *arguments)
+    shutil.copytree(trained_runs / "folder" / "teacher", tmp_path / "beside" / "folder" / "teacher")
+    assert kdbench(*beside, "--runs", tmp_path / "beside").code == 0
     save = Arm.save_state
 
     def interrupted(arm):
@@ -275,7 +279,9 @@ def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments,
         assert kdbench(*command, "--runs", tmp_path / "resumed").code == 130
     torch.manual_seed(12345)
     assert kdbench(*command, "--runs", tmp_path / "resumed", "--resume").code == 0
-    whole, resumed = (
-        load_file(tmp_path / name / "folder" / "baseline" / "student.safetensors") for name in ("whole", "resumed")
+    whole, resumed, among = (
+        load_file(tmp_path / name / "folder" / "baseline" / "student.safetensors")
+        for name in ("whole", "resumed", "beside")
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(whole[name], among[name]) for name in whole)

@@ -97,6 +97,19 @@ def test_a_dataset_file_names_them_and_those_of_held_out_drives_stay_out(recordi
     assert "4 of 24 images are of recordings that validation or test alone have: left out" in said
 
 
+def test_images_of_a_test_split_are_left_out(folder_dataset, tmp_path, capsys):
+    """Which these layouts report on where there is one: what is trained on cannot be."""
+    data = shutil.copytree(folder_dataset, tmp_path / "data")
+    for kind in ("images", "masks"):
+        shutil.copytree(data / kind / "val", data / kind / "test")
+    shutil.copytree(data / "images" / "val", data / "images" / "more")
+    train, val = (open_dataset("folder", split, data) for split in ("train", "val"))
+    with pytest.raises(BadInput, match="expected some that belong to no split"):
+        open_unlabelled(data / "images" / "test", train, val, data)
+    assert len(open_unlabelled(data / "images", train, val, data)) == 4
+    assert "16 of 20 images have masks in a split: left out" in capsys.readouterr().err
+
+
 def test_check_reads_them_all(folder, folder_dataset, kdbench):
     (folder / "a" / "new0.png").write_bytes(b"no image")
     shutil.copy(folder_dataset / "images" / "val" / "val1.png", folder / "b" / "copy.png")

@@ -97,6 +97,12 @@ class TrainingBatches:
         mixed = unlabelled and len(self.labelled) < images.count and recipe.unlabelled_share is not None
         self._without = round(self.batch_size * (recipe.unlabelled_share or 0)) if mixed else 0
         """Images without labels in every step; 0 = as they come."""
+        if mixed and not 0 < self._without < self.batch_size:
+            raise BadInput(
+                f"unlabelled_share: got {recipe.unlabelled_share:g} of {self.batch_size} images a step, which is "
+                f"{self._without} without labels, expected at least one with and one without: name another share, or a "
+                "larger batch_size"
+            )
 
     @property
     def step_images(self) -> dict[str, float]:

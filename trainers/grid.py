@@ -160,5 +160,6 @@ def plan(grid: Grid, runs: Path) -> Sweep:
     sweep = Sweep(planned)
     if any(run.needs_teacher for run in planned):
         recipe = load_recipe(recipe_name, {"seed": grid.seeds[0]})
-        sweep.teacher = Run("", RunTree(runs, dataset), recipe, (), grid)
+        tree = RunTree(runs, dataset, variant_name(dataset, recipe, grid.unlabelled))
+        sweep.teacher = Run("", tree, recipe, (), grid)
     return sweep

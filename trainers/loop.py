@@ -76,15 +76,14 @@ def train_arms(
 def train_epoch(arms: list[Arm], steps: Steps, batches: TrainingBatches, epoch: int, bar: Bar) -> None:
     """One pass over the training images for every arm."""
     recipe = arms[0].recipe
-    # For dropout, of which a resumed run must drop the same.
-    torch.manual_seed((recipe.seed * 1_000_003 + epoch) * 1_009 + rank())
     for arm in arms:
         arm.objective.train()
         for value in arm.running.values():
             value.zero_()
     with out_of_memory_advice(recipe):
         for step, batch in enumerate(batches.epoch(epoch), start=1):
-            steps.run(arms, batch)
+            # For dropout, of which a resumed run must drop the same.
+            steps.run(arms, batch, ((recipe.seed * 1_000_003 + epoch) * 100_003 + step) * 1_009 + rank())
             text = ""
             if step % CHECK_EVERY == 0 or step == batches.steps_per_epoch:
                 steps.join()

@@ -98,12 +98,14 @@ def _seconds(call: Callable[[], None]) -> float:
     return min(taken)  # what a busy neighbour adds is no property of the precision
 
 
-def recorded_precisions(folders: Iterable[RunFolder]) -> dict[str, Precision]:
+def recorded_precisions(students: Iterable[RunFolder], teacher: RunFolder) -> dict[str, Precision]:
     """What interrupted or finished trainings run in, by the recipe's field: whoever goes on with them keeps to it."""
     found: dict[str, Precision] = {}
-    for folder in folders:
+    both = ("precision", "teacher_precision")
+    # "precision" in the teacher's own recipe is the teacher's.
+    for folder, fields in [*((student, both) for student in students), (teacher, both[1:])]:
         for recipe in (_of_state(folder), _of_sidecar(folder)):
-            for field in ("precision", "teacher_precision"):
+            for field in fields:
                 if recipe.get(field) in ("fp32", "bf16"):
                     found.setdefault(field, recipe[field])
     return found

@@ -24,6 +24,15 @@ from trainers.processes import is_main, world_size
 from trainers.recipe import Recipe
 
 WARMUP_STEPS = 3
+SEEDS = 2**63
+"""What PyTorch's generators take."""
+
+
+def reseed(device: torch.device, seed: int) -> None:
+    """``torch.manual_seed`` for one device, without asking what others there are."""
+    torch.default_generator.manual_seed(seed % SEEDS)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed % SEEDS)
 
 
 class Steps:
@@ -38,8 +47,12 @@ class Steps:
         self.teacher, self.recipe = teacher, arms[0].recipe
         self._spans: list[tuple[Arm, Mark, Mark]] = []
 
-    def run(self, arms: list[Arm], batch: Batch) -> None:
-        """Train each of ``arms`` on a batch, and add its losses to ``arm.running``."""
+    def run(self, arms: list[Arm], batch: Batch, seed: int = 0) -> None:
+        """Train each of ``arms`` on a batch, and add its losses to ``arm.running``.
+
+        Args:
+            seed: of what is random in a network. Each arm draws anew, so that it draws what it would draw alone.
+        """
         device = batch.images.device
         before = mark(device)
         taps = batch.taps
@@ -47,6 +60,7 @@ class Steps:
             taps = teacher_taps(self.teacher, batch.view, self.recipe)
         taught = mark(device)
         for arm in arms:
+            reseed(device, seed)
             started = mark(device)
             arm_step(arm, batch, taps)
             arm.scheduler.step()
@@ -122,7 +136,7 @@ class GraphSteps(Steps):
             restore(arm, before)
         return graph, stream
 
-    def run(self, arms: list[Arm], batch: Batch) -> None:
+    def run(self, arms: list[Arm], batch: Batch, seed: int = 0) -> None:
         # Only here, and not after the last step: this batch was made beside it.
         self.join()
         self._batch.images.copy_(batch.images)
@@ -133,9 +147,9 @@ class GraphSteps(Steps):
             self._taps.logits.copy_(batch.taps.logits)
             for level, maps in self._taps.features.items():
                 maps.copy_(batch.taps.features[level])
-        self.replay(arms)
+        self.replay(arms, seed)
 
-    def replay(self, arms: list[Arm]) -> None:
+    def replay(self, arms: list[Arm], seed: int = 0) -> None:
         """A step on the batch before; alone it is what benchmarks hold training against."""
         self.join()
         main, device = torch.cuda.current_stream(), self._batch.images.device
@@ -146,6 +160,7 @@ class GraphSteps(Steps):
         for arm in arms:
             graph, stream = self._graphs[id(arm)]
             stream.wait_stream(main)
+            reseed(device, seed)  # which a replay reads
             with torch.cuda.stream(stream):
                 started = mark(device)
                 graph.replay()

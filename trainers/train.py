@@ -157,7 +157,7 @@ def in_a_precision(job: TrainingJob, networks: Networks, teaching: Teaching | No
     if not asked:
         return recipe
     folders = [student_folder(job, method, seed) for seed in job.seeds for method in job.methods]
-    known = recorded_precisions([*folders, job.tree.folder("teacher")]) if job.resume else {}
+    known = recorded_precisions(folders, job.tree.folder("teacher")) if job.resume else {}
     chosen = {field: known[field] for field in asked if field in known}
     unknown = [field for field in asked if field not in known]
     if "precision" in unknown and networks.student is not None:

@@ -32,6 +32,9 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
     command = f"kdbench export --method {method} --format {export_format}"
     if precision in PRECISIONS and precision != "fp32":
         command += f" --precision {precision}"
+    folder = RunFolder(parents[2])
+    if folder.imported.is_file() and (export_format, precision) == ("onnx", "fp32"):
+        command = f"kdbench import FILE --name {method} --overwrite"
     if not artifact.is_file():
         raise Missing(f"no {export_format} export '{artifact}': make it with `{command} --output {artifact.stem}`")
     from kdbench.runs.sidecar import read_export_sidecar
@@ -52,7 +55,6 @@ def read_export(artifact: Path, export_format: str, size: Size | None) -> dict[s
         raise BadInput(
             f"'{artifact}' is not the file that its sidecar describes (sha256 differs): make it again with `{command}`"
         )
-    folder = RunFolder(parents[2])
     if (origin := folder.origin_sha256()) is not None and origin != sidecar["checkpoint_sha256"]:
         again = "the file was imported" if folder.imported.is_file() else "its checkpoint was trained"
         raise BadInput(f"'{artifact}' was exported before {again} again: export it with `{command}`")

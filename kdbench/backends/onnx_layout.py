@@ -74,7 +74,13 @@ class Reading:
         if not told:  # a range alone
             return Input.read({"mean": 0, "std": 1, "range": self.range, **space}, "--range")
         above = max(abs(value) for values in told.values() for value in values) > 1
-        return Input.read({**own, **told, "range": self.range or (255 if above else 1), **space}, "--mean, --std")
+        top = self.range or (255 if above else 1)
+        if top != 1 and (lacking := [key for key in ("mean", "std") if key not in {**own, **told}]):
+            raise BadInput(
+                f"--{next(iter(told))}: got it alone, for pixels of 0 to {top}, expected --{lacking[0]} as well: "
+                f"ImageNet's is of 0 to 1; where there is none it is {'0,0,0' if lacking == ['mean'] else '1,1,1'}"
+            )
+        return Input.read({**own, **told, "range": top, **space}, "--mean, --std")
 
 
 NOTHING_SAID = Reading()

@@ -107,13 +107,12 @@ def run_export(
         data_root: the dataset's folder; None = where it was at training.
         document: gets ``exports``, the same for --json.
     """
-    from torch.utils.data import Subset
-
     from exporters.export import export_all, failed_attempts
     from exporters.export_job import ExportJob
     from exporters.imported import ImportedJob
     from exporters.quantise import calibration_images
     from kdbench.data.preprocessing import parse_size
+    from kdbench.data.spread import spread
     from kdbench.progress import progress_bar
 
     names = tuple(part.strip() for part in options.keep_float.split(",") if part.strip())
@@ -121,8 +120,7 @@ def run_export(
     capability = options.compute_capability
     capabilities = tuple(c.strip() for c in capability.split(",")) if capability else ()
     validation = open_trained_dataset(tree, data_root, options.methods[0])
-    step = max(1, len(validation) // PARITY_IMAGES)
-    samples: Any = Subset(validation, range(0, len(validation), step)[:PARITY_IMAGES])  # decodes an image when asked
+    samples = spread(validation, PARITY_IMAGES)
     calibration = []
     if "int8" in options.precisions:
         train_set = open_trained_dataset(tree, data_root, options.methods[0], "train")

@@ -111,9 +111,10 @@ def open_samples(
     images: list[Path] | None, dataset: str | None, data_root: Path | None, limit: int
 ) -> tuple[Any, tuple[str, ...] | None]:
     """Real images, evenly spread over what was named, and the classes of a labelled split."""
-    from kdbench.comparison.parity_files import spread, unlabelled
+    from kdbench.comparison.parity_files import unlabelled
     from kdbench.data import DATASETS, open_dataset
     from kdbench.data.open import join_dataset
+    from kdbench.data.spread import spread
 
     if images and dataset:
         raise BadInput("--images and --dataset: got both, expected one of them")

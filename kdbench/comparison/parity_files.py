@@ -17,7 +17,7 @@ import numpy as np
 from kdbench.backends.onnx_file import OnnxFile
 from kdbench.backends.onnx_layout import Reading
 from kdbench.comparison.parity import Parity, compare_outputs, drift
-from kdbench.data import Sample, SegmentationDataset
+from kdbench.data import Sample
 from kdbench.data.base import read_image
 from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size
@@ -131,14 +131,6 @@ def class_names(files: Sequence[OnnxFile], names: tuple[str, ...] | None) -> tup
         raise BadInput(f"got {' and '.join(map(str, dict.fromkeys(known)))} classes, expected the same everywhere")
     names = names or next((tuple(f.about["classes"]) for f in files if f.about.get("classes")), None)
     return names or tuple(f"class {i}" for i in range(known[0] if known else UNKNOWN_CLASSES))
-
-
-def spread(split: SegmentationDataset, limit: int) -> Sequence[Sample]:
-    """At most ``limit`` images, evenly spread over the split; decoded when they are asked for."""
-    from torch.utils.data import Subset
-
-    chosen: Sequence[Sample] = Subset(split, range(0, len(split), -(-len(split) // limit)))  # type: ignore[arg-type,assignment]
-    return chosen
 
 
 def unlabelled(paths: Sequence[Path], limit: int) -> list[Sample]:

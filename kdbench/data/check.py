@@ -29,6 +29,7 @@ from kdbench.data.labels import IGNORE
 from kdbench.data.leakage import copied_line, copied_unlabelled, copies, near_duplicates, overlap, shared_groups
 from kdbench.data.reading import Read, read_split
 from kdbench.data.remembered import Remembered, fingerprint
+from kdbench.data.spread import spread_indices
 from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import BadInput
 from kdbench.machine.environment import process_rank
@@ -117,7 +118,7 @@ def check_sample(
     problems, warnings, palettes = list[str](), list[str](), list[Read]()
     for dataset in (train, val):
         count = min(SAMPLE // 2, len(dataset))
-        reads = read_split(dataset, spread(len(dataset), count))
+        reads = read_split(dataset, spread_indices(len(dataset), count))
         palettes += [read for read in reads if read.palette]
         whole = count == len(dataset)
         problems += problems_of(dataset, reads, whole)
@@ -131,15 +132,10 @@ def check_sample(
             problems += [copied_line(val, path, twin) for path, twin in copies(same, looked_at)]
     problems += palettes_differ(palettes)
     if unlabelled is not None:
-        reads = read_split(unlabelled, spread(len(unlabelled), min(SAMPLE // 2, len(unlabelled))))
+        reads = read_split(unlabelled, spread_indices(len(unlabelled), SAMPLE // 2))
         problems += problems_of(unlabelled, reads, whole=False)
         warnings += copied_unlabelled(unlabelled, val)
     return Checked((), tuple(problems), (*warnings, *shared_groups(train, val)))
-
-
-def spread(length: int, count: int) -> list[int]:
-    """``count`` of 0 … length − 1, evenly spread, both ends among them."""
-    return [round(index) for index in np.linspace(0, length - 1, count).tolist()]
 
 
 def require_sound(

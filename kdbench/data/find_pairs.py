@@ -13,6 +13,7 @@ from PIL import Image
 
 from kdbench.data.base import IMAGE_SUFFIXES
 from kdbench.data.decoding import read_colours
+from kdbench.data.spread import spread_indices
 from kdbench.errors import BadInput
 
 FEW = 64
@@ -128,8 +129,7 @@ def _has_few_colours(path: Path) -> bool:
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:
     """``count`` of them at most, evenly."""
-    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
-    return [paths[index] for index in chosen.tolist()]
+    return [paths[index] for index in spread_indices(len(paths), count)]
 
 
 def matches(root: Path) -> list[Match]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -127,22 +127,45 @@ def _yolo(file: Path, image: Path, shape: tuple[int, int]) -> list[Shape]:
 
 def _coco(file: Path, image: Path, shape: tuple[int, int]) -> list[Shape]:
     by_name, categories = _coco_index(file, file.stat().st_mtime_ns)
-    if image.name not in by_name:
+    listed = by_name.get(image.name)
+    if listed is None:
         raise BadInput(f"labels '{file}' do not list the image '{image.name}': list it, or leave the image out")
     shapes: list[Shape] = []
-    for one in by_name[image.name]:
+    for one in listed[_own_name(file, image, list(listed))]:
         outlines = one["segmentation"]
         if outlines:
             shapes.append((categories[one["category_id"]], outlines))
     return shapes
 
 
+def _own_name(file: Path, image: Path, listed: list[PurePath]) -> PurePath:
+    """Which of the listed file names that end alike is the image's: the longest that its path ends in.
+
+    Raises:
+        BadInput: none of several is.
+    """
+    if len(listed) == 1:  # labels often have other folders than the images have now
+        return listed[0]
+    its = [name for name in listed if image.parts[-len(name.parts) :] == name.parts]
+    if not its:
+        names = ", ".join(f"'{name.as_posix()}'" for name in listed[:3])
+        raise BadInput(
+            f"labels '{file}' list {len(listed)} images called '{image.name}' ({names}), and '{image}' ends in none of "
+            "these: lay images out in the folders that file_name has"
+        )
+    return max(its, key=lambda name: len(name.parts))
+
+
 @functools.lru_cache(maxsize=4)
-def _coco_index(file: Path, changed: int) -> tuple[dict[str, list[Any]], dict[int, str]]:
-    """Annotations of each image's file name, and category names by id; read once for as long as it is unchanged."""
+def _coco_index(file: Path, changed: int) -> tuple[dict[str, dict[PurePath, list[Any]]], dict[int, str]]:
+    """Annotations by an image's bare name and then its file_name, for frames are numbered anew in each folder; and
+    category names by id. Read once for as long as the file is unchanged."""
     document = parse_json(read_text(file, MEND, RECORDED))
-    names = {one["id"]: Path(one["file_name"]).name for one in document["images"]}
-    by_name: dict[str, list[Any]] = {name: [] for name in names.values()}
+    names = {one["id"]: PurePath(one["file_name"]) for one in document["images"]}
+    by_name: dict[str, dict[PurePath, list[Any]]] = {}
+    for name in names.values():
+        by_name.setdefault(name.name, {})[name] = []
     for one in document["annotations"]:
-        by_name[names[one["image_id"]]].append(one)
+        name = names[one["image_id"]]
+        by_name[name.name][name].append(one)
     return by_name, {one["id"]: one["name"] for one in document["categories"]}

@@ -81,7 +81,7 @@ def open_unlabelled(
 
 def _further_splits(layout: Layout, root: Path | None) -> Iterator[SegmentationDataset]:
     """Those beside train and val, as far as they are there."""
-    for split in layout.splits:
+    for split in (*layout.splits, *layout.reported):
         if split not in ("train", "val"):
             with suppress(BadInput):
                 yield layout.open(root, split)
