@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -102,6 +103,18 @@ def test_an_export_of_the_file_before_is_refused(tmp_path, kdbench, where):
         (older.parent / name).write_bytes(data)
     with pytest.raises(BadInput, match="was exported before the file was imported again"):
         load_backend("onnx", older, output="mask", threads=1)
+
+
+def test_nothing_is_made_from_another_file_than_was_imported(tmp_path, kdbench, where):
+    assert kdbench("import", tmp_path / "theirs.onnx", "--name", "theirs", *where).code == 0
+    source = RunTree(tmp_path / "runs", "folder").export("theirs", "onnx", "fp32", "mask")
+    model = onnx.load(source)
+    model.doc_string = "another"
+    onnx.save(model, source)
+    done = kdbench("export", "--method", "theirs", "--format", "onnx,openvino", *where[4:])
+    assert done.code == 2
+    assert "is not the file that its sidecar describes (sha256 differs)" in done.err
+    assert "make it again with `kdbench import FILE --name theirs --overwrite`" in done.err
 
 
 # Files on their own

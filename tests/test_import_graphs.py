@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -17,9 +18,10 @@ from kdbench.backends.onnx_layout import Reading
 from kdbench.backends.onnx_runtime import OnnxBackend
 from kdbench.data.normalisation import IMAGENET, MEAN, STD, Input
 from kdbench.data.preprocessing import normalise
+from kdbench.errors import BadInput
 from kdbench.runs.tree import RunTree
-from tests.imports import Painted, Stranger, weights
-from tests.onnx_models import UINT8
+from tests.imports import SIZE, Painted, Stranger, weights
+from tests.onnx_models import FLOAT, UINT8, save_model
 
 
 @pytest.fixture
@@ -119,6 +121,104 @@ def test_a_mean_above_1_is_on_the_scale_of_pixels():
     assert Reading(bgr=False).input(own, "x") == Input((3, 2, 1), (6, 5, 4), 255, "RGB")
     assert Reading().input({"mean": 0.5, "std": 0.25}, "x") == Input((0.5,) * 3, (0.25,) * 3)  # one for all three
     assert Reading().input({}, "x") == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            Reading(mean=(104, 117, 123), bgr=True),
+            "--mean: got it alone, for pixels of 0 to 255, expected --std as well",
+        ),
+        (Reading(std=(58.4, 57.1, 57.4)), "--std: got it alone, for pixels of 0 to 255, expected --mean as well"),
+        (Reading(mean=(0.4,) * 3, range=255), "--mean: got it alone, for pixels of 0 to 255, expected --std as well"),
+    ],
+)
+def test_half_a_normalisation_of_pixels_is_not_completed_by_that_of_fractions(said, message):
+    with pytest.raises(BadInput, match=message):
+        said.input({}, "x")
+    assert said.input({"mean": [1, 2, 3], "std": [4, 5, 6]}, "x").range == 255  # the file itself says the other
+
+
+def half_size_and_back(path, resize, constants, opset):
+    """A stranger's network on half the grid, scaled up again by ``resize``, and the classes that its own file gives."""
+    weight, bias = weights()
+    arrays = {"w": weight[:, :, None, None], "b": bias, **constants}
+    nodes = [
+        helper.make_node("Conv", ["pixels", "w", "b"], ["fine"]),
+        helper.make_node("AveragePool", ["fine"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        *resize,
+    ]
+    height, width = SIZE
+    save_model(
+        path, {"pixels": (FLOAT, [1, 3, height, width])}, {"scores": (FLOAT, [1, 4, height, width])}, nodes,
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+        opsets=[helper.make_opsetid("", opset)],
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"pixels": normalise(image[None], IMAGENET)})[0][0].argmax(0)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(("operator", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_files_of_old_opsets_keep_the_pixels_that_they_took(tmp_path, operator, opset, mode):
+    scales = np.array([1, 1, 2, 2], np.float32)
+    resize = [helper.make_node(operator, ["half", "scales"], ["scores"], mode=mode)]
+    classes = half_size_and_back(tmp_path / "old.onnx", resize, {"scales": scales}, opset)
+    tree = RunTree(tmp_path / "runs", "painted")
+    split = Painted(label=classes)
+    found = import_file(tmp_path / "old.onnx", tree, split, ImportOptions("old", Reading(mean=MEAN, std=STD)))
+    assert found.parity.pixel_agreement == 1
+
+
+@pytest.mark.parametrize("as_nodes", [True, False], ids=["constant nodes", "initializers"])
+def test_scales_that_are_not_given_stay_so_in_float16(tmp_path, as_nodes):
+    """As PyTorch's exporter of opset 11 writes F.interpolate(size=...)."""
+    constants = {
+        "roi": np.zeros(0, np.float32), "scales": np.zeros(0, np.float32), "sizes": np.array([1, 4, *SIZE], np.int64)
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
+        for name, array in constants.items()
+    ]
+    resize = helper.make_node(
+        "Resize", ["half", "roi", "scales", "sizes"], ["scores"], mode="linear",
+        coordinate_transformation_mode="pytorch_half_pixel",
+    )  # fmt: skip
+    parts = ([*nodes, resize], {}) if as_nodes else ([resize], constants)
+    classes = half_size_and_back(tmp_path / "theirs.onnx", *parts, 11)
+    tree, split = RunTree(tmp_path / "runs", "painted"), Painted(label=classes)
+    import_file(tmp_path / "theirs.onnx", tree, split, ImportOptions("theirs", Reading(mean=MEAN, std=STD)))
+    half = tmp_path / "half.onnx"
+    half_graph(tree.export("theirs", "onnx", "fp32", "mask"), half)
+    engine = OnnxBackend.open(half, output="mask", threads=1)
+    assert (engine.infer(split[0].image[None])[0] == split[0].label).mean() > 0.99
+
+
+def test_weights_that_are_nodes_are_weights(tmp_path):
+    """As Paddle's exporter writes them: counted, named, and ranked for 8 bits."""
+    model = onnx.load(Stranger().write(tmp_path / "theirs.onnx"))
+    nodes = [helper.make_node("Constant", [], [one.name], value=one) for one in model.graph.initializer]
+    del model.graph.initializer[:]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    tree = RunTree(tmp_path / "runs", "painted")
+    found = import_file(tmp_path / "theirs.onnx", tree, Painted(), ImportOptions("x", Reading(mean=MEAN, std=STD)))
+    assert found.sidecar["params"] == 4 * 3 + 4
+    assert len(layer_errors(tree.export("x", "onnx", "fp32", "mask"), [Painted()[0].image[None]])) == 1
+
+
+def test_weights_that_are_computed_are_ranked_as_none(tmp_path):
+    model = onnx.load(Stranger().write(tmp_path / "theirs.onnx"))
+    (layer,) = [node for node in model.graph.node if node.op_type == "Conv"]
+    (weight,) = [one for one in model.graph.initializer if one.name == layer.input[1]]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), "small"))
+    model.graph.node.insert(0, helper.make_node("Cast", ["small"], [layer.input[1]], to=TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    tree, split = RunTree(tmp_path / "runs", "painted"), Painted()
+    import_file(tmp_path / "theirs.onnx", tree, split, ImportOptions("x", Reading(mean=MEAN, std=STD)))
+    assert layer_errors(tree.export("x", "onnx", "fp32", "mask"), [split[0].image[None]]) == []
 
 
 @pytest.mark.parametrize(

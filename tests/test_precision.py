@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from exporters.proven_export import export_as
-from exporters.quantise import calibration_images
+from exporters.quantise import calibration_images, percentile_images
 from exporters.sensitivity import layer_errors, round_activation, round_weight
 from kdbench.backends.onnx_metadata import read_metadata
 from kdbench.data import Sample
@@ -215,6 +215,10 @@ def test_calibration_needs_real_images(exported):
 
 def test_calibration_images_are_spread_over_the_split():
     assert calibration_images(3) == [0, 1, 2]
+    # Of the whole split, a multiple of 8 where there are so many.
+    for count, used in ((3, 3), (12, 8), (63, 32), (120, 32)):
+        chosen = percentile_images(count)
+        assert (len(set(chosen)), chosen[0], chosen[-1]) == (used, 0, count - 1)
     chosen = calibration_images(1464)
     assert (len(chosen), chosen[0], chosen[-1]) == (120, 0, 1463)
     assert np.ptp(np.diff(chosen)) <= 1
