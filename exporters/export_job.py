@@ -151,6 +151,17 @@ class ExportJob:
             result: NDArray[np.float32] = self.model(torch.from_numpy(normalise(image[None], self.input))).numpy()
         return result
 
+    def fits_float16(self) -> bool:
+        """Whether the logits stay finite where activations are kept in 16 bits, as no engine on a processor keeps them.
+
+        On one image: PyTorch computes so some twenty times as slowly, and a range is seen on the first.
+        """
+        assert self.size is not None
+        image = resize_image(self.samples[0].image, self.size)
+        with torch.inference_mode():
+            logits = half_copy(self.model)(torch.from_numpy(normalise(image[None], self.input)).half())
+        return bool(torch.isfinite(logits).all())
+
     def calibration_batches(self) -> list[NDArray[Any]]:
         """The calibration images as the network takes them."""
         if not self.calibration:

@@ -100,6 +100,10 @@ class ImportedJob(ExportJob):
         onnx.save(model, path)
         return open_session(path, threads=answer_threads(), spinning=False)[0]
 
+    def fits_float16(self) -> bool:
+        """Not known: no engine here keeps activations in 16 bits."""
+        return True
+
     @cached_property
     def layer_errors(self) -> list[LayerError]:
         assert self.size is not None

@@ -16,7 +16,7 @@ from exporters.mask_logits import logit_difference
 from exporters.parity import Parity, compare_outputs, require_parity
 from exporters.steps import STEPS
 from kdbench.backends.base import Backend
-from kdbench.errors import NoSuchPrecision
+from kdbench.errors import NoSuchPrecision, RunFailed
 from kdbench.formats import FORMATS
 from kdbench.runs.files import atomic_group, sha256, write_sealed
 from kdbench.runs.tree import sidecar_path
@@ -76,6 +76,12 @@ def prove(job: ExportJob, candidate: Backend, name: str, precision: str, graph: 
         RunFailed: it drifted further than its precision may, and drift is not allowed.
     """
     candidate.input = job.input
+    if precision == "fp16" and not job.allow_drift and not job.fits_float16():
+        candidate.close()
+        raise RunFailed(
+            f"{job.method} {name} fp16 {job.output}: values leave the range of float16 on real images, up to 65504, "
+            "where an engine keeps them so: the export was not kept; export fp32, or --allow-drift keeps it"
+        )
     try:
         parity = compare_outputs(job.reference, candidate, job.samples, job.trained["classes"])
     finally:

@@ -19,6 +19,7 @@ from exporters.to_onnx import finish_graph, open_onnx
 from kdbench.backends.exported import read_export
 from kdbench.backends.tensorrt_cards import rtx_obstacle
 from kdbench.backends.tensorrt_engine import import_provider, make_logger
+from kdbench.comparison.parity import AGREEMENT
 from kdbench.errors import BackendUnavailable, BadInput, RunFailed, one_line
 from kdbench.runs.files import sha256
 
@@ -49,6 +50,12 @@ def write_engine(job: ExportJob, precision: str, path: Path) -> Written:
     else:
         shown = network_file = job.path("onnx", precision)
         parity = read_export(network_file, "onnx", job.size)["parity"]
+        if not job.allow_drift and parity["pixel_agreement"] < AGREEMENT[precision]:
+            raise RunFailed(
+                f"'{shown}' was kept by --allow-drift, {100 * parity['pixel_agreement']:.3f}% of its pixels have "
+                f"PyTorch's class, expected at least {100 * AGREEMENT[precision]:.1f}% for {precision}: the engine of "
+                "it takes --allow-drift as well"
+            )
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(strongly_typed(trt))

@@ -123,7 +123,8 @@ def evaluate(model: PathLike | Backend, dataset: SegmentationDataset, *, threads
         (images x C x C pixels, label by prediction), ``seconds``.
 
     Raises:
-        Missing, BadInput: of ``load``, or a broken image. RunFailed: the model returned NaN or infinity.
+        Missing, BadInput: of ``load``, a broken image, or a file that says that its classes are others than the
+            dataset's. RunFailed: the model returned NaN or infinity.
     """
     from kdbench.comparison.evaluate import evaluate as run
 
@@ -131,9 +132,26 @@ def evaluate(model: PathLike | Backend, dataset: SegmentationDataset, *, threads
         return run(model, dataset)
     engine = load(model, threads=threads)
     try:
+        classes = _classes_of(Path(model), engine)
+        if classes and classes != list(dataset.classes):
+            raise BadInput(
+                f"'{model}' has the classes {', '.join(classes)}, dataset '{dataset.name}' has "
+                f"{', '.join(dataset.classes)}, expected the same: score it on the dataset that it was trained on"
+            )
         return run(engine, dataset)
     finally:
         engine.close()
+
+
+def _classes_of(path: Path, engine: Backend) -> list[str]:
+    """What a file says of its classes: in its metadata, or in the sidecar that it was opened by; [] where nothing."""
+    from kdbench.backends.onnx_file import OnnxFile
+    from kdbench.runs.files import read_json
+    from kdbench.runs.tree import sidecar_path
+
+    if isinstance(engine, OnnxFile):
+        return list(engine.about.get("classes") or [])
+    return list(read_json(sidecar_path(path), "kdbench train").get("classes") or [])
 
 
 def parity(
@@ -149,8 +167,9 @@ def parity(
         options: tolerance, images at most, and what files from elsewhere do not say of their input.
 
     Returns:
-        ``same``; else ``problem`` in a sentence. ``parity`` has the numbers: ``pixel_agreement`` (a fraction),
-        ``miou_reference`` and ``miou_candidate`` (None without labels), ``as_json()``.
+        ``same``; else ``problem`` in a sentence, or ``judged`` is False: 8 bits without labels. ``parity`` has the
+        numbers: ``pixel_agreement`` (a fraction), ``miou_reference`` and ``miou_candidate`` (None without labels),
+        ``as_json()``.
 
     Raises:
         BadInput: no ONNX file, no segmentation of one image, no image, or numbers of classes that differ.

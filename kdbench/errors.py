@@ -21,6 +21,8 @@ class KdbenchError(Exception):
     """A problem that the user can mend; ``str(error)`` is one line."""
 
     exit_code = 1
+    in_json = False
+    """Whether a command's --json document says it."""
 
 
 class BadInput(KdbenchError):

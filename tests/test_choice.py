@@ -253,6 +253,12 @@ def results(tmp_path):
     return tmp_path / "results.json"
 
 
+def test_a_loss_of_1_asks_nothing_of_files_that_cannot_tell_theirs():
+    alone = comparison_of(row_of("onnx fp32", 0.6, (20.0, 19.0, 21.0), 11.0))
+    assert chosen(alone, max_miou_loss=0.99) is None
+    assert chosen(alone, max_miou_loss=1.0) == "baseline onnx fp32"
+
+
 def test_another_file_of_weights_is_not_the_artifact_that_was_measured(tmp_path):
     """An .xml has the structure alone: with other weights beside it, it is another model with the same bytes."""
     (tmp_path / "mask.xml").write_text("structure", encoding="utf-8")

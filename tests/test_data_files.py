@@ -123,7 +123,7 @@ def test_folder(folder):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"", ["lists 0 classes", "expected 2 to 255"]),
+        (b"", ["lists 0 classes", "expected 2 to 254"]),
         (b"only\n", ["lists 1 classes"]),
         ("\n".join(f"c{i}" for i in range(256)).encode(), ["lists 256 classes"]),
         (b"a\nb\na\n", ["lists 'a' 2 times", "expected once"]),

@@ -110,6 +110,19 @@ def test_coco(two):
 
 
 @needs_pycocotools
+@pytest.mark.parametrize("outline", [[2, 1, 6, 5], [2, 1]], ids=["two points", "one point"])
+def test_an_outline_of_too_few_points_is_named(two, outline):
+    document = {
+        "images": [{"id": 4, "file_name": "a.png"}, {"id": 5, "file_name": "b.png"}],
+        "categories": [{"id": 7, "name": "car"}],
+        "annotations": [{"image_id": 4, "category_id": 7, "segmentation": [outline]}],
+    }
+    (two / "all.json").write_text(json.dumps(document), encoding="utf-8")
+    train = open_dataset(write(two, description("coco", "all.json", "ground = []\ncar = []\n")), "train")
+    refused(lambda: train[0], "an outline of car on 'a.png' cannot be drawn", "three corners or more")
+
+
+@needs_pycocotools
 def test_coco_frames_that_are_numbered_anew_in_each_folder(two):
     """Each image has the polygons of its own folder's frame of that number."""
     names = ("one/0.png", "two/0.png", "deep/two/0.png")

@@ -214,4 +214,6 @@ def test_names_of_variants():
     assert variant_of({"student": "smp:Unet(encoder_name='resnet18')"}) == "student=smp-Unet-encoder_name-resnet18"
     long = variant_of({"student": "x" * 300})
     assert len(long) < 80
+    assert variant_of({"hold-out": "東京"}) != variant_of({"hold-out": "大阪"})
+    assert variant_of({"hold-out": "東京"}).startswith("hold-out=")
     assert long != variant_of({"student": "x" * 301})

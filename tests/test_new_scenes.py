@@ -165,11 +165,11 @@ def test_more_seeds_are_no_more_recordings(tmp_path):
     others = {name: {"new_scenes": its} for name, its in found.items()}
     (gain,) = improvements_elsewhere([Run(tree, "baseline"), Run(tree, "dist")], others)
     assert (gain.folds, gain.seeds, gain.verdict) == (3, 6, "no gain shown")
-    # Of one fold alone, as of a test split, seeds are what there is.
+    # Of one fold alone seeds have a spread, and say nothing of other recordings.
     for its in found.values():
         its.by_key = {key: value for key, value in its.by_key.items() if key[0] == "a"}
     (gain,) = improvements_elsewhere([Run(tree, "baseline"), Run(tree, "dist")], others)
-    assert (gain.standard_error_over, gain.verdict, gain.trainings) == ("seeds", "gain", "1 fold of 6 seeds")
+    assert (gain.standard_error_over, gain.verdict, gain.trainings) == ("seeds", "no gain shown", "1 fold of 6 seeds")
     assert uneven_notes(others) == []
 
 
@@ -238,6 +238,19 @@ def test_folds_and_test_stand_beside_validation(kdbench, drives, tiny, tmp_path)
     again = tmp_path / "again"
     repeated = kdbench("train", "--from", runs / "camvid/hold-out=b/baseline/student.json", "--runs", again)
     assert "bit for bit" in repeated.out
+
+
+def test_recordings_that_would_share_a_folder_are_refused(kdbench, drives, tiny, tmp_path):
+    data = shutil.copytree(drives, tmp_path / "data")
+    for path in [*data.rglob("a_*.png"), *data.rglob("b_*.png")]:
+        path.rename(path.with_name(path.name.replace("a_", "day 1_").replace("b_", "day (1)_")))
+    refused = kdbench(
+        "train", "--method", "baseline", "--dataset", "camvid", "--data-root", data, "--runs", tmp_path / "runs",
+        "--recipe", tiny, "--folds", "--accept-data",
+    )  # fmt: skip
+    assert refused.code == 2
+    assert "recordings 'day (1)' and 'day 1' have one folder, 'hold-out=day-1', expected names that" in refused.err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_hold_out_and_folds_exclude_each_other(kdbench, drives, tiny, tmp_path):

@@ -68,6 +68,25 @@ def test_another_network_is_drift(tmp_path, kdbench, photos):
     assert document["pixel_agreement"] < 0.9
 
 
+def test_8_bits_without_labels_are_not_judged(tmp_path, kdbench, photos):
+    """Whatever the file is: 8 bits may change pixels, and how much that costs labels tell."""
+    files = nchw_logits(tmp_path / "a.onnx"), nchw_logits(tmp_path / "b.onnx", seed=5)
+    done = kdbench("parity", *files, "--images", photos, "--tolerance", "int8", "--json", "-")
+    document = json.loads(done.out)
+    assert (done.code, document["verdict"]) == (3, "not judged")
+    assert document["reason"].startswith("no labels, so the loss of mIoU was not judged")
+    assert "same model" not in done.err
+
+
+def test_an_error_is_in_the_json_that_a_program_reads(tmp_path, kdbench, photos):
+    done = kdbench("parity", tmp_path / "none.onnx", tmp_path / "b.onnx", "--images", photos, "--json", "-")
+    assert done.code == 2
+    assert json.loads(done.out) == {"schema_version": 1, "error": done.err.strip().removeprefix("kdbench: ")}
+    files = nchw_logits(tmp_path / "a.onnx"), nchw_logits(tmp_path / "b.onnx", seed=5)
+    done = kdbench("parity", *files, "--images", photos, "--json", "-")
+    assert json.loads(done.out)["error"].startswith(f"'{tmp_path / 'b.onnx'}' is not the model of")
+
+
 def test_our_files_bring_their_dataset_and_precision(exported, kdbench):
     fp32 = exported.export("baseline", "onnx", "fp32", "mask")
     done = kdbench("parity", fp32, exported.export("baseline", "onnx", "fp32", "logits"), "--limit", "4")

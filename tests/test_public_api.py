@@ -152,6 +152,24 @@ def test_parity(exported, files, tmp_path):
         kdbench.parity(other, other, Scenes(), kdbench.ParityOptions("fp8"))
 
 
+def test_labels_of_other_classes_are_refused(exported, files):
+    class Others(Scenes):
+        def __init__(self):
+            super().__init__()
+            self.classes = self.classes[::-1]
+
+    for artifact in (files["fp32", "mask"], exported.checkpoint("baseline")):
+        with pytest.raises(kdbench.KdbenchError, match="has the classes background, .*, expected the same"):
+            kdbench.evaluate(artifact, Others(), threads=1)
+    with pytest.raises(kdbench.KdbenchError, match="was trained on the classes background, .*, expected the same"):
+        kdbench.parity(files["fp32", "mask"], files["fp32", "mask"], Others())
+
+
+def test_no_image_is_one_line(files):
+    with pytest.raises(kdbench.KdbenchError, match="images: got none"):
+        kdbench.parity(files["fp32", "mask"], files["fp32", "mask"], [])
+
+
 def test_predict_images(files, tmp_path):
     Image.fromarray(Scenes()[1].image).save(tmp_path / "scene.png")
     done = kdbench.predict_images(files["fp32", "mask"], str(tmp_path / "scene.png"), str(tmp_path / "out"))

@@ -129,6 +129,22 @@ def test_resume_under_another_recipe_is_refused(kdbench, arguments, tmp_path, mo
     done = kdbench("train", "--method", "baseline", "--lr", "0.5", "--resume", "--runs", tmp_path, *arguments)
     assert done.code == 2
     assert "--resume: baseline was started with another recipe (lr 0.001 → 0.5): give the same flags" in done.err
+    # As what was finished with other settings, what was begun with others is trained anew where that is agreed to.
+    command = (
+        "train",
+        "--method",
+        "baseline",
+        "--lr",
+        "0.5",
+        "--resume",
+        "--overwrite",
+        "--runs",
+        tmp_path,
+        *arguments,
+    )
+    done = kdbench(*command)
+    assert done.code == 0, done.err
+    assert "give the same flags, or train without --resume: training anew" in done.err
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(kdbench, arguments, tmp_path, monkeypatch):

@@ -232,6 +232,11 @@ def test_a_share_of_the_labels_is_a_variant_with_a_teacher_of_its_own(arguments,
     assert [(gain.variant, gain.method) for gain in comparison.improvements] == [
         (None, "response"), ("labelled=0.5", "response")
     ]  # fmt: skip
+    # The lead of a variant's teacher is over the baseline of its own variant.
+    few = ("--variant", "labelled=0.5", "--method", "baseline", "--json", tmp_path / "few.json")
+    assert kdbench("compare", "--runs", runs, "--backend", "torch", "--rounds", 10, "--threads", 1, *few).code == 0
+    alone = Comparison.read(tmp_path / "few.json")
+    assert alone.teacher.lead == pytest.approx(alone.teacher.miou - alone.rows[0].miou)
     again = kdbench("train", "--from", runs / "folder/labelled=0.5/teacher/teacher.json", "--runs", tmp_path / "again")
     assert again.code == 0, again.err
     assert "the same weights as" in again.out

@@ -22,6 +22,15 @@ from trainers.processes import share_batchnorm, wrap
 from trainers.recipe import Recipe
 from trainers.state_file import read_state, write_state
 
+NAMES = "train_images_sha256"
+"""A sidecar's field: which images it learns from, and what their masks' values mean."""
+WORDS = {NAMES: "images, or meanings of mask values"}
+"""For a person, in place of a hash."""
+
+
+class AnotherTraining(BadInput):
+    """A resume state is there, of other settings or other data."""
+
 
 @dataclass
 class Arm:
@@ -92,8 +101,10 @@ class Arm:
             if state["epochs_done"] == 0:  # written at the start, before anything was learnt
                 return
             before, now = state["data"], training_data(self.about)
-            changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
-            self._expect("dataset or teacher", changed)
+            changed = [
+                key if key in WORDS else f"{key} {before.get(key)} → {now[key]}" for key in differing(before, now)
+            ]
+            self._expect("dataset or teacher", [WORDS.get(key, key) for key in changed])
             self.objective.load_state_dict(state["objective"])
             rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -111,7 +122,7 @@ class Arm:
 
     def _expect(self, what: str, changed: list[str]) -> None:
         if changed:
-            raise BadInput(
+            raise AnotherTraining(
                 f"--resume: {self.method} was started with another {what} ({', '.join(changed)}): "
                 "give the same flags, or train without --resume"
             )
@@ -133,13 +144,20 @@ class Arm:
 def training_data(about: dict[str, Any]) -> dict[str, Any]:
     """What a training learns from, by its sidecar's fields; a resume from anything else would mix two trainings."""
     data = {key: about[key] for key in ("classes", "train_images")}
-    for part in ("teacher", "student_weights"):
+    for part in ("teacher", "teacher_weights", "student_weights"):
         if part in about:
             data[part] = about[part]["sha256"]
-    data |= {key: about[key] for key in ("labelled", "unlabelled_train_images") if key in about}
+    data |= {key: about[key] for key in (NAMES, "labelled", "unlabelled_train_images") if key in about}
     if code := about.get("network", {}).get("code"):
         data["code"] = code["sha256"]
     return data
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Fields of ``training_data`` that a record has otherwise; one from before ``NAMES`` says nothing of them."""
+    changed = [key for key in now if before.get(key) != now[key]]
+    unknown = NAMES not in before or "train_images" in changed  # another number of images says it all
+    return [key for key in changed if key != NAMES or not unknown]
 
 
 def mark_started(state_file: Path, recipe: Recipe) -> None:

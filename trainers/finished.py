@@ -8,7 +8,7 @@ from kdbench.errors import BadInput, KdbenchError
 from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import sidecar_path
-from trainers.arm import Arm, training_data
+from trainers.arm import WORDS, Arm, differing, training_data
 from trainers.processes import is_main
 
 
@@ -26,7 +26,7 @@ def is_finished(arm: Arm, overwrite: bool) -> bool:
         train_anew(str(error))
         return False
     was, now = training_data(sidecar), training_data(arm.about)
-    changed = arm.recipe.changes_since(sidecar["recipe"]) + [key for key in now if was.get(key) != now[key]]
+    changed = arm.recipe.changes_since(sidecar["recipe"]) + [WORDS.get(key, key) for key in differing(was, now)]
     if changed and not overwrite and at_its_end(sidecar):
         raise BadInput(
             f"--resume: '{arm.checkpoint}' was finished with other {', '.join(changed)}: add --overwrite to train it "

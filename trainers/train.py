@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kdbench.data import SegmentationDataset
-from kdbench.data.remembered import Remembered
+from kdbench.data.remembered import Remembered, names_and_meaning
 from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.machine.environment import environment
 from kdbench.methods.base import METHODS
@@ -22,9 +22,9 @@ from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.tree import RunTree
-from trainers.arm import Arm, mark_started
+from trainers.arm import NAMES, AnotherTraining, Arm, mark_started
 from trainers.batches import TrainingBatches
-from trainers.finished import is_finished
+from trainers.finished import is_finished, train_anew
 from trainers.images import Beside, TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
@@ -111,6 +111,7 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
         "classes": list(data.train.classes),
         "palette": [list(color) for color in data.train.palette],
         "train_images": min(len(data.train), job.recipe.images or len(data.train)),
+        **({NAMES: names} if (names := names_and_meaning(data.train)) is not None else {}),
         **({"unlabelled_train_images": len(data.unlabelled)} if data.unlabelled is not None else {}),
         "val_images": len(data.validation),
         "processes": world_size(),
@@ -336,7 +337,13 @@ def run(
     """Train the arms, with ``--resume`` those that are not finished."""
     if job.resume:
         for arm in arms:
-            arm.load_state()
+            try:
+                arm.load_state()
+            except AnotherTraining as error:
+                if not job.overwrite:
+                    raise
+                train_anew(str(error))
+                arm.state_file.unlink(missing_ok=True)
         arms = [arm for arm in arms if arm.state_file.exists() or not is_finished(arm, job.overwrite)]
         wait_for_all()  # the main process may end an arm at once
     if arms:

@@ -113,6 +113,14 @@ def load_weights(
     key = max(matches, key=lambda key: len(matches[key].pairs))  # the first of the best
     found, tensors = matches[key], given.candidates[key]
     _require_fit(found, tensors, places, what, arch, "" if into is None else f", module {into}")
+    if given.into is not None and into == given.into:
+        missing = [name for name in places if name not in found.pairs and not name.endswith(COUNTER)]
+        if missing:
+            raise BadInput(
+                f"{what} ({given.origin}) fill {len(places) - len(missing)} of the {len(places)} tensors of {into} in "
+                f"{arch}, expected all of them: this version has other names or shapes, {shown(missing[0])} for one; "
+                f"give a file of weights, or {flag} none"
+            )
     values = {name: _value(what, theirs, tensors[theirs], own[name]) for name, theirs in found.pairs.items()}
     model.load_state_dict({**model.state_dict(), **values})
     fresh = tuple(name for name in own if name not in values and not name.endswith(COUNTER))

@@ -149,6 +149,8 @@ def read_output(result: Any, name: str, path: str, size: Size, reading: Reading)
         read = " or ".join(f"{result.shape[axis or 0]} classes on {grid[0]}x{grid[1]}" for axis, grid in found)
         raise BadInput(f"{what}, which may be {read}: give --output-layout NCHW or NHWC")
     shape = tuple(int(side) for side in result.shape)
+    if len(shape) == 3 and shape[0] != 1:  # C x H x W of no batch, and no mask of one image
+        found = []
     if found and (found[0][1][0] * found[0][1][1] > 1):
         axis, grid = found[0]
         channels = 1 if axis is None else shape[axis]

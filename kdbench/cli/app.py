@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import json
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from kdbench.methods.base import METHODS, all_methods, student_methods
 from kdbench.models.architectures import ARCHITECTURES, students, teachers
 from kdbench.models.sources import SOURCES
 from kdbench.progress import silenced
+from kdbench.runs.files import SCHEMA_VERSION
 
 
 def networks() -> tuple[str, ...]:
@@ -126,7 +128,13 @@ def extended(function: Any, rebuilds: bool, computes: bool, untimed: bool) -> An
 
             trust_all()
         with silenced(quiet), asked_threads(own_threads), answers_alone() if untimed else contextlib.nullcontext():
-            return function(*arguments, **options)
+            try:
+                return function(*arguments, **options)
+            except KdbenchError as error:
+                # What --json - is for reads a document, also of an error before there was anything else to say.
+                if options.get("json_file") == "-" and not error.in_json and process_rank() == 0:
+                    print(json.dumps({"schema_version": SCHEMA_VERSION, "error": " ".join(str(error).split())}))
+                raise
 
     agreed = Annotated[
         bool, typer.Option("--trust-code", help="Run the Python file that built a run's network; read it first.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdbench.data.open import join_recorded
-from kdbench.errors import BadInput
+from kdbench.errors import BadInput, KdbenchError
 from kdbench.machine.environment import process_rank
 from kdbench.methods.base import METHODS, student_methods
 from kdbench.runs.files import SCHEMA_VERSION, write_json
@@ -158,6 +158,11 @@ def json_result(json_file: str | None) -> Iterator[dict[str, Any]]:
     try:
         with redirect_stdout(sys.stderr) if json_file == "-" else nullcontext():
             yield document
+    except KdbenchError as error:
+        if document:
+            document["error"] = " ".join(str(error).split())
+            error.in_json = True
+        raise
     finally:
         if document and process_rank() == 0:
             document = {"schema_version": SCHEMA_VERSION, **document}

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from kdbench.backends.onnx_layout import Reading
 
 
+NOT_JUDGED = "no labels, so the loss of mIoU was not judged: --dataset and --data-root give a labelled split"
+
+
 @app.command(computes=True)
 def parity(
     reference: Annotated[Path, typer.Argument(help="An ONNX file: the model as it should be.")],
@@ -57,6 +60,7 @@ def parity(
     from rich.console import Console
 
     from kdbench.comparison.parity_files import ParityOptions, assumptions, compare_files, open_files
+    from kdbench.regress.rule import EXIT_CODES
 
     flags = {
         "mean": mean, "std": std, "range": range_, "space": space, "output_name": output_name,
@@ -74,15 +78,15 @@ def parity(
         result, problem = found.parity, found.problem
         document.update(
             reference=reference.as_posix(), candidate=candidate.as_posix(), tolerance=found.tolerance,
-            verdict="drift" if problem else "same", reason=problem, classes=list(result.classes), **result.as_json(),
+            verdict="drift" if problem else "same" if found.same else "not judged",
+            reason=problem or (None if found.judged else NOT_JUDGED), classes=list(result.classes), **result.as_json(),
         )  # fmt: skip
         print_parity(result, console)
         if problem:
             raise RunFailed(f"'{candidate}' is not the model of '{reference}': {problem}")
-        if found.tolerance == "int8" and not result.labelled:
-            console.print(
-                "no labels, so the loss of mIoU was not judged: --dataset and --data-root give a labelled split"
-            )
+        if not found.judged:
+            console.print(NOT_JUDGED, highlight=False, soft_wrap=True)
+            raise typer.Exit(EXIT_CODES["inconclusive"])
         console.print(f"same model, by the tolerance of {found.tolerance}", highlight=False)
 
 

@@ -150,10 +150,21 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     asked = DataAsked(data_root, flags.sbd, flags.download, flags.unlabelled, flags.hold_out, flags.accept_data)
     if not flags.folds:
         return train_on(tree, recipe, flags, asked)
+    from trainers.recipe import variant_name
+
     if flags.hold_out is not None:
         raise BadInput(f"--folds: got --hold-out {flags.hold_out} as well, expected one of them: leave the other out")
     whole = open_data(tree.dataset, asked)
     models, groups = [], groups_of(whole.train, whole.validation)
+    folders: dict[str | None, str] = {}
+    for group in groups:
+        variant = variant_name(tree.dataset, recipe, flags.unlabelled, group)
+        if variant in folders:
+            raise BadInput(
+                f"--folds: recordings '{folders[variant]}' and '{group}' have one folder, '{variant}', expected names "
+                "that differ in letters, digits, dots or underscores: give group = another pattern"
+            )
+        folders[variant] = group
     for number, group in enumerate(groups, start=1):
         if is_main():
             print(f"fold {number} of {len(groups)}: {group} is held out")

@@ -19,6 +19,8 @@ from kdbench.comparison.results import Artifact, Comparison, Latency, MiouLoss, 
 
 Interval = tuple[float, float]
 MEGABYTE = 1e6
+ANY_LOSS = 1.0
+"""The limit on the loss of mIoU that asks nothing, whether the loss is known or not."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def loss_of(comparison: Comparison, row: Row) -> MiouLoss | None:
 def checks_of(row: Row, latency: Latency, artifact: Artifact, loss: MiouLoss | None, limits: Limits) -> list[Check]:
     """A check for each limit that was set."""
     checks = []
-    if limits.max_miou_loss is not None:
+    if limits.max_miou_loss is not None and limits.max_miou_loss < ANY_LOSS:
         got, interval = (loss.loss, loss.ci95) if loss else (None, None)
         checks.append(Check("--max-miou-loss", limits.max_miou_loss, got, interval, scale=1.0))
     if limits.min_miou is not None:

@@ -107,7 +107,7 @@ def compare(
     size = next(iter(sizes.values()), None)
     add_latency(tree, rows, dataset, sizes, options)
     add_throughput(tree, rows, dataset, sizes, options)
-    baseline = references.get("baseline")
+    first = tree.of_variant(options.variants[0])
     improvements = [
         improvement
         for run in runs
@@ -118,7 +118,7 @@ def compare(
     improvements += improvements_elsewhere(runs, elsewhere)
     notes = [*problems_of(elsewhere), *uneven_notes(elsewhere)]
     try:
-        teacher = _teacher(tree.of_variant(options.variants[0]), baseline)
+        teacher = _teacher(first, references.get(first.run("baseline")))
     except KdbenchError as error:  # what was measured must not be lost to it
         teacher = None
         notes.append(f"the teacher is left out: {' '.join(str(error).split())}")

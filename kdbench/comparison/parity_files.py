@@ -21,6 +21,7 @@ from kdbench.data import Sample
 from kdbench.data.base import read_image
 from kdbench.data.labels import IGNORE
 from kdbench.data.preprocessing import Size
+from kdbench.data.spread import spread_indices
 from kdbench.errors import BadInput
 from kdbench.formats import PRECISIONS
 from kdbench.machine.cores import answer_threads
@@ -59,7 +60,7 @@ class FilesParity:
     Attributes:
         parity: the counts, and what follows from them.
         tolerance: the precision whose tolerance was applied.
-        problem: how the candidate drifted further than it may; None where it is the same model.
+        problem: how the candidate drifted further than it may; None where it did not, or that could not be judged.
         notes: what was assumed about the files' input, for a person to check.
     """
 
@@ -69,8 +70,13 @@ class FilesParity:
     notes: tuple[str, ...]
 
     @property
+    def judged(self) -> bool:
+        """Whether there was anything to judge by: 8 bits may change pixels as long as mIoU stays, which labels tell."""
+        return self.tolerance != "int8" or self.parity.labelled
+
+    @property
     def same(self) -> bool:
-        return self.problem is None
+        return self.judged and self.problem is None
 
 
 def open_files(paths: Sequence[Path], options: ParityOptions) -> list[OnnxFile]:
@@ -127,6 +133,13 @@ def class_names(files: Sequence[OnnxFile], names: tuple[str, ...] | None) -> tup
     counts = [len(names)] if names else []
     counts += [file.classes or len(file.about.get("classes") or []) for file in files]
     known = [count for count in counts if count]
+    for file in files:
+        own = file.about.get("classes")
+        if names and own and tuple(own) != names:
+            raise BadInput(
+                f"a file was trained on the classes {', '.join(own)}, the labels have {', '.join(names)}, expected the "
+                "same: name the dataset that it was trained on, or images without labels"
+            )
     if len(set(known)) > 1:
         raise BadInput(f"got {' and '.join(map(str, dict.fromkeys(known)))} classes, expected the same everywhere")
     names = names or next((tuple(f.about["classes"]) for f in files if f.about.get("classes")), None)
@@ -140,10 +153,11 @@ def unlabelled(paths: Sequence[Path], limit: int) -> list[Sample]:
         BadInput: a path does not exist, or an image cannot be read.
     """
     files, problems = find_images(paths)
-    if problems:
-        raise BadInput(problems[0])
+    if problems or not files:
+        raise BadInput(problems[0] if problems else "images: got none, expected files, or folders that hold some")
     found = []
-    for path in files[:: -(-len(files) // limit)]:
+    for index in spread_indices(len(files), limit):
+        path = files[index]
         pixels = read_image(path)
         found.append(Sample(path.name, pixels, np.full(pixels.shape[:2], IGNORE, np.uint8)))
     return found

@@ -49,15 +49,16 @@ def improvement_over(
 
     Over at least 3 pairs the standard error is that of the paired differences. With fewer, the spread over seeds is
     unknown: the standard error is then a paired bootstrap over the images of the first pair, and nothing is claimed.
-    Where several recordings were held out in turn, pairs are of the same fold and seed, and the standard error is that
-    of the folds' mean differences.
+    Where recordings were held out, pairs are of the same fold and seed. Of several, the standard error is that of the
+    folds' mean differences; of fewer than 3 nothing is claimed of recordings.
     """
     keys = sorted(baseline.keys() & method.keys())
     if not keys:
         return None
     deltas = independent({key: method[key].miou - baseline[key].miou for key in keys})
     over: ErrorOver
-    if len({key[0] if isinstance(key, tuple) else "" for key in keys}) > 1:
+    folds = {key[0] if isinstance(key, tuple) else "" for key in keys} - {""}
+    if len(folds) > 1:
         over, error = "folds", standard_error(deltas) or 0.0
     elif len(deltas) >= 3:
         over, error = "seeds", standard_error(deltas) or 0.0
@@ -71,7 +72,7 @@ def improvement_over(
         standard_error_over=over,
         seeds=len(keys),
         baseline_miou=fmean(independent({key: baseline[key].miou for key in keys})),
-        verdict=verdict_of(deltas),
+        verdict="no gain shown" if 0 < len(folds) < 3 else verdict_of(deltas),
     )
 
 

@@ -110,9 +110,14 @@ class ImageMaskPairs(SegmentationDataset):
         return other
 
     @property
+    def label_meaning(self) -> str:
+        """What values of masks mean."""
+        return repr(self.labels)
+
+    @property
     def meaning(self) -> str:
         """All that labels depend on besides the files' bytes."""
-        return repr(self.labels)
+        return self.label_meaning
 
     def __len__(self) -> int:
         return len(self.pairs)

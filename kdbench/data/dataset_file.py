@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from kdbench.data.base import SegmentationDataset
 from kdbench.data.faults import DESCRIBE, short
 from kdbench.data.label_map import parse_colour
+from kdbench.data.labels import MOST_CLASSES
 from kdbench.data.open import Layout
 from kdbench.errors import BadInput
 from kdbench.runs.files import read_toml
@@ -50,7 +51,9 @@ class DatasetFile(BaseModel):
         None, description="pattern whose brackets find the recording in the name, or, with /, path"
     )
     split: dict[str, float | str | list[str]] = Field(default_factory=dict, description="see docs")
-    classes: dict[str, list[Value]] = Field(min_length=2, max_length=255, description="values or colours of each class")
+    classes: dict[str, list[Value]] = Field(
+        min_length=2, max_length=MOST_CLASSES, description="values or colours of each class"
+    )
     ignore: list[Value] = Field(default_factory=list, description="values or colours that count nowhere")
     unmasked: str | None = Field(None, description="class of every pixel of an image without a mask")
     unlabelled: list[str] = Field(

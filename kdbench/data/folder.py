@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdbench.data.labels import MOST_CLASSES
 from kdbench.data.open import DATASETS, Layout
 from kdbench.errors import BadInput
 from kdbench.runs.files import read_text
@@ -58,7 +59,7 @@ def read_classes(listing: Path) -> dict[str, int | None]:
 
     Raises:
         BadInput: the file is missing, not UTF-8, has an empty line between names, repeats a name or a colour, has
-            colours for some names alone, or has not 2 to 255 names.
+            colours for some names alone, or has not 2 to 254 names.
     """
     if not listing.is_file():
         raise BadInput(f"'{listing}' does not exist: {layout_at(listing.parent)}")
@@ -82,9 +83,9 @@ def read_classes(listing: Path) -> dict[str, int | None]:
         if count > 1:
             shown = value if isinstance(value, str) else f"#{value:06x}"
             raise BadInput(f"'{listing}' {what} '{shown:.80}' {count} times, expected once: rename or merge")
-    if not 2 <= len(split) <= 255:
+    if not 2 <= len(split) <= MOST_CLASSES:
         raise BadInput(
-            f"'{listing}' lists {len(split)} classes, expected 2 to 255, one a line: add the missing names "
+            f"'{listing}' lists {len(split)} classes, expected 2 to {MOST_CLASSES}, one a line: add the missing names "
             "(background counts as one) or merge classes"
         )
     return dict(split)

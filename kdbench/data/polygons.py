@@ -49,6 +49,10 @@ class PolygonPairs(DeclaredPairs):
             self._label_of.setdefault(own, index)
 
     @property
+    def label_meaning(self) -> str:
+        return repr(self._label_of)
+
+    @property
     def meaning(self) -> str:
         return repr((self._read.__name__, self._label_of, self.declared))
 
@@ -74,7 +78,13 @@ class PolygonPairs(DeclaredPairs):
             )
         label = np.zeros(shape, dtype=np.uint8)
         for kind, outlines in shapes:
-            label[self._rasterise(outlines, *shape)] = self._label_of[kind]
+            try:
+                label[self._rasterise(outlines, *shape)] = self._label_of[kind]
+            except Exception as error:  # pycocotools raises many kinds, for an outline of two points too
+                raise BadInput(
+                    f"labels '{file}': an outline of {kind} on '{image.name}' cannot be drawn ({short(repr(error))}), "
+                    "expected three corners or more: mend it, or take it out"
+                ) from error
         return label
 
 

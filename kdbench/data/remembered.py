@@ -46,6 +46,16 @@ def fingerprint(*datasets: SegmentationDataset) -> str | None:
     return digest.hexdigest()
 
 
+def names_and_meaning(dataset: SegmentationDataset) -> str | None:
+    """A hash of which images a split has and of what masks mean, wherever they lie; None where they are no files."""
+    if not isinstance(dataset, ImageMaskPairs):
+        return None
+    digest = hashlib.sha256(repr((dataset.classes, dataset.label_meaning)).encode())
+    for index in range(len(dataset)):
+        digest.update(f"{dataset.name_of(index)}\0".encode())
+    return digest.hexdigest()
+
+
 class Remembered:
     """Answers by the files that they were found of.
 

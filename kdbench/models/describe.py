@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data.preprocessing import Size
 from kdbench.models.network import Network
-from kdbench.models.registry import cheaply_built, tried
+from kdbench.models.registry import cheaply_built, tried, unfused_attention
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.files import SCHEMA_VERSION
 
@@ -38,7 +38,7 @@ def describe(network: Network | str, classes: int, size: Size) -> dict[str, Any]
     model = cheaply_built(network, classes).eval()
     image = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
     flops: dict[str, int] = {}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused_attention():
         for name, module in model.named_modules():
             if not list(module.children()):
                 count_flops_of(module, name, counter, flops)

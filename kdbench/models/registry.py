@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench.errors import BadInput, KdbenchError
 from kdbench.models import code
@@ -152,12 +153,24 @@ def _other_versions(network: Network) -> str:
     return f" ({', '.join(changed)} since)" if changed else ""
 
 
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Attention as matrix products, which can be counted: fused kernels are one operator with all of them inside."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def count_gflops(network: Network | str, classes: int, size: tuple[int, int]) -> float:
     """Floating-point operations of one image in 10⁹, counted by torch's FlopCounterMode (a multiply-add counts two)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     network = Network(network) if isinstance(network, str) else network
     model = cheaply_built(network, classes).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused_attention():
         model(torch.empty(1, 3, *size, device=next(model.parameters()).device))
     return counter.get_total_flops() / 1e9

