@@ -9,6 +9,7 @@ import torch
 
 from kdbench.models.architectures import ARCHITECTURES
 from kdbench.models.describe import describe, stage_of
+from kdbench.models.network import Network
 from kdbench.models.registry import build_model, count_gflops
 from kdbench.models.segmentation import LEVELS, parameter_count
 
@@ -92,3 +93,12 @@ def test_bad_flags_are_one_line(kdbench, flags, message):
     done = kdbench("model", *flags)
     assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
     assert message in done.err
+
+
+@pytest.mark.needs("timm")
+def test_an_encoder_whose_maps_have_their_channels_last():
+    """Swin's have; the pyramid reads N x C x H x W."""
+    small = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "img_size": (64, 64)}
+    model = build_model(Network("timm:swin_tiny_patch4_window7_224", small), 5).eval()
+    taps = model.taps(torch.zeros(1, 3, 64, 64))
+    assert taps.logits.shape == (1, 5, 16, 16)

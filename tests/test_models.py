@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from kdbench.errors import BadInput
 from kdbench.models.architectures import ARCHITECTURES, Architecture
 from kdbench.models.deployed import MaskModel
-from kdbench.models.registry import build_model, count_gflops
+from kdbench.models.registry import build_model, count_gflops, unfused_attention
 from kdbench.models.segmentation import LEVELS, SegmentationModel, Taps, parameter_count
 from kdbench.torchvision_compat import torchvision
 from trainers.weights import load_weights
@@ -77,6 +77,20 @@ def test_mask_model_is_normalise_model_argmax():
         mask = MaskModel(model).eval()(image)
     assert mask.dtype == torch.uint8
     assert (mask == expected).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_is_counted_wherever_the_network_is_built(device):
+    """By hand: four projections, two products with the tokens, and the two linear layers behind them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tokens, width, inner = 50, 16, 32
+    layer = torch.nn.TransformerEncoderLayer(width, 2, inner, batch_first=True, device=device).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused_attention():
+        layer(torch.zeros(1, tokens, width, device=device))
+    products = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * inner
+    assert counter.get_total_flops() == 2 * products
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_gflops_count_a_known_convolution(monkeypatch):

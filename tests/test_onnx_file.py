@@ -168,6 +168,17 @@ def test_refused_in_one_line_by_parity_and_predict(tmp_path, kdbench, make, mess
         assert len(done.err.strip().splitlines()) == 1
 
 
+def test_channels_without_a_batch_are_no_mask(tmp_path):
+    """C x H x W was read as one channel that is above or below a threshold."""
+    path = save_model(
+        tmp_path / "a.onnx", {"pixels": (FLOAT, [1, 3, 8, 8])}, {"scores": (FLOAT, [4, 8, 8])},
+        [helper.make_node("Conv", ["pixels", "w"], ["batch"]), helper.make_node("Squeeze", ["batch", "axes"], ["scores"])],
+        [classifier(), onnx.numpy_helper.from_array(np.array([0]), "axes")],
+    )  # fmt: skip
+    with pytest.raises(BadInput, match="expected logits N x C x h x w"):
+        OnnxFile.open(path)
+
+
 def test_class_ids_beyond_uint8(tmp_path):
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=FLOAT),

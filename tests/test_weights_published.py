@@ -10,6 +10,7 @@ import torch
 from kdbench.errors import BadInput
 from kdbench.models.published import from_torchvision
 from kdbench.models.registry import build_model
+from kdbench.models.segmentation import Published
 from kdbench.runs.files import sha256
 from kdbench.torchvision_compat import torchvision
 from trainers.weights import load_weights
@@ -169,6 +170,37 @@ def test_efficientnet_lite_from_timm():
     state = timm.create_model("efficientnet_lite0", pretrained=False).state_dict()
     names = build_model("student_lite0", 5).upstream_names()
     assert all(name.removeprefix("encoder.") in state for name in names)
+
+
+@pytest.mark.needs("timm")
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv4_conv_small", "repvit_m0_9"])
+def test_timms_own_weights_fill_the_whole_encoder(monkeypatch, name):
+    """Its encoder has flattened names of its own: stages_2 where the classifier has stages.2."""
+    import timm
+
+    create = timm.create_model
+
+    def published(*arguments, pretrained=False, **options):
+        model = create(*arguments, pretrained=False, **options)
+        for parameter in model.parameters() if pretrained else ():
+            torch.nn.init.constant_(parameter, 0.5)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", published)
+    model = build_model(f"timm:{name}", 5)
+    filled = load_weights(model, f"timm:{name}", "imagenet")
+    assert not any(name.startswith("encoder.") for name in filled.fresh)
+    assert all((parameter == 0.5).all() for parameter in model.encoder.parameters())
+
+
+def test_published_weights_that_no_longer_fit_are_refused(monkeypatch):
+    model = build_model("student", 5)
+    name = next(iter(model.published()))
+    state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("encoder.")}
+    lacking = dict(list(state.items())[:-3])
+    monkeypatch.setattr(type(model), "published", lambda self: {name: lambda: Published(lacking, "x", None, "encoder")})
+    with pytest.raises(BadInput, match=r"fill \d+ of the \d+ tensors of encoder in student, expected all of them"):
+        load_weights(model, "student", name)
 
 
 @pytest.mark.parametrize(
