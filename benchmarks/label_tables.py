@@ -58,9 +58,28 @@ def labels_table(root: Path, results: Path, settings: tuple[str, ...] = BY_LABEL
     )
 
 
-def labels_on_views_table(root: Path, results: Path) -> str:
-    """The same of the settings whose views are made once."""
-    return labels_table(root, results, BY_LABELS_ON_VIEWS)
+def labels_on_views_table(root: Path, results: Path, more: Path) -> str:
+    """The same of the settings whose views are made once, and how many labels their teachers are worth.
+
+    Args:
+        more: of the settings with more labels.
+    """
+    rows = students(read_json(root / results, MADE_BY), BY_LABELS_ON_VIEWS)
+    baselines = [row for row in (*rows, *students(read_json(root / more, MADE_BY))) if row["method"] == "baseline"]
+    worth = []
+    for row in sorted(rows, key=lambda row: row["labelled"]):
+        reached = [
+            other
+            for other in baselines
+            if other["labelled"] > row["labelled"] and other["test"]["miou"] <= row["test"]["miou"]
+        ]
+        if row["method"] != "baseline" and reached:
+            most = max(reached, key=lambda other: other["labelled"])
+            worth.append(
+                f"{row['labelled']} labels and {title_of(row['method'])} give {fraction(row['test']['miou'])} on test, "
+                f"{most['labelled']} labels without a teacher {fraction(most['test']['miou'])}"
+            )
+    return f"{labels_table(root, results, BY_LABELS_ON_VIEWS)}\nIn labels: {'; '.join(worth) or 'no more'}.\n"
 
 
 def folds_table(root: Path, results: Path) -> str:

@@ -89,6 +89,7 @@ PARTS = (
     Part(README, "gpu", (GPU / "latency-compiled.json",), readme_figures.gpu_claim),
     _measured(RESULTS, measured_tables.comparison_table),
     _measured(LABELS, label_tables.labels_table),
+    Part(MEASURED, "fewer", (FOLDS, LABELS), label_tables.labels_on_views_table),
     Part(MEASURED, "folds", (FOLDS,), label_tables.folds_table),
     Part(MEASURED, "views", (FOLDS,), label_tables.teacher_size_table),
     Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),

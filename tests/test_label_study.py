@@ -115,13 +115,19 @@ def test_numbers_of_labels_on_views_are_rows_beside_no_other_setting(tmp_path):
     entries += [entry("eighth-views", 46, "baseline", 0.35), entry("eighth-views", 46, "dist", 0.41)]
     entries += [entry("sixteenth-views", 23, "baseline", 0.3), entry("sixteenth-views", 23, "teacher", 0.55)]
     write_json(tmp_path / "study.json", score(entries))
-    table = labels_on_views_table(tmp_path, Path("study.json"))
+    write_json(
+        tmp_path / "more.json", score([entry("quarter", 92, "baseline", 0.4), entry("all", 367, "baseline", 0.5)])
+    )
+    table = labels_on_views_table(tmp_path, Path("study.json"), Path("more.json"))
     rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
     assert rows == ["| labels", "| ---", "| 23", "| 46", "| 46"]
     assert "| 46 | Relations (DIST) | 1 | 0.4100 | +0.0600 | +0.0300 | 0.4100 | +0.0600 |" in table
     assert "from 10 views of each image that are made once" in table
     assert "the teacher of 23 labels has 0.5500 on test" in table
     assert "0.6000" not in table
+    assert table.endswith(
+        "\nIn labels: 46 labels and Relations (DIST) give 0.4100 on test, 92 labels without a teacher 0.4000.\n"
+    )
 
 
 def test_a_setting_is_a_recipe():
