@@ -104,10 +104,19 @@ def load(
     if backend is None:
         (found,) = find_artifacts(path, Filter())
         if found.backend == "onnx-file":
+            _require_cpu(path, device)
             return OnnxFile.open(path, Reading(size=size), threads=threads)
         backend = found.backend
         output = output if path.suffix == ".safetensors" else found.output or output
     return load_backend(backend, path, output=output, size=size, device=device, threads=threads)
+
+
+def _require_cpu(path: Path, device: str) -> None:
+    if device != "cpu":
+        raise BadInput(
+            f"device: got '{device}' for '{path}', an .onnx file as it is, which runs on the processor, expected 'cpu', "
+            "or an export of kdbench with backend='onnx'"
+        )
 
 
 def evaluate(model: PathLike | Backend, dataset: SegmentationDataset, *, threads: int = 0) -> Evaluation:
@@ -247,6 +256,7 @@ def open_predictor(
 
     path = Path(artifact)
     if path.suffix == ".onnx":
+        _require_cpu(path, device)
         with open_file_predictor(path, Reading(size=size)) as predictor:
             yield predictor
         return

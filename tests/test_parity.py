@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from exporters.parity import compare_outputs
+from kdbench.api import load, open_predictor
 from kdbench.backends import load_backend
 from kdbench.comparison.evaluate import evaluate
 from kdbench.data.palette import distinct_palette
 from kdbench.data.shapes import Shapes
+from kdbench.errors import BadInput
 from tests.exports import SIZE
 from tests.onnx_models import nchw_logits, nhwc_mask
 
@@ -66,6 +68,16 @@ def test_another_network_is_drift(tmp_path, kdbench, photos):
     assert (document["verdict"], document["images"]) == ("drift", 3)
     assert document["max_logit_difference"] > 0.1
     assert document["pixel_agreement"] < 0.9
+
+
+def test_a_loose_file_is_not_run_elsewhere_than_was_asked(tmp_path, kdbench, photos):
+    path = nchw_logits(tmp_path / "a.onnx")
+    for flags in (("--device", "cuda"), ("--backend", "openvino")):
+        done = kdbench("predict", path, photos, *flags)
+        assert (done.code, f"{flags[0]}: got '{flags[1]}' for '{path}'" in done.err) == (2, True)
+    for open_it in (load, lambda path, device: open_predictor(path, device=device).__enter__()):
+        with pytest.raises(BadInput, match="device: got 'cuda' for"):
+            open_it(path, device="cuda")
 
 
 def test_8_bits_without_labels_are_not_judged(tmp_path, kdbench, photos):

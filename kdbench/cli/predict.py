@@ -80,6 +80,12 @@ def predict(
         "output_layout": output_layout, "threshold": threshold,
     }  # fmt: skip
     if model is not None:
+        for flag, given, ours in (("--backend", backend, None), ("--device", device, "auto")):
+            if given not in (ours, "cpu"):
+                raise BadInput(
+                    f"{flag}: got '{given}' for '{model}', an .onnx file as it is, which ONNX Runtime runs on the "
+                    "processor: leave it out, or name a method that was exported or imported with --method"
+                )
         folder = output_dir or model.parent / "predictions" / model.stem
         run_predict(open_file_predictor(model, make_reading(**flags), timeout), paths, video, folder, json_file)
         return
