@@ -114,7 +114,7 @@ def load(
 def _require_cpu(path: Path, device: str) -> None:
     if device != "cpu":
         raise BadInput(
-            f"device: got '{device}' for '{path}', an .onnx file as it is, which runs on the processor, expected 'cpu', "
+            f"device: got '{device}' for '{path}', an .onnx file as it is, which runs on the processor, expected 'cpu' "
             "or an export of kdbench with backend='onnx'"
         )
 
