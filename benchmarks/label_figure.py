@@ -45,6 +45,8 @@ def draw(rows: list[dict[str, Any]], on_views: list[dict[str, Any]], out: Path) 
         axis.set_xlabel("labels")
         axis.set_title(title, fontsize=10)
     axes[0].set_ylabel("mIoU, mean ± standard error")
+    if on_views:
+        axes[0].plot([], [], "o:", color="grey", markerfacecolor="white", label="hollow: views made once")
     axes[0].legend(fontsize=9, frameon=False)
     save(figure, out)
 

@@ -171,11 +171,12 @@ def gain(found: dict[str, Any]) -> str:
     return f"{difference(found['difference'])}{plus_minus(found['difference_standard_error'])}{verdict}"
 
 
-def few_labels_table(root: Path, results: Path, engines: Path) -> str:
+def few_labels_table(root: Path, results: Path, engines: Path, fewer: Path) -> str:
     """README's: the guide's methods and the best other one at the fewest labels, and one training of each by engine.
 
     Args:
         engines: what ``kdbench compare`` measured of one training each.
+        fewer: of the settings whose views are made once, for what the best method gains with fewer labels.
     """
     report = read_json(root / results, MADE_BY)
     fewest = min(row["labelled"] for row in students(report))
@@ -210,12 +211,23 @@ def few_labels_table(root: Path, results: Path, engines: Path) -> str:
         f"errors; with {title_of(best['method'])} the student has {fraction(best['test']['miou'])} there, and without "
         f"a teacher and all {everything['labelled']} labels {fraction(everything['test']['miou'])}. On validation, "
         f"more frames of a street that training knows, {len(on_val) or 'none'} of them are better: remembering pays "
-        "there.\n\n"
+        f"there.{with_fewer(root / fewer, best['method'], fewest)}\n\n"
         f"mIoU on CamVid at {size}, mean ± standard error over {counted(len(best['seeds']), 'seed')}. The engines' "
         "columns are validation mIoU and the share of pixels with PyTorch's class, of one further training each. "
         f"TensorRT: {drawn}. "
         "All methods, all labels and each drive: [what was measured](docs/measured.md).\n"
     )
+
+
+def with_fewer(results: Path, method: str, fewest: int) -> str:
+    """What a method gains with fewer labels, on test and on validation, in a sentence; "" where it was not measured."""
+    rows = students(read_json(results, MADE_BY), BY_LABELS_ON_VIEWS)
+    rows = [row for row in rows if row["method"] == method and row["labelled"] < fewest]
+    said = [
+        f"with {row['labelled']} labels {gain(row['test'])} on test and {gain(row['val'])} on validation"
+        for row in sorted(rows, key=lambda row: -row["labelled"])
+    ]
+    return f" The fewer the labels, the more a teacher is worth: {', '.join(said)}." if said else ""
 
 
 def label_hours(root: Path, results: Path, on_cpu: Path) -> str:

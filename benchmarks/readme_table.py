@@ -84,7 +84,7 @@ def _measured(results: Path, render: Callable[[Path, Path], str]) -> Part:
 PARTS = (
     Part(README, "demo", (DEMO,), readme_figures.demo),
     Part(README, "output", (RESULTS, NETWORKS), readme_figures.printed),
-    Part(README, "table", (LABELS, ENGINES), label_tables.few_labels_table),
+    Part(README, "table", (LABELS, ENGINES, FOLDS), label_tables.few_labels_table),
     Part(README, "figures", (GATE, NETWORKS, PROCESSORS, SPEED, LABELS, TRAINING), readme_figures.claims),
     Part(README, "gpu", (GPU / "latency-compiled.json",), readme_figures.gpu_claim),
     _measured(RESULTS, measured_tables.comparison_table),

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.label_tables import few_labels_table
 from benchmarks.readme_figures import percent
 from benchmarks.readme_picture import GAP, TITLE, WIDTH, picture
-from benchmarks.readme_table import ENGINES, LABELS, MEASURED, PAGES, PARTS, PAYS, README, RESULTS
+from benchmarks.readme_table import ENGINES, FOLDS, LABELS, MEASURED, PAGES, PARTS, PAYS, README, RESULTS
 from kdbench.comparison.results import Comparison
 from kdbench.data.base import Sample
 from tests.conftest import REPOSITORY
@@ -76,7 +76,7 @@ def test_the_table_has_what_was_measured_on_test_and_on_validation():
     rows = json.loads((REPOSITORY / LABELS).read_text(encoding="utf-8"))["rows"]
     fewest = min(row["labelled"] for row in rows)
     dist = next(row for row in rows if (row["labelled"], row["method"]) == (fewest, "dist"))
-    (line,) = (line for line in few_labels_table(REPOSITORY, LABELS, ENGINES).splitlines() if "(DIST) |" in line)
+    (line,) = (line for line in few_labels_table(REPOSITORY, LABELS, ENGINES, FOLDS).splitlines() if "(DIST) |" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     for cell, split in ((cells[2], "test"), (cells[4], "val")):
         found = dist[split]
