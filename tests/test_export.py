@@ -9,10 +9,8 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-import torch
 from rich.console import Console
 
-from exporters import to_tensorrt
 from exporters.export import Attempt
 from exporters.parity import compare_outputs, require_parity
 from exporters.proven_export import export_as
@@ -110,47 +108,6 @@ def test_a_drifted_export_is_not_kept_and_the_old_file_stays(tree, monkeypatch):
         export_as(job, "onnx", "fp32")
     assert path.read_bytes() != before
     assert json.loads(sidecar_path(path).read_text())["parity"]["pixel_agreement"] < 0.999
-
-
-def test_values_beyond_float16_are_refused_though_a_processor_computes_them(tree, monkeypatch):
-    """ONNX Runtime computes float16 files in float32 on a processor: its masks alone say nothing of a GPU's."""
-
-    class ByWayOfLargerNumbers(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.input = model, model.input
-
-        def forward(self, images):
-            return self.model(images) * 1e3 * 1e3 / 1e6
-
-    path = tree.export("baseline", "onnx", "fp16", "mask")
-    with make_job(tree) as job:
-        assert job.fits_float16()
-        model = job.model
-        monkeypatch.setattr(job, "model", ByWayOfLargerNumbers(model))
-        assert not job.fits_float16()
-        monkeypatch.setattr(job, "model", model)
-        monkeypatch.setattr(job, "fits_float16", lambda: False)
-        with pytest.raises(RunFailed, match="values leave the range of float16 on real images"):
-            export_as(job, "onnx", "fp16")
-        export_as(job, "onnx", "fp32")
-        before = path.read_bytes()
-        job.allow_drift = True
-        path.unlink()
-        export_as(job, "onnx", "fp16")
-        assert len(path.read_bytes()) == len(before)
-
-
-@pytest.mark.needs(ENGINE_BUILDER)
-def test_an_engine_of_a_network_that_drifted_takes_allow_drift_too(tree, monkeypatch):
-    monkeypatch.setattr(to_tensorrt, "AGREEMENT", {"fp16": 1.1})
-    with (
-        make_job(tree) as job,
-        pytest.raises(RunFailed, match=r"was kept by --allow-drift, .* expected at least 110.0%"),
-    ):
-        export_as(job, "trt", "fp16")
-    with make_job(tree, allow_drift=True) as job:
-        export_as(job, "trt", "fp16")
 
 
 def test_missing_checkpoint_and_missing_exports_name_their_commands(exported):
