@@ -36,6 +36,7 @@ from kdbench.backends.openvino_runtime import OpenVinoBackend
 from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.data import Sample, open_dataset
 from kdbench.data.preprocessing import resize_image, resize_label
+from kdbench.data.spread import spread_indices
 from kdbench.machine.environment import environment
 from kdbench.runs.files import write_json
 from kdbench.runs.tree import RunTree
@@ -146,7 +147,7 @@ def main() -> None:
     if shutil.which(EMULATOR) is None:
         raise SystemExit(f"{EMULATOR} is not installed: `apt install qemu-user`")
     train, val = (open_dataset(arguments.dataset, split, arguments.data_root) for split in ("train", "val"))
-    samples = [val[i] for i in np.linspace(0, len(val) - 1, min(arguments.images, len(val))).round().astype(int)]
+    samples = [val[i] for i in spread_indices(len(val), arguments.images)]
     calibration = [train[i].image for i in calibration_images(len(train))]
     tree = RunTree.find(arguments.runs, arguments.dataset)
     print(f"{'method':<12}{'format':<10}{'weights':<13}{'mIoU':>8}{'on AVX2':>9}{'same':>10}")

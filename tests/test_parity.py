@@ -75,6 +75,7 @@ def test_a_loose_file_is_not_run_elsewhere_than_was_asked(tmp_path, kdbench, pho
     for flags in (("--device", "cuda"), ("--backend", "openvino")):
         done = kdbench("predict", path, photos, *flags)
         assert (done.code, f"{flags[0]}: got '{flags[1]}' for '{path}'" in done.err) == (2, True)
+    assert kdbench("predict", path, photos, "--device", "cpu", "--backend", "onnx").code == 0  # where it runs
     for open_it in (load, lambda path, device: open_predictor(path, device=device).__enter__()):
         with pytest.raises(BadInput, match="device: got 'cuda' for"):
             open_it(path, device="cuda")

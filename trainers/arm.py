@@ -101,10 +101,8 @@ class Arm:
             if state["epochs_done"] == 0:  # written at the start, before anything was learnt
                 return
             before, now = state["data"], training_data(self.about)
-            changed = [
-                key if key in WORDS else f"{key} {before.get(key)} → {now[key]}" for key in differing(before, now)
-            ]
-            self._expect("dataset or teacher", [WORDS.get(key, key) for key in changed])
+            changed = [WORDS.get(key, f"{key} {before.get(key)} → {now[key]}") for key in differing(before, now)]
+            self._expect("dataset or teacher", changed)
             self.objective.load_state_dict(state["objective"])
             rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])

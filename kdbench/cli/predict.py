@@ -80,8 +80,8 @@ def predict(
         "output_layout": output_layout, "threshold": threshold,
     }  # fmt: skip
     if model is not None:
-        for flag, given, ours in (("--backend", backend, None), ("--device", device, "auto")):
-            if given not in (ours, "cpu"):
+        for flag, given, its in (("--backend", backend, (None, "onnx")), ("--device", device, ("auto", "cpu"))):
+            if given not in its:
                 raise BadInput(
                     f"{flag}: got '{given}' for '{model}', an .onnx file as it is, which ONNX Runtime runs on the "
                     "processor: leave it out, or name a method that was exported or imported with --method"
