@@ -41,6 +41,7 @@ from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
 from kdbench.runs.files import sha256, write_json
 from kdbench.runs.tree import RunTree
+from trainers.methods import needs_teacher
 from trainers.network_recipe import StudentRecipe
 from trainers.precision import has_bf16
 from trainers.recipe import Recipe, load_recipe
@@ -72,6 +73,8 @@ class Setting:
 
 
 RECIPE = "camvid-imagenet"
+LITE0 = {"arch": "student_lite0"}
+PLAIN = {"cutmix": 0.0}
 WHOLE = (
     Setting("quarter", {"labelled": 0.25, "epochs": 104}),
     Setting("all", {"epochs": 104}),
@@ -86,10 +89,17 @@ WHOLE = (
     Setting("half-views", {"labelled": 0.5, "epochs": 104, "views": 10}),
     Setting("quarter-cutmix", {"labelled": 0.25, "epochs": 104, "cutmix": 0.5}),
     Setting("all-cutmix", {"epochs": 104, "cutmix": 0.5}),
+    Setting(
+        "all-lite0-views",
+        {"student": LITE0 | {"weights": "imagenet"}, "lr": 1e-3, "epochs": 48, "views": 10, "teacher": PLAIN},
+    ),
+    Setting("all-lite0-scratch-views", {"student": LITE0, "epochs": 104, "views": 10, "teacher": PLAIN}),
+    Setting("all-cutmix-views", {"epochs": 104, "views": 10, "cutmix": 0.5, "teacher": PLAIN}),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had.
 
 Those of views are for processors: views, and what the teacher says of them, are made once for all methods and seeds.
+Those of a plain teacher share one, which learnt without CutMix.
 """
 DRIVES = ("0001TP", "0006R0", "0016E5")
 FOLDED = ("quarter", "all", "quarter-views")
@@ -170,10 +180,11 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
     todo = [s for s in arguments.seeds if any((setting.name, m, s) not in read_log(log) for m in arguments.methods)]
     if not todo:
         return
+    taught = any(needs_teacher(method) for method in arguments.methods)
     for seed in todo:
         job = TrainingJob(
             tree=tree, recipe=recipe, methods=arguments.methods, match=None,
-            train_teacher=not teacher_is_ready(tree, recipe), seeds=(seed,), device=device,
+            train_teacher=taught and not teacher_is_ready(tree, recipe), seeds=(seed,), device=device,
             weights=recipe.teacher.weights, resume=True,
             about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
         )  # fmt: skip
@@ -186,7 +197,7 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
             checkpoint = student_folder(job, method, seed).checkpoint
             append(log, setting, method, seed, checkpoint, scored)
     teacher = tree.checkpoint("teacher")
-    if (setting.name, "teacher", 0) not in read_log(log):
+    if teacher.exists() and (setting.name, "teacher", 0) not in read_log(log):
         at_its_size = {n: open_scored(splits[n], recipe.view_size, device) for n in names}
         append(log, setting, "teacher", 0, teacher, at_its_size)
 
