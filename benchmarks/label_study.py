@@ -61,11 +61,13 @@ class Setting:
     Attributes:
         recipe: the fields that differ from ``RECIPE``; of its ``teacher`` those alone that differ.
         hold_out: the drive that a fold is scored on; None = train and val as they are, scored on val and test.
+        after: the setting whose `feature` student of the same seed a student starts from.
     """
 
     name: str
     recipe: dict[str, Any]
     hold_out: str | None = None
+    after: str | None = None
 
     def without(self, drive: str) -> Setting:
         """The fold that is trained on the other drives of train and val together, and scored on this one."""
@@ -95,11 +97,21 @@ WHOLE = (
     ),
     Setting("all-lite0-scratch-views", {"student": LITE0, "epochs": 104, "views": 10, "teacher": PLAIN}),
     Setting("all-cutmix-views", {"epochs": 104, "views": 10, "cutmix": 0.5, "teacher": PLAIN}),
+    Setting(
+        "all-cutmix-features-views",
+        {"epochs": 52, "views": 10, "cutmix": 0.5, "teacher": PLAIN, "alpha": 0.0},
+    ),
+    Setting(
+        "all-cutmix-task-views",
+        {"epochs": 52, "views": 10, "cutmix": 0.5, "teacher": PLAIN},
+        after="all-cutmix-features-views",
+    ),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had.
 
 Those of views are for processors: views, and what the teacher says of them, are made once for all methods and seeds.
-Those of a plain teacher share one, which learnt without CutMix.
+Those of a plain teacher share one, which learnt without CutMix. Features first and the task after, as in GKD (arXiv
+2603.02554), is two of them with half of the steps each: method `feature`, then `baseline` from its students.
 """
 DRIVES = ("0001TP", "0006R0", "0016E5")
 FOLDED = ("quarter", "all", "quarter-views")
@@ -182,8 +194,9 @@ def run_setting(setting: Setting, arguments: argparse.Namespace, log: Path) -> N
         return
     taught = any(needs_teacher(method) for method in arguments.methods)
     for seed in todo:
+        start = recipe if setting.after is None else started_from(recipe, arguments.runs / setting.after, seed)
         job = TrainingJob(
-            tree=tree, recipe=recipe, methods=arguments.methods, match=None,
+            tree=tree, recipe=start, methods=arguments.methods, match=None,
             train_teacher=taught and not teacher_is_ready(tree, recipe), seeds=(seed,), device=device,
             weights=recipe.teacher.weights, resume=True,
             about={"dataset": "camvid", "data_root": arguments.data_root.as_posix()},
@@ -211,6 +224,12 @@ def open_splits(setting: Setting, root: Path) -> dict[str, SegmentationDataset]:
     return {"train": kept, "new_scenes": held}
 
 
+def started_from(recipe: Recipe, runs: Path, seed: int) -> Recipe:
+    """With the weights that `feature` gave the student of this seed in another setting."""
+    weights = RunTree(runs, "camvid").folder("feature", None if seed == recipe.seed else seed).checkpoint
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"weights": weights.as_posix()})})
+
+
 def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
     """Take another setting's finished teacher where it learnt from the same labels by the same recipe."""
     own = tree.method_dir("teacher")
@@ -222,7 +241,7 @@ def borrow_teacher(tree: RunTree, recipe: Recipe, runs: Path) -> None:
         if finished is None:
             continue
         changed = {text.split()[0] for text in recipe.for_teacher().changes_since(finished["recipe"])}
-        if not changed - {"student", "seed"}:
+        if not changed - {"student", "seed", "alpha"}:
             shutil.copytree(there.path, own)
             return
 

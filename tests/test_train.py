@@ -249,6 +249,22 @@ def test_numbers_that_are_not_finite_are_refused_by_their_flag(kdbench, argument
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "weights", "method"),
+    [
+        (["--method", "all", "--alpha", "0"], "alpha", "teacher"),
+        (["--method", "imitation", "--beta", "0"], "beta", "imitation"),
+        (["--method", "response", "--alpha", "0", "--beta", "0"], "alpha and beta", "response"),
+    ],
+)
+def test_a_method_that_could_learn_from_nothing_is_refused(kdbench, arguments, tmp_path, flags, weights, method):
+    """With α = 0 a teacher would be written as it began, and every student would learn from it."""
+    done = kdbench("train", "--runs", tmp_path, *arguments, *flags)
+    assert done.code == 2
+    assert f"{weights}: got 0, expected more than 0 for '{method}', which learns from nothing else" in done.err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_complete_weights_are_the_teacher_without_training(kdbench, arguments, trained_runs, tmp_path):
     source = trained_runs / "folder" / "teacher" / "teacher.safetensors"
     done = kdbench("train", "--method", "teacher", "--weights", source, "--runs", tmp_path, *arguments)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.errors import BadInput
 from kdbench.methods.base import METHODS, Term
 from kdbench.models.registry import shared_levels
 from kdbench.models.segmentation import SegmentationModel, Taps
@@ -51,6 +52,31 @@ def loss_of(term: Term) -> Loss:
 
 def needs_teacher(method: str) -> bool:
     return METHODS[method].distils
+
+
+def side_by_side(methods: tuple[str, ...], *, mixed: bool) -> list[tuple[bool, tuple[str, ...]]]:
+    """Groups of methods that train on the same batches, each with whether a teacher teaches it.
+
+    Args:
+        mixed: there are images without labels, which only distilled methods train on; else all are together.
+    """
+    distilled = tuple(method for method in methods if needs_teacher(method))
+    others = tuple(method for method in methods if not needs_teacher(method))
+    if not mixed:
+        return [(bool(distilled), methods)]
+    return [(distils, group) for distils, group in ((False, others), (True, distilled)) if group]
+
+
+def require_something_to_learn(methods: Iterable[str], recipe: Recipe) -> None:
+    """Raise BadInput where a recipe's weights leave a method no loss: its training would end as it began."""
+    for method in methods:
+        declared = METHODS[method]
+        weights = [*(["alpha"] if declared.cross_entropy else []), *(term.weight.name for term in declared.terms)]
+        if not any(getattr(recipe, weight) for weight in weights):
+            raise BadInput(
+                f"{' and '.join(weights)}: got 0, expected more than 0 for '{method}', which learns from nothing else: "
+                "give it one, or train the others apart, from a teacher that is trained before"
+            )
 
 
 class Objective(nn.Module):

@@ -28,7 +28,7 @@ from trainers.finished import is_finished, train_anew
 from trainers.images import Beside, TrainingImages
 from trainers.lock import locked
 from trainers.loop import save_arm, train_arms, validate
-from trainers.methods import Objective, needs_teacher
+from trainers.methods import Objective, needs_teacher, require_something_to_learn, side_by_side
 from trainers.networks import (
     Networks,
     Teaching,
@@ -96,8 +96,10 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
 
     Raises:
         Missing: a method needs a teacher and there is none. RunFailed: see ``train_arms``.
-        BadInput: another process trains in one of the folders, or a network does not fit the data.
+        BadInput: another process trains in one of the folders, a network does not fit the data, or a method has no
+            loss.
     """
+    require_something_to_learn([*(["teacher"] if job.train_teacher else []), *job.methods], job.recipe)
     networks = tried_networks(
         job.recipe, len(data.train.classes), student=bool(job.methods), teacher=job.train_teacher, code=job.code
     )
@@ -243,19 +245,6 @@ def train_students(
             run(arms, job, asked, batches, data.validation, f"seed {seed}: {', '.join(group)}{stage.told}")
             made += [arm.checkpoint for arm in arms]
     return made
-
-
-def side_by_side(methods: tuple[str, ...], *, mixed: bool) -> list[tuple[bool, tuple[str, ...]]]:
-    """Groups of methods that train on the same batches, each with whether a teacher teaches it.
-
-    Args:
-        mixed: there are images without labels, which only distilled methods train on; else all are together.
-    """
-    distilled = tuple(method for method in methods if needs_teacher(method))
-    others = tuple(method for method in methods if not needs_teacher(method))
-    if not mixed:
-        return [(bool(distilled), methods)]
-    return [(distils, group) for distils, group in ((False, others), (True, distilled)) if group]
 
 
 def student_folder(job: TrainingJob, method: str, seed: int) -> RunFolder:
