@@ -143,6 +143,24 @@ def test_recordings_in_names(tmp_path):
     assert not set(train.groups) & set(val.groups)
 
 
+def test_recordings_by_a_pattern_of_ones_own(tmp_path, kdbench):
+    root = lay(tmp_path / "data", "i/{run}/#{n}.png", "m/{run}/#{n}.png", runs=("east_1", "east_2", "west_1"))
+    for folder in ("i", "m"):
+        (root / folder / "other").mkdir()
+        (root / folder / "east_1/#0.png").rename(root / folder / "other/#0.png")
+    file = tmp_path / "my.toml"
+    done = kdbench("data", "describe", root, "--group", "/(east|west)_", "--output", file)
+    assert done.code == 0, done.err
+    assert "groups:  2 by /(east|west)_" in done.out
+    assert "note: group finds no recording for 1 images: i/other/#0.png" in done.out
+    opened = [open_dataset(str(file), split) for split in ("train", "val")]
+    assert {group for split in opened for group in split.groups} - {None} == {"east", "west"}
+    for pattern, message in (("east", "expected brackets"), ("(", "expected a regular"), ("(north)", "none of 27")):
+        refused = kdbench("data", "describe", root, "--group", pattern)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+        assert message in refused.err
+
+
 def test_images_without_a_mask_are_said(tmp_path):
     root = lay(tmp_path / "data", "i/{split}/#{n}.png", "m/{split}/#{n}.png")
     (root / "m" / "train" / "#3.png").unlink()

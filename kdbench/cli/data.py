@@ -79,6 +79,10 @@ def check(
 def describe(
     folder: Annotated[Path, typer.Argument(help="That holds images and masks, however they lie in it.")],
     output: Annotated[Path | None, typer.Option(help="Write the dataset file there. Default: print it.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Pattern whose brackets find the recording in a name, or, with /, path. Default: as seen."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -100,7 +104,7 @@ def describe(
     if output is not None and output.exists() and not overwrite:
         raise BadInput(f"--output: '{output}' exists: name another, or add --overwrite")
     with json_result(json_file) as document:
-        found = look(folder)
+        found = look(folder, group)
         text = as_toml(found, output)
         document.update({key: value for key, value in asdict(found).items() if key not in ("root", "unmasked")})
         document.update(root=folder.as_posix(), unmasked=[path.as_posix() for path in found.unmasked], toml=text)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kdbench.data.dataset_file import DatasetFile
+from kdbench.data.declared import Declared
 from kdbench.data.decoding import ColouredMask, image_size, palette_in_use, read_colours, read_mask
 from kdbench.data.faults import listed
 from kdbench.data.find_pairs import Match, matches, split_named, spread, template
@@ -57,11 +59,14 @@ class Described:
     notes: list[str] = field(default_factory=list)
 
 
-def describe(root: Path) -> Described:
+def describe(root: Path, group: str | None = None) -> Described:
     """Look at a folder.
 
+    Args:
+        group: a pattern that finds recordings, as a dataset file has it; None = one that is seen in names.
+
     Raises:
-        BadInput: it is none, or no images with masks are found in it.
+        BadInput: it is none, no images with masks are found in it, or the pattern finds no recording.
     """
     if not root.is_dir():
         raise BadInput(f"kdbench data describe: '{root}' is no folder: name the one that holds images and masks")
@@ -78,7 +83,10 @@ def describe(root: Path) -> Described:
     for path in spread(every, MOST_READ):
         size = "x".join(map(str, image_size(path)))
         described.sizes[size] = described.sizes.get(size, 0) + 1
-    _group(described, every)
+    if group is None:
+        _group(described, every)
+    else:
+        _asked_group(described, every, group)
     _values(described, [match.masks.files[stem] for match in found for stem in match.stems])
     _classes(described)
     if described.unmasked:
@@ -133,6 +141,24 @@ def _group(described: Described, images: list[Path]) -> None:
         if len(found) > 1 and sum(found.values()) == len(images) and len(images) >= 3 * len(found):
             described.group, described.groups = pattern, len(found)
             return
+
+
+def _asked_group(described: Described, images: list[Path], pattern: str) -> None:
+    """Recordings by a person's own pattern, and which images it finds none for."""
+    try:
+        DatasetFile.one_pair_of_brackets(pattern)
+    except ValueError as error:
+        raise BadInput(f"--group: got '{pattern}', {error}") from error
+    declared = Declared(None, re.compile(pattern), described.root)
+    groups = {path: declared.group_of(path) for path in images}
+    alone = [declared.relative(path) for path, found in groups.items() if found is None]
+    if len(alone) == len(images):
+        raise BadInput(
+            f"--group: '{pattern}' finds a recording in none of {len(images)} names ({listed(alone)}): mend the pattern"
+        )
+    described.group, described.groups = pattern, len({found for found in groups.values() if found is not None})
+    if alone:
+        described.notes.append(f"group finds no recording for {len(alone)} images: {listed(alone)}")
 
 
 def _values(described: Described, masks: list[Path]) -> None:
