@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -19,6 +20,7 @@ from kdbench.comparison.sweep_results import sweep_rows
 from kdbench.errors import BadInput
 from tests.conftest import REPOSITORY
 from trainers.grid import plan, read_grid
+from trainers.sweep import data_of, is_finished, train_run
 
 GRID = """
 dataset = "folder"
@@ -116,6 +118,46 @@ def test_rows_have_paired_differences_and_claim_over_three_seeds():
     assert gain.delta_standard_error == pytest.approx(0.01 / 3**0.5)
     assert gain.verdict == "gain"
     assert (two.delta_miou, two.delta_standard_error, two.verdict) == (pytest.approx(0.4), None, "no gain shown")
+
+
+def of_baselines(grid, runs, seeds, **changes):
+    """The runs of a grid without settings that trains the baseline with these seeds."""
+    text = grid.read_text(encoding="utf-8").split("[settings")[0]
+    path = grid.with_name("baselines.toml")
+    path.write_text(text.replace('["baseline", "response"]', '["baseline"]').replace("[0, 3]", str(seeds)))
+    described = read_grid(path).model_copy(update=changes)
+    return plan(described, runs).runs
+
+
+def test_a_grid_with_other_seeds_leaves_earlier_students_where_they_are(grid, trained_runs, tmp_path):
+    """Each student has one folder, whichever grid asks for it: <method>/ stays that of the seed it was trained with."""
+    runs = tmp_path / "runs"
+    shutil.copytree(trained_runs, runs)
+    for seeds in ([0, 3], [3, 0], [3, 4]):
+        folders = {run.recipe.seed: run.folder("baseline").path.name for run in of_baselines(grid, runs, seeds)}
+        assert folders == {seed: f"seed-{seed}" if seed else "baseline" for seed in seeds}
+    (student,) = of_baselines(grid, runs, [0])
+    assert is_finished(student, data_of(student.grid))
+
+
+def test_students_of_other_data_are_not_finished_and_not_lost(
+    grid, trained_runs, folder_dataset, tmp_path, monkeypatch
+):
+    runs, others = tmp_path / "runs", tmp_path / "others"
+    shutil.copytree(trained_runs, runs)
+    shutil.copytree(folder_dataset, others)
+    for folder in ("images", "masks"):
+        first = sorted((others / folder / "train").iterdir())[0]
+        first.rename(first.with_stem("another"))
+    (student,) = of_baselines(grid, runs, [0], data_root=others)
+    assert not is_finished(student, data_of(student.grid))
+    monkeypatch.chdir(tmp_path)
+    before = student.checkpoint("baseline").read_bytes()
+    with pytest.raises(BadInput, match="was finished with other images, or meanings of mask values: add --overwrite"):
+        train_run(student, str(tmp_path), sys.argv, "cpu")
+    assert student.checkpoint("baseline").read_bytes() == before
+    train_run(dataclasses.replace(student, overwrite=True), str(tmp_path), sys.argv, "cpu")
+    assert is_finished(student, data_of(student.grid))
 
 
 @pytest.mark.skipif(

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdbench.data import SegmentationDataset
+from kdbench.data.remembered import names_and_meaning
+from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import BadInput
 from kdbench.runs.files import write_text
 from kdbench.runs.folder import RunFolder
@@ -101,7 +104,7 @@ class Arm:
             if state["epochs_done"] == 0:  # written at the start, before anything was learnt
                 return
             before, now = state["data"], training_data(self.about)
-            changed = [WORDS.get(key, f"{key} {before.get(key)} → {now[key]}") for key in differing(before, now)]
+            changed = [WORDS.get(key, f"{key} {before.get(key)} → {now.get(key)}") for key in differing(before, now)]
             self._expect("dataset or teacher", changed)
             self.objective.load_state_dict(state["objective"])
             rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -139,6 +142,28 @@ class Arm:
         write_text(self.folder.history, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
+def data_fields(
+    train: SegmentationDataset,
+    validation: SegmentationDataset,
+    unlabelled: ImagesWithoutLabels | None,
+    images: int | None,
+) -> dict[str, Any]:
+    """What a sidecar says of the data.
+
+    Args:
+        images: the first of ``train`` that are trained on; None = all.
+    """
+    names = names_and_meaning(train)
+    return {
+        "classes": list(train.classes),
+        "palette": [list(color) for color in train.palette],
+        "train_images": min(len(train), images or len(train)),
+        **({NAMES: names} if names is not None else {}),
+        **({"unlabelled_train_images": len(unlabelled)} if unlabelled is not None else {}),
+        "val_images": len(validation),
+    }
+
+
 def training_data(about: dict[str, Any]) -> dict[str, Any]:
     """What a training learns from, by its sidecar's fields; a resume from anything else would mix two trainings."""
     data = {key: about[key] for key in ("classes", "train_images")}
@@ -153,8 +178,9 @@ def training_data(about: dict[str, Any]) -> dict[str, Any]:
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Fields of ``training_data`` that a record has otherwise; one from before ``NAMES`` says nothing of them."""
-    changed = [key for key in now if before.get(key) != now[key]]
-    unknown = NAMES not in before or "train_images" in changed  # another number of images says it all
+    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    # Of data whose names nobody knows nothing is said, and another number of images says it all.
+    unknown = NAMES not in before or NAMES not in now or "train_images" in changed
     return [key for key in changed if key != NAMES or not unknown]
 
 

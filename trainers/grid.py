@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.data.open import join_dataset
-from kdbench.errors import BadInput, Missing
+from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import read_toml
 from kdbench.runs.folder import RunFolder
@@ -49,6 +51,7 @@ class Run:
 
     Attributes:
         setting: its name, or "" in a grid without settings.
+        overwrite: what was finished with other settings is trained anew, which fails without.
         attempts: how often a worker was given it.
         reason: why it failed.
     """
@@ -58,6 +61,7 @@ class Run:
     recipe: Recipe
     methods: tuple[str, ...]
     grid: Grid
+    overwrite: bool = False
     state: State = "waiting"
     attempts: int = 0
     reason: str = ""
@@ -75,10 +79,19 @@ class Run:
     def needs_teacher(self) -> bool:
         return any(needs_teacher(method) for method in self.methods)
 
+    @cached_property
+    def own_seed(self) -> int:
+        """The seed whose students lie in <method>/ itself: of an earlier grid, or this grid's first."""
+        for method in self.methods:
+            with suppress(KdbenchError):  # a broken one belongs to nobody
+                if (sidecar := self.tree.folder(method).finished("kdbench sweep")) is not None:
+                    return int(sidecar["seed"])
+        return self.grid.seeds[0]
+
     def folder(self, method: str) -> RunFolder:
-        """Where ``kdbench train`` trains it: seeds other than the grid's first lie in folders of their own."""
+        """Where ``kdbench train`` trains it: seeds other than ``own_seed`` lie in folders of their own."""
         seed = self.recipe.seed
-        return self.tree.folder(method, None if seed == self.grid.seeds[0] else seed)
+        return self.tree.folder(method, None if seed == self.own_seed else seed)
 
     def checkpoint(self, method: str) -> Path:
         return self.folder(method).checkpoint
@@ -137,8 +150,11 @@ def read_grid(path: Path) -> Grid:
     return grid
 
 
-def plan(grid: Grid, runs: Path) -> Sweep:
+def plan(grid: Grid, runs: Path, *, overwrite: bool = False) -> Sweep:
     """Every run of the grid, its recipe checked.
+
+    Args:
+        overwrite: see ``Run``.
 
     Raises:
         BadInput: no such recipe, or a setting's field that is unknown or out of range.
@@ -156,10 +172,10 @@ def plan(grid: Grid, runs: Path) -> Sweep:
         for seed in grid.seeds:
             recipe = load_recipe(recipe_name, {**fields, "seed": seed})
             tree = RunTree(runs / setting, dataset, variant_name(dataset, recipe, grid.unlabelled))
-            planned += [Run(setting, tree, recipe, group, grid) for group in groups]
+            planned += [Run(setting, tree, recipe, group, grid, overwrite) for group in groups]
     sweep = Sweep(planned)
     if any(run.needs_teacher for run in planned):
         recipe = load_recipe(recipe_name, {"seed": grid.seeds[0]})
         tree = RunTree(runs, dataset, variant_name(dataset, recipe, grid.unlabelled))
-        sweep.teacher = Run("", tree, recipe, (), grid)
+        sweep.teacher = Run("", tree, recipe, (), grid, overwrite)
     return sweep

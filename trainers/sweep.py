@@ -42,7 +42,8 @@ from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.tree import RunTree, sidecar_path
-from trainers.grid import Run, Sweep
+from trainers.arm import NAMES, data_fields, differing
+from trainers.grid import Grid, Run, Sweep
 from trainers.teacher import teacher_is_ready
 from trainers.train import Data, TrainingJob, train
 
@@ -50,13 +51,22 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 INSTALL_RAY = "pip install 'ray>=2.40' (or kdbench with its extra: pip install 'kdbench[sweep]')"
+DATA = ("classes", "train_images", NAMES, "unlabelled_train_images")
+"""Fields of a sidecar by which a training's data are known."""
 POLL_SECONDS = 1.0
 LONGEST_TMPDIR = 24
 """Characters: a system's sockets have names of 103 or more, of which Ray takes 60."""
 
 
-def is_finished(run: Run) -> bool:
-    """Whether every checkpoint of the run is there, whole, of this recipe, and of the teacher in its tree.
+def data_of(grid: Grid) -> Data:
+    """What the grid trains on."""
+    name = join_dataset(grid.dataset)
+    train_set, validation = (open_dataset(name, split, grid.data_root) for split in ("train", "val"))
+    return Data(train_set, validation, open_unlabelled(grid.unlabelled, train_set, validation, grid.data_root))
+
+
+def is_finished(run: Run, data: Data) -> bool:
+    """Whether every checkpoint of the run is there, whole, of this recipe and data, and of the teacher in its tree.
 
     A teacher only has to be finished and of the recipe's architecture, as for ``kdbench train --method all``.
     """
@@ -71,11 +81,13 @@ def is_finished(run: Run) -> bool:
         if sidecar is None:
             return False
         same = METHODS[method].time_matched or not run.recipe.changes_since(sidecar["recipe"])
+        now = data_fields(*data, images=run.recipe.images)
+        of_data = differing(*({key: about[key] for key in DATA if key in about} for about in (sidecar, now)))
         teacher = run.tree.checkpoint("teacher")
         taught = "teacher" not in sidecar or (
             teacher.exists() and sidecar["teacher"]["sha256"] == read_json(sidecar_path(teacher), "")["sha256"]
         )
-        if not (same and taught and folder.is_whole(sidecar)):
+        if not (same and not of_data and taught and folder.is_whole(sidecar)):
             return False
     return True
 
@@ -89,17 +101,12 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
     """
     os.chdir(folder)
     sys.argv = command
-    grid = run.grid
-    name = join_dataset(grid.dataset)
-    train_set, validation = (open_dataset(name, split, grid.data_root) for split in ("train", "val"))
-    unlabelled = open_unlabelled(grid.unlabelled, train_set, validation, grid.data_root)
-    accepted = require_sound(
-        train_set, validation, unlabelled, accept=grid.accept_data, remembered=Remembered(run.tree.data_file)
-    )
+    grid, data = run.grid, data_of(run.grid)
+    accepted = require_sound(*data, accept=grid.accept_data, remembered=Remembered(run.tree.data_file))
     job = TrainingJob(
         tree=run.tree,
         # Seeds other than the job's own lie in folders of their own.
-        recipe=run.recipe.model_copy(update={"seed": grid.seeds[0]}),
+        recipe=run.recipe.model_copy(update={"seed": run.own_seed}),
         methods=run.methods,
         match=None,
         train_teacher=not run.methods,
@@ -107,10 +114,11 @@ def train_run(run: Run, folder: str, command: list[str], device: str) -> None:
         device=torch.device(device),
         weights=run.recipe.teacher.weights,
         resume=True,
-        overwrite=True,
-        about={**how_to_open(name, grid.data_root), **grid.about_unlabelled(), **accepted},
+        overwrite=run.overwrite,
+        restart=True,
+        about={**how_to_open(join_dataset(grid.dataset), grid.data_root), **grid.about_unlabelled(), **accepted},
     )
-    train(job, Data(train_set, validation, unlabelled))
+    train(job, data)
 
 
 def import_ray() -> ModuleType:
@@ -142,7 +150,8 @@ def run_sweep(
         on_change: called every second or so.
     """
     ray = import_ray()
-    if all(is_finished(run) for run in sweep.all_runs):
+    data = data_of(sweep.runs[0].grid)
+    if all(is_finished(run, data) for run in sweep.all_runs):
         for run in sweep.all_runs:
             run.state = "finished before"
         return
@@ -175,14 +184,14 @@ def run_sweep(
             return worker.remote(run, os.getcwd(), list(sys.argv), "cuda" if gpus else "cpu")
 
         if sweep.teacher is not None:
-            complete(ray, [sweep.teacher], submit, retries, on_change)
+            complete(ray, [sweep.teacher], data, submit, retries, on_change)
             if sweep.teacher.state == "failed":
                 for run in sweep.runs:
                     run.state, run.reason = "failed", "the teacher, which the sweep's methods learn from, failed"
                 return
             for tree in {run.tree for run in sweep.runs if run.needs_teacher} - {sweep.teacher.tree}:
                 copy_teacher(sweep.teacher.tree, tree)
-        complete(ray, sweep.runs, submit, retries, on_change)
+        complete(ray, sweep.runs, data, submit, retries, on_change)
 
 
 @contextmanager
@@ -196,12 +205,17 @@ def session_folder() -> Iterator[str | None]:
 
 
 def complete(
-    ray: ModuleType, runs: Sequence[Run], submit: Callable[[Run], Any], retries: int, on_change: Callable[[], None]
+    ray: ModuleType,
+    runs: Sequence[Run],
+    data: Data,
+    submit: Callable[[Run], Any],
+    retries: int,
+    on_change: Callable[[], None],
 ) -> None:
     """Bring every run to its end, good or bad."""
     active: dict[Any, Run] = {}
     for run in runs:
-        if is_finished(run):
+        if is_finished(run, data):
             run.state = "finished before"
         else:
             active[submit(run)] = run

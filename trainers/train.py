@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kdbench.data import SegmentationDataset
-from kdbench.data.remembered import Remembered, names_and_meaning
+from kdbench.data.remembered import Remembered
 from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.machine.environment import environment
 from kdbench.methods.base import METHODS
@@ -22,7 +22,7 @@ from kdbench.models.registry import build_model
 from kdbench.models.segmentation import SegmentationModel
 from kdbench.runs.folder import RunFolder
 from kdbench.runs.tree import RunTree
-from trainers.arm import NAMES, AnotherTraining, Arm, mark_started
+from trainers.arm import AnotherTraining, Arm, data_fields, mark_started
 from trainers.batches import TrainingBatches
 from trainers.finished import is_finished, train_anew
 from trainers.images import Beside, TrainingImages
@@ -63,6 +63,7 @@ class TrainingJob:
         about: dataset fields that go into every sidecar (how to open it again).
         deterministic: refuse operators whose result may differ from run to run.
         overwrite: with ``resume``, what was finished with other settings is trained anew.
+        restart: the same of what was begun with other settings and is not finished.
         stages: of time-matched methods whose epochs are known: how they are trained.
         code: of a past training that is done again: the file that built its network.
     """
@@ -79,6 +80,7 @@ class TrainingJob:
     about: dict[str, Any]
     deterministic: bool = False
     overwrite: bool = False
+    restart: bool = False
     stages: tuple[Stage, ...] = ()
     code: Code | None = None
 
@@ -110,12 +112,7 @@ def train(job: TrainingJob, data: Data) -> list[Path]:
     about = {
         **job.about,
         **({"variant": job.tree.variant} if job.tree.variant else {}),
-        "classes": list(data.train.classes),
-        "palette": [list(color) for color in data.train.palette],
-        "train_images": min(len(data.train), job.recipe.images or len(data.train)),
-        **({NAMES: names} if (names := names_and_meaning(data.train)) is not None else {}),
-        **({"unlabelled_train_images": len(data.unlabelled)} if data.unlabelled is not None else {}),
-        "val_images": len(data.validation),
+        **data_fields(*data, images=job.recipe.images),
         "processes": world_size(),
         "threads": torch.get_num_threads(),
         "device": job.device.type,
@@ -329,7 +326,7 @@ def run(
             try:
                 arm.load_state()
             except AnotherTraining as error:
-                if not job.overwrite:
+                if not (job.overwrite or job.restart):
                     raise
                 train_anew(str(error))
                 arm.state_file.unlink(missing_ok=True)

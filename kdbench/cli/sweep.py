@@ -34,6 +34,9 @@ def sweep(
         float | None, typer.Option(min=0.0, help="GPUs that a run occupies, 0.5 for two on one. Default: 1 if any.")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a run whose worker died is taken up again.")] = 2,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Train anew what was finished with other settings or data.")
+    ] = False,
     json_file: Annotated[
         str | None,
         typer.Option("--json", help="A file, or - for stdout too. Default: <runs>/sweep-<grid's name>.json."),
@@ -66,7 +69,7 @@ def sweep(
     from trainers.sweep import import_ray, run_sweep, trained_miou
 
     described = read_grid(grid)
-    planned = plan(described, runs)
+    planned = plan(described, runs, overwrite=overwrite)
     destination = results_file(json_file, runs / f"sweep-{grid.stem}.json")
     import_ray()
     about = environment()
