@@ -76,12 +76,11 @@ class Setting:
 
 RECIPE = "camvid-imagenet"
 LITE0 = {"arch": "student_lite0"}
-PLAIN = {"cutmix": 0.0}
 WHOLE = (
     Setting("quarter", {"labelled": 0.25, "epochs": 104}),
     Setting("all", {"epochs": 104}),
     Setting("sixteenth", {"labelled": 1 / 16, "epochs": 104}),
-    Setting("all-lite0", {"student": {"arch": "student_lite0", "weights": "imagenet"}, "lr": 1e-3, "epochs": 48}),
+    Setting("all-lite0", {"student": LITE0 | {"weights": "imagenet"}, "lr": 1e-3, "epochs": 48}),
     Setting("quarter-long", {"labelled": 0.25, "epochs": 208}),
     Setting("quarter-360", {"labelled": 0.25, "epochs": 104, "size": (360, 480)}),
     Setting("quarter-teacher-180", {"labelled": 0.25, "epochs": 104, "teacher": {"size": None}}),
@@ -91,26 +90,16 @@ WHOLE = (
     Setting("half-views", {"labelled": 0.5, "epochs": 104, "views": 10}),
     Setting("quarter-cutmix", {"labelled": 0.25, "epochs": 104, "cutmix": 0.5}),
     Setting("all-cutmix", {"epochs": 104, "cutmix": 0.5}),
-    Setting(
-        "all-lite0-views",
-        {"student": LITE0 | {"weights": "imagenet"}, "lr": 1e-3, "epochs": 48, "views": 10, "teacher": PLAIN},
-    ),
-    Setting("all-lite0-scratch-views", {"student": LITE0, "epochs": 104, "views": 10, "teacher": PLAIN}),
-    Setting("all-cutmix-views", {"epochs": 104, "views": 10, "cutmix": 0.5, "teacher": PLAIN}),
-    Setting(
-        "all-cutmix-features-views",
-        {"epochs": 52, "views": 10, "cutmix": 0.5, "teacher": PLAIN, "alpha": 0.0},
-    ),
-    Setting(
-        "all-cutmix-task-views",
-        {"epochs": 52, "views": 10, "cutmix": 0.5, "teacher": PLAIN},
-        after="all-cutmix-features-views",
-    ),
+    Setting("all-lite0-views", {"student": LITE0 | {"weights": "imagenet"}, "lr": 1e-3, "epochs": 48, "views": 10}),
+    Setting("all-lite0-scratch-views", {"student": LITE0, "epochs": 104, "views": 10}),
+    Setting("all-cutmix-views", {"epochs": 104, "views": 10, "cutmix": 0.5}),
+    Setting("all-cutmix-features-views", {"epochs": 52, "views": 10, "cutmix": 0.5, "alpha": 0.0}),
+    Setting("all-cutmix-task-views", {"epochs": 52, "views": 10, "cutmix": 0.5}, after="all-cutmix-features-views"),
 )
 """22 steps of 16 an epoch: 2,288 steps, as many images as the first look at these settings had.
 
 Those of views are for processors: views, and what the teacher says of them, are made once for all methods and seeds.
-Those of a plain teacher share one, which learnt without CutMix. Features first and the task after, as in GKD (arXiv
+A teacher learns without CutMix, so that settings share it. Features first and the task after, as in GKD (arXiv
 2603.02554), is two of them with half of the steps each: method `feature`, then `baseline` from its students.
 """
 DRIVES = ("0001TP", "0006R0", "0016E5")
