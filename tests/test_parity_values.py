@@ -171,6 +171,17 @@ def test_a_class_that_loses_more_than_two_points_is_marked(after, worse):
     assert parity.as_json()["worse_classes"] == worse
 
 
+def test_the_value_255_is_a_class_of_masks_and_means_ignore_in_labels_alone():
+    sample = Sample("x", np.zeros((2, 2, 3), np.uint8), np.array([[0, 0], [255, 255]], np.uint8))
+    parity = compare_outputs(
+        Fixed(masks([[0, 255], [255, 255]])), Fixed(masks([[0, 0], [0, 255]])), [sample], range(256)
+    )
+    assert (parity.pixel_agreement, parity.classes_seen) == (2 / 4, 2)
+    between = parity.confusion_between
+    assert (between[0, 0], between[255, 0], between[255, 255], between.sum()) == (1, 2, 1, 4)
+    assert parity.confusion_reference.sum() == 2  # the two pixels that have a label
+
+
 def test_classes_seen_are_those_of_the_reference():
     for masks_of, seen in ((([[0, 0], [2, 2]], [[1, 1], [1, 1]]), 2), (([[1, 1], [1, 1]], [[0, 1], [2, 2]]), 1)):
         parity = lone(masks(masks_of[0]), masks(masks_of[1]))
