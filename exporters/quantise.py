@@ -26,7 +26,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from exporters.image_bytes import fold_normalisation, overrides, read_bytes
-from exporters.layer_names import LAYER_OPERATORS, nodes_named
+from exporters.layer_names import LAYER_OPERATORS, name_unnamed, nodes_named
 from kdbench.backends.onnx_runtime import configure
 from kdbench.data.spread import spread_indices
 from kdbench.errors import BackendUnavailable
@@ -61,6 +61,7 @@ def quantise_for_onnxruntime(
         # ONNX's own shapes are enough; the symbolic ones that it would look for first fail where the batch is open.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(prepared)
+        name_unnamed(model.graph)
         excluded = {*_with_producers(model.graph, keep_float), *_after_last_layer(model.graph)}
         zero_point = fold_normalisation(model, but_not_into=excluded)
         onnx.save(model, prepared)
@@ -86,6 +87,7 @@ def quantise_for_tensorrt(
 
     nncf = import_nncf()
     model = onnx.load(source)
+    name_unnamed(model.graph)
     kept = nodes_named(keep_float, (node.name for node in model.graph.node))
     ignored = nncf.IgnoredScope(names=[*kept, *_after_last_layer(model.graph)], validate=False)
     with _silence(), few_threads():
@@ -172,17 +174,14 @@ def _with_producers(graph: Any, layers: Sequence[str]) -> list[str]:
 
 
 def _after_last_layer(graph: Any) -> list[str]:
-    """Names of the nodes behind the last layer: upsampling and argmax gain nothing from 8 bits, and lose accuracy.
-
-    Nodes without a name are left out: nobody could say which of them is meant.
-    """
+    """Names of the nodes behind the last layer: upsampling and argmax gain nothing from 8 bits, and lose accuracy."""
     last = [node for node in graph.node if node.op_type in LAYER_OPERATORS][-1]
     reached, names = set(last.output), []
     for node in graph.node:
         if any(name in reached for name in node.input):
             reached |= set(node.output)
             names.append(node.name)
-    return [name for name in names if name]
+    return names
 
 
 OPENVINO_LAYERS = (
