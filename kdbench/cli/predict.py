@@ -17,7 +17,6 @@ from kdbench.cli.options import (
     Device,
     JsonFile,
     Runs,
-    Timeout,
     Variant,
     choose_device,
     deployable,
@@ -55,7 +54,9 @@ def predict(
     runs: Runs = Path("runs"),
     variant: Variant = None,
     device: Device = "auto",
-    timeout: Timeout = LIMIT_S,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that an .onnx file may take for one image.", min=1, max=1e6)
+    ] = LIMIT_S,
     json_file: JsonFile = None,
 ) -> None:
     """Segment images or a video: NAME-mask.png (class ids, dataset's colours) and NAME-overlay.png with a legend.

@@ -30,13 +30,21 @@ class Apart:
         open_it: a module's function.
         what: names the object in errors, as "'model.onnx'".
         limit_s: seconds for all calls together, opening included.
+        per_answer: the seconds are for each call alone: of a film that has thousands.
 
     Raises:
         KdbenchError: that ``open_it`` raised. RunFailed: the time was over, or the process ended.
     """
 
-    def __init__(self, open_it: Callable[..., Any], *arguments: Any, what: str, limit_s: float = LIMIT_S) -> None:
-        self._what, self._limit, self._spent = what, limit_s, 0.0
+    def __init__(
+        self,
+        open_it: Callable[..., Any],
+        *arguments: Any,
+        what: str,
+        limit_s: float = LIMIT_S,
+        per_answer: bool = False,
+    ) -> None:
+        self._what, self._limit, self._spent, self._per_answer = what, limit_s, 0.0, per_answer
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, open_it, arguments), daemon=True)
@@ -76,7 +84,8 @@ class Apart:
         except BaseException:
             self.close()
             raise
-        self._spent += time.monotonic() - started
+        if not self._per_answer:
+            self._spent += time.monotonic() - started
         if status == "error":
             raise value
         return value
