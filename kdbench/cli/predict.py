@@ -25,7 +25,7 @@ from kdbench.cli.options import (
 from kdbench.cli.reading import Bgr, FileSize, Mean, OutputLayout, OutputName, Range, Std, Threshold, make_reading
 from kdbench.errors import BadInput
 from kdbench.machine.apart import LIMIT_S
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import PREDICTIONS, RunTree
 
 if TYPE_CHECKING:
     from kdbench.predict.images import Predictor
@@ -87,7 +87,7 @@ def predict(
                     f"{flag}: got '{given}' for '{model}', an .onnx file as it is, which ONNX Runtime runs on the "
                     "processor: leave it out, or name a method that was exported or imported with --method"
                 )
-        folder = output_dir or model.parent / "predictions" / model.stem
+        folder = output_dir or model.parent / PREDICTIONS / model.stem
         run_predict(open_file_predictor(model, make_reading(**flags), timeout), paths, video, folder, json_file)
         return
     assert method is not None
@@ -102,7 +102,7 @@ def predict(
     for flag, name, known in (("--method", method, deployable(tree)), ("--backend", backend, BACKENDS.names())):
         if name not in known:
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
-    folder = output_dir or tree.root / "predictions" / f"{method}-{backend}"
+    folder = output_dir or tree.predictions / f"{method}-{backend}"
     run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder, json_file)
 
 
