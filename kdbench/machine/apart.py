@@ -19,6 +19,8 @@ from kdbench.machine.ending import die_with_parent
 
 LIMIT_S = 300.0
 """Seconds that an artifact may take in all, unless --timeout says else."""
+SIGKILL = getattr(signal, "SIGKILL", 9)
+"""The signal by its number where the module lacks it, as on Windows."""
 LOOK_S = 0.1
 """Between looks at whether the process is still alive."""
 
@@ -75,11 +77,11 @@ class Apart:
                 if not self._process.is_alive() and not self._connection.poll(0):
                     raise EOFError
             status, value = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # Windows' pipes break where others end
             self._process.join(5)
             code = self._process.exitcode or 0
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            memory = ", which is how a machine without memory left ends a process" if code == -signal.SIGKILL else ""
+            memory = ", which is how a machine without memory left ends a process" if code == -SIGKILL else ""
             raise RunFailed(f"{self._what} does not run: its process ended {how}{memory}") from None
         except BaseException:
             self.close()
