@@ -1,4 +1,4 @@
-"""A package's run.py on images that `kdbench predict` takes or refuses, of a file that nobody had to train."""
+"""A package's run.py and its requirements, of a file that nobody had to train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from kdbench.data.decoding import read_image
 from kdbench.data.normalisation import Input
 from kdbench.errors import BadInput
-from kdbench.package.runner import program
+from kdbench.package.runner import program, requirements
 from kdbench.package.tensors import Tensor
 from tests.onnx_models import nhwc_mask
 
@@ -49,3 +49,19 @@ def test_images_of_8_bits_are_segmented(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     code, said, mask = run(tmp_path, tmp_path / "photo.png")
     assert (code, said, mask.shape, len(np.unique(mask)) > 1) == (0, "", (SIDE, SIDE), True)
+
+
+@pytest.mark.parametrize(
+    ("installed", "on_gpu", "line"),
+    [
+        ({"onnxruntime-gpu": "1.23.2"}, False, "onnxruntime==1.23.2"),
+        ({"onnxruntime": "1.23.1", "onnxruntime-gpu": "1.23.2"}, False, "onnxruntime==1.23.1"),
+        ({"onnxruntime": "1.23.1", "onnxruntime-gpu": "1.23.2"}, True, "onnxruntime-gpu==1.23.2"),
+        ({"onnxruntime": "1.23.1"}, True, "onnxruntime-gpu==1.23.1"),
+        ({}, False, "onnxruntime"),
+    ],
+)
+def test_the_engine_is_required_in_the_version_of_either_distribution(installed, on_gpu, line):
+    comparison = SimpleNamespace(environment={"versions": {"numpy": "2.4.6", **installed}})
+    shipped = SimpleNamespace(comparison=comparison, format="onnx", on_gpu=on_gpu, sidecar={})
+    assert requirements(shipped).splitlines() == ["numpy==2.4.6", "pillow>=10.1", line]
