@@ -235,15 +235,14 @@ def few_threads() -> Iterator[None]:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Quantisers print progress bars, warn of deprecations among themselves, and log at INFO; ours is one line."""
-    nncf_logger = logging.getLogger("nncf")
-    levels = logging.root.manager.disable, nncf_logger.level
+    before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(_Nothing()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(levels[0])
+            logging.disable(before)
 
 
 class _Nothing:
