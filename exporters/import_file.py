@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.graph import describe_value
+from exporters.graph import describe_graph
 from exporters.wrap import count_parameters, wrap
 from kdbench.backends.onnx_file import OnnxFile, external_files
 from kdbench.backends.onnx_layout import NOTHING_SAID, Reading
@@ -269,11 +268,7 @@ def _put(made: Path, tree: RunTree, about: dict[str, Any], parity: Parity) -> Pa
             "kind": "export", "format": "onnx", "precision": "fp32", "output": made.stem, "batch": 1,
             "input": about["input"], "environment": about["environment"], "checkpoint_sha256": about["sha256"],
             "reference": f"'{about['source']['file']}'",
-            "inputs": [describe_value(value) for value in model.graph.input],
-            "outputs": [describe_value(value) for value in model.graph.output],
-            "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-            "nodes": len(model.graph.node),
-            "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+            **describe_graph(model),
             "parity": parity.as_json(),
             "sha256": sha256(path), "bytes": path.stat().st_size,
         },
