@@ -9,10 +9,10 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from exporters.parity import compare_outputs
 from kdbench.api import load, open_predictor
 from kdbench.backends import load_backend
 from kdbench.comparison.evaluate import evaluate
+from kdbench.comparison.parity import compare_outputs
 from kdbench.data.palette import distinct_palette
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput

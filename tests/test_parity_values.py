@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from exporters.parity import Parity, compare_outputs, drift, require_parity
+from exporters.proven_export import require_parity
+from kdbench.comparison.parity import Parity, compare_outputs, drift
 from kdbench.data import Sample
 from kdbench.errors import BadInput, RunFailed
 
