@@ -40,12 +40,10 @@ from kdbench.machine.environment import environment, git_revision
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import SCHEMA_VERSION, atomic_path, sha256, write_sealed
-from kdbench.runs.tree import RunTree, sidecar_path
+from kdbench.runs.tree import RESERVED, USUAL, RunTree, sidecar_path
 
 PARITY_IMAGES = 100
 LONGEST_NAME = 64
-TAKEN = ("all", "latency", "plots", "predictions", "usual")
-"""Words of the command line, and folders that stand beside those of methods."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def check_name(tree: RunTree, name: str, overwrite: bool) -> None:
         raise BadInput(
             f"--name: got '{name:.80}', expected letters, digits, '.', '-' and '_', at most {LONGEST_NAME} of them"
         )
-    if name in METHODS or name in TAKEN:
+    if name in METHODS or name in ("all", USUAL, *RESERVED):
         what = "a method" if name in METHODS else "a word of kdbench's own"
         raise BadInput(f"--name: '{name}' is {what}: choose another")
     if name in tree.imports():

@@ -11,7 +11,7 @@ from PIL import Image
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput
 from kdbench.runs.folder import RunFolder, at_its_end
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import RESERVED, RunTree
 from tests.conftest import REPOSITORY
 from tests.exports import edit_sidecar, make_student
 
@@ -27,6 +27,8 @@ def test_names():
     ]  # fmt: skip
     assert RunFolder.of(other.checkpoint) == other
     assert RunFolder.of(teacher.checkpoint) == teacher
+    beside = (tree.data_file, tree.comparison, tree.package, tree.plots, tree.predictions, tree.latency("x").parent)
+    assert {path.relative_to(tree.root).as_posix() for path in beside} <= set(RESERVED)
     assert (tree.plots, tree.predictions) == (tree.root / "plots", tree.root / "predictions")
 
 

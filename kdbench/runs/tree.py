@@ -24,6 +24,11 @@ TEACHERS_TOO = ("labelled", HOLD_OUT)
 """Parts of a variant that its teacher has too: it learns from the same labels, and sees no more scenes."""
 PREDICTIONS = "predictions"
 """The folder of masks and overlays, beside methods or beside a file on its own."""
+RESERVED = (
+    "compare.csv", "compare.json", "compare.md", "compare.txt", "data.json", "latency", "package", "plots", PREDICTIONS,
+    "report.html", "report.md",
+)  # fmt: skip
+"""What stands in a dataset's folder beside those of methods and variants."""
 LONGEST = 48
 """Characters of a variant's part: some file systems take 255 bytes for a name."""
 
