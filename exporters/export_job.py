@@ -179,9 +179,21 @@ class ExportJob:
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """The layers that int8 leaves in float."""
+        """The layers that int8 leaves in float.
+
+        Raises:
+            BadInput: a number of them was asked for, and fewer can be ranked.
+        """
         if isinstance(self.keep_float, int):
-            return tuple(error.layer for error in self.layer_errors[: self.keep_float])
+            ranked = [error.layer for error in self.layer_errors]
+            if len(ranked) < self.keep_float:
+                known, kinds = self.layers()
+                raise BadInput(
+                    f"--keep-float: got {self.keep_float}, expected at most {len(ranked)}, as many {kinds} of "
+                    f"'{self.method}' as 8 bits can be tried in one by one: name them instead, as in --keep-float "
+                    f"{known[-1]}"
+                )
+            return tuple(ranked[: self.keep_float])
         return self.keep_float
 
     def path(self, export_format: str, precision: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,17 @@ def remove_unused(graph: Any) -> None:
     kept = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def describe_graph(model: Any) -> dict[str, Any]:
+    """What an ONNX file's sidecar says of its graph."""
+    return {
+        "inputs": [describe_value(value) for value in model.graph.input],
+        "outputs": [describe_value(value) for value in model.graph.output],
+        "opset": next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        "nodes": len(model.graph.node),
+        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+    }
 
 
 def describe_value(value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from exporters.layer_names import name_unnamed
 from exporters.wrap import BORDER
 
 
@@ -18,8 +19,7 @@ def half_graph(source: Path, destination: Path) -> None:
 
     model = onnx.load(source)
     kept = [node.name for node in model.graph.node if node.name.startswith(BORDER)]
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"  # the converter knows nodes by name
+    name_unnamed(model.graph)
     half = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept))
     half.topological_sort()  # the converter appends its casts
     onnx.save(half.model, destination)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.graph import describe_value
+from exporters.graph import describe_graph
 from exporters.wrap import count_parameters, wrap
 from kdbench.backends.onnx_file import OnnxFile, external_files
 from kdbench.backends.onnx_layout import NOTHING_SAID, Reading
@@ -41,12 +40,10 @@ from kdbench.machine.environment import environment, git_revision
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
 from kdbench.runs.files import SCHEMA_VERSION, atomic_path, sha256, write_sealed
-from kdbench.runs.tree import RunTree, sidecar_path
+from kdbench.runs.tree import RESERVED, USUAL, RunTree, sidecar_path
 
 PARITY_IMAGES = 100
 LONGEST_NAME = 64
-TAKEN = ("all", "latency", "plots", "predictions", "usual")
-"""Words of the command line, and folders that stand beside those of methods."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def check_name(tree: RunTree, name: str, overwrite: bool) -> None:
         raise BadInput(
             f"--name: got '{name:.80}', expected letters, digits, '.', '-' and '_', at most {LONGEST_NAME} of them"
         )
-    if name in METHODS or name in TAKEN:
+    if name in METHODS or name in ("all", USUAL, *RESERVED):
         what = "a method" if name in METHODS else "a word of kdbench's own"
         raise BadInput(f"--name: '{name}' is {what}: choose another")
     if name in tree.imports():
@@ -269,11 +266,7 @@ def _put(made: Path, tree: RunTree, about: dict[str, Any], parity: Parity) -> Pa
             "kind": "export", "format": "onnx", "precision": "fp32", "output": made.stem, "batch": 1,
             "input": about["input"], "environment": about["environment"], "checkpoint_sha256": about["sha256"],
             "reference": f"'{about['source']['file']}'",
-            "inputs": [describe_value(value) for value in model.graph.input],
-            "outputs": [describe_value(value) for value in model.graph.output],
-            "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-            "nodes": len(model.graph.node),
-            "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+            **describe_graph(model),
             "parity": parity.as_json(),
             "sha256": sha256(path), "bytes": path.stat().st_size,
         },

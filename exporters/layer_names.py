@@ -35,6 +35,18 @@ def name_layers(graph: Any, layers: Collection[str]) -> None:
             node.name = name if times[name] == 1 else f"{name}#{times[name]}"
 
 
+def name_unnamed(graph: Any) -> None:
+    """Give every node without a name one of its own: quantisers are told by names what to leave in float."""
+    taken = {node.name for node in graph.node}
+    for index, node in enumerate(graph.node):
+        if not node.name:
+            name = f"{node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            node.name = name
+
+
 def nodes_named(layers: Iterable[str], names: Iterable[str]) -> list[str]:
     """Those of the node names that belong to one of the layers.
 

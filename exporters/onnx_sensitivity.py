@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from exporters.layer_names import LAYER_OPERATORS
 from exporters.mask_logits import return_logits
-from exporters.sensitivity import PERCENTILE, LayerError
+from exporters.quantise import SHARE_INSIDE
+from exporters.sensitivity import LayerError
 from kdbench.backends.onnx_runtime import open_session
 from kdbench.machine.cores import answer_threads
 from kdbench.machine.scratch import ScratchFolder
@@ -73,7 +74,7 @@ def _input_ranges(model: Any, batches: Sequence[NDArray[Any]]) -> dict[str, tupl
         for batch in batches:
             for name, values in zip(names, run(batch), strict=True):
                 flat = values.reshape(-1)
-                low, high = np.quantile(flat[:: max(1, flat.size // VALUES)], [1 - PERCENTILE, PERCENTILE])
+                low, high = np.quantile(flat[:: max(1, flat.size // VALUES)], [1 - SHARE_INSIDE, SHARE_INSIDE])
                 found[name] = (min(found[name][0], float(low)), max(found[name][1], float(high)))
     return found
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from exporters.export_job import ExportJob
 from exporters.mask_logits import logit_difference
-from exporters.parity import Parity, compare_outputs, require_parity
 from exporters.steps import STEPS
 from kdbench.backends.base import Backend
+from kdbench.comparison.parity import Parity, compare_outputs, drift
 from kdbench.errors import NoSuchPrecision, RunFailed
 from kdbench.formats import FORMATS
 from kdbench.runs.files import atomic_group, sha256, write_sealed
@@ -91,3 +91,10 @@ def prove(job: ExportJob, candidate: Backend, name: str, precision: str, graph: 
     if not job.allow_drift:
         require_parity(parity, precision, f"{job.method} {name} {precision} {job.output}", job.reference_name)
     return parity
+
+
+def require_parity(parity: Parity, precision: str, what: str, reference: str = "PyTorch") -> None:
+    """Raise RunFailed with one sentence when an export drifted further than its precision may."""
+    if problem := drift(parity, precision, reference):
+        more = ", --keep-float leaves layers in float" if precision == "int8" else ""
+        raise RunFailed(f"{what}: {problem}: the export was not kept; --allow-drift keeps it{more}")

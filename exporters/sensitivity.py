@@ -1,7 +1,8 @@
 """Which layers 8 bits hurt: each layer alone is rounded to int8 in PyTorch, and the logits are compared.
 
-A simulation of what the quantisers do (int8 weights per output channel, 8-bit activations per tensor with percentile
-ranges), so that one ranking with PyTorch's names serves every engine. It takes one forward pass per layer.
+One ranking with PyTorch's names serves every engine: int8 weights per output channel, 8-bit activations per tensor with
+percentile ranges. Weights have 8 bits here, as TensorRT has them; on processors they have one bit less (``quantise``).
+It takes one forward pass per layer.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from exporters.quantise import SHARE_INSIDE
 from kdbench.data.preprocessing import normalise
 from kdbench.models.layers import layer_weights
 from kdbench.models.segmentation import SegmentationModel
-
-PERCENTILE = 0.9999
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def round_activation(values: Tensor) -> Tensor:
     """Asymmetric 8 bits for the whole tensor between the percentiles 0.01 and 99.99; zero stays exact."""
     flat = values.flatten()
     count = flat.numel()
-    low = flat.kthvalue(max(1, round((1 - PERCENTILE) * count))).values.clamp(max=0)
-    high = flat.kthvalue(max(1, round(PERCENTILE * count))).values.clamp(min=0)
+    low = flat.kthvalue(max(1, round((1 - SHARE_INSIDE) * count))).values.clamp(max=0)
+    high = flat.kthvalue(max(1, round(SHARE_INSIDE * count))).values.clamp(min=0)
     scale = ((high - low) / 255).clamp(min=1e-12)
     zero = (-low / scale).round()
     return ((values / scale + zero).round().clamp(0, 255) - zero) * scale

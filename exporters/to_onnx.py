@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from exporters.export_job import ExportJob
-from exporters.graph import describe_value
+from exporters.graph import describe_graph
 from exporters.quantise import percentile_images, quantise_for_onnxruntime
 from exporters.steps import STEPS, Step, Written
 from kdbench.backends.onnx_metadata import write_metadata
@@ -24,13 +23,7 @@ def write_onnx(job: ExportJob, precision: str, path: Path) -> Written:
     else:
         path.write_bytes(job.graph(half=precision == "fp16").read_bytes())
     model = finish_graph(path, job, precision)
-    fields = {
-        "inputs": [describe_value(value) for value in model.graph.input],
-        "outputs": [describe_value(value) for value in model.graph.output],
-        "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-        "nodes": len(model.graph.node),
-        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-    }
+    fields = describe_graph(model)
     if precision == "int8":
         fields["calibration_images"] = len(percentile_images(len(job.calibration)))
     return Written(fields, open_onnx(path, job), path)

@@ -16,7 +16,7 @@ import numpy as np
 from exporters.float32 import in_float32
 from exporters.graph import INPUT, remove_unused
 from exporters.layer_names import LAYER_OPERATORS
-from kdbench.backends.onnx_file import OnnxFile
+from kdbench.backends.onnx_file import OnnxFile, external_files
 from kdbench.backends.onnx_runtime import INTEGER_OPERATORS
 from kdbench.errors import BadInput, one_line
 
@@ -24,6 +24,8 @@ OLDEST_OPSET, OLDEST_IR = 13, 8
 """Older files are brought up to these: 8 bits per channel need them."""
 RESIZE_SAYS_HOW = 11
 """The opset from which Resize says which pixels it takes; before, there was one way, that onnx's converter forgets."""
+LARGEST = 2**31
+"""Bytes of a model, its external data included: what is wrapped is one file."""
 PREFIX = "net."
 """Of names of the network."""
 BORDER = "border."
@@ -74,9 +76,11 @@ def prepared(file: OnnxFile, path: Path) -> Any:
     """The network alone: its image in, one output, sizes that are numbers, float32, names with a prefix."""
     import onnx
 
-    if sum(entry.stat().st_size for entry in (path, *path.parent.glob(path.name + "*"))) > 2**31:
+    model = onnx.load(path, load_external_data=False)
+    files = (path, *(path.parent / name for name in external_files(model)))
+    if sum(entry.stat().st_size for entry in files) > LARGEST:
         raise BadInput(f"'{path}' has more than 2 GB, which one ONNX file cannot hold")
-    model = onnx.load(path)
+    onnx.load_external_data_for_model(model, str(path.parent))
     graph = model.graph
     quantised = [node.op_type for node in graph.node if node.op_type in (*INTEGER_OPERATORS, "QuantizeLinear")]
     if quantised:

@@ -55,6 +55,19 @@ def test_what_crashes_is_said(served):
         served.call("crash")
 
 
+@pytest.mark.parametrize("broken", [EOFError, BrokenPipeError, ConnectionResetError])
+def test_an_end_is_said_where_signals_lack_and_pipes_break_as_on_windows(served, monkeypatch, broken):
+    def poll(timeout):
+        raise broken
+
+    monkeypatch.delattr(signal, "SIGKILL", raising=False)
+    served._process.terminate()
+    served._process.join(5)
+    monkeypatch.setattr(served._connection, "poll", poll)
+    with pytest.raises(RunFailed, match=r"'model.onnx' does not run: its process ended (by signal|with exit code)"):
+        served.call("double", 1)
+
+
 def endless(path):
     """A segmentation of 32 x 32 pixels that counts to 2^62 first."""
     body = helper.make_graph(

@@ -81,6 +81,9 @@ def test_names_in_a_run_folder_are_spelt_in_one_room():
         ".lock",
         "compare.json",
         "imported.json",
+        "data.json",
+        "plots",
+        "predictions",
     }
     for package in ("kdbench", "trainers", "exporters"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):

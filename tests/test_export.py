@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from exporters.export import Attempt
-from exporters.parity import compare_outputs, require_parity
-from exporters.proven_export import export_as
+from exporters.proven_export import export_as, require_parity
 from exporters.to_tensorrt import AHEAD_OF_TIME
 from kdbench.backends import load_backend
 from kdbench.cli.export import class_table
+from kdbench.comparison.parity import compare_outputs
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput, Missing, RunFailed
 from kdbench.runs.tree import RunTree, sidecar_path

@@ -30,7 +30,7 @@ def test_engine_without_a_gpu_says_why_it_does_not_run(exported):
 @pytest.mark.needs(ENGINE_BUILDER)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_engine_on_a_gpu_agrees_with_torch(exported, output):
-    from exporters.parity import compare_outputs
+    from kdbench.comparison.parity import compare_outputs
 
     scenes = Shapes("val")
     try:

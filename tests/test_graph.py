@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from exporters.graph import remove_unused, resize_by_scales, scale_factor, write_graph
+from exporters.graph import describe_graph, remove_unused, resize_by_scales, scale_factor, write_graph
 from kdbench.errors import RunFailed
 from kdbench.models.deployed import deployable
 from kdbench.models.registry import load_model
@@ -109,6 +109,22 @@ def test_resize_by_scales_by_value(tmp_path, height, large):
 def test_an_open_height_has_no_factor():
     with pytest.raises(RunFailed, match=r"got a Resize from \['h', 5\] to \[9, 9\], expected a height and width"):
         resize_by_scales(resize_model("h", 9))
+
+
+def test_a_graph_is_described_by_value():
+    nodes = [
+        helper.make_node(kind, [a], [b]) for kind, a, b in (("Relu", "x", "t"), ("Relu", "t", "u"), ("Neg", "u", "y"))
+    ]
+    values = [helper.make_tensor_value_info(name, FLOAT, ["batch", 3]) for name in "xy"]
+    opsets = [helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("ai.onnx", 17)]
+    described = describe_graph(
+        helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), opset_imports=opsets)
+    )
+    assert described == {
+        "inputs": [{"name": "x", "dtype": "float", "shape": ["batch", 3]}],
+        "outputs": [{"name": "y", "dtype": "float", "shape": ["batch", 3]}],
+        "opset": 17, "nodes": 3, "operators": {"Relu": 2, "Neg": 1},
+    }  # fmt: skip
 
 
 def test_unused_nodes_go_with_what_only_they_read():

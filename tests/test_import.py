@@ -256,7 +256,24 @@ def test_class_ids_that_the_dataset_lacks(tmp_path):
         take(tmp_path, Stranger(out="ids"), Three(label=lambda image: np.zeros(image.shape[:2])))
 
 
-@pytest.mark.parametrize("name", ["baseline", "teacher", "all", "latency", "a=b", "a,b", "../x", "", "-x", "x" * 65])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "baseline",
+        "teacher",
+        "all",
+        "latency",
+        "package",
+        "compare.json",
+        "usual",
+        "a=b",
+        "a,b",
+        "../x",
+        "",
+        "-x",
+        "x" * 65,
+    ],
+)
 def test_names_that_mean_something_else(tmp_path, name):
     path = Stranger().write(tmp_path / "theirs.onnx")
     with pytest.raises(BadInput, match="--name: "):

@@ -7,12 +7,14 @@ import json
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from kdbench.backends import load_backend
 from kdbench.errors import BadInput
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import RunTree, sidecar_path
 from tests.imports import CLASSES, SIZE, Painted, Stranger, write_folder
+from tests.onnx_models import FLOAT, INT64, save_model
 
 
 @pytest.fixture
@@ -89,6 +91,37 @@ def test_what_an_import_cannot_be_exported_as(tmp_path, kdbench, where, flags, m
     assert kdbench("import", tmp_path / "theirs.onnx", "--name", "theirs", *where).code == 0
     done = kdbench("export", "--method", "theirs", "--format", "onnx", *flags, *where[4:])
     assert (done.code, message in done.err) == (2, True), done.err
+
+
+def test_layers_that_cannot_be_ranked_are_kept_by_name_alone(tmp_path, kdbench, where):
+    """Of class ids that no ArgMax makes, nobody knows the logits."""
+    height, width = SIZE
+    rng = np.random.default_rng(0)
+    weights = {"stem.weight": rng.normal(size=(8, 3, 1, 1)), "head.weight": rng.normal(size=(1, 8, 1, 1))}
+    arrays = {**weights, "half": np.array(0.5)}
+    nodes = [
+        helper.make_node("Conv", ["x", "stem.weight"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "head.weight"], ["c"]),
+        helper.make_node("Greater", ["c", "half"], ["above"]),
+        helper.make_node("Cast", ["above"], ["ids"], to=INT64),
+    ]
+    save_model(
+        tmp_path / "ids.onnx", {"x": (FLOAT, [1, 3, height, width])}, {"ids": (INT64, [1, 1, height, width])}, nodes,
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )  # fmt: skip
+    done = kdbench("import", tmp_path / "ids.onnx", "--name", "ids", *where, "--mean", "0.5,0.5,0.5", "--std", "1,1,1")
+    assert done.code == 0, done.err
+    command = ("export", "--method", "ids", "--precision", "int8", "--format", "onnx", "--allow-drift", *where[4:])
+    done = kdbench(*command, "--keep-float", "1")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].endswith(
+        "--keep-float: got 1, expected at most 0, as many layers of 'ids' as 8 bits can be tried in one by one: "
+        "name them instead, as in --keep-float head"
+    )
+    assert kdbench(*command, "--keep-float", "head").code == 0
+    sidecar = sidecar_path(RunTree(tmp_path / "runs", "folder").export("ids", "onnx", "int8", "mask"))
+    assert json.loads(sidecar.read_text())["keep_float"] == ["head"]
 
 
 def test_an_export_of_the_file_before_is_refused(tmp_path, kdbench, where):

@@ -12,7 +12,7 @@ from exporters.float32 import in_float32, names_read
 from exporters.half_graph import half_graph
 from exporters.import_file import ImportOptions, import_file
 from exporters.onnx_sensitivity import layer_errors, output_channel, round_weight
-from exporters.sensitivity import PERCENTILE
+from exporters.quantise import SHARE_INSIDE
 from exporters.wrap import BORDER, name_layers
 from kdbench.backends.onnx_layout import Reading
 from kdbench.backends.onnx_runtime import OnnxBackend
@@ -37,7 +37,7 @@ def test_what_8_bits_do_to_the_only_layer(wrapped):
     (error,) = layer_errors(wrapped, [image[None]])
     values = normalise(image[None], IMAGENET)[0]
     weight, bias = weights()
-    low, high = np.quantile(values, [1 - PERCENTILE, PERCENTILE])
+    low, high = np.quantile(values, [1 - SHARE_INSIDE, SHARE_INSIDE])
     scale = (max(high, 0) - min(low, 0)) / 255
     zero = round(-min(low, 0) / scale)
     rounded = (np.clip(np.round(values / scale) + zero, 0, 255) - zero) * scale

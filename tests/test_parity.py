@@ -6,17 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
-from exporters.parity import compare_outputs
 from kdbench.api import load, open_predictor
 from kdbench.backends import load_backend
 from kdbench.comparison.evaluate import evaluate
+from kdbench.comparison.parity import compare_outputs
 from kdbench.data.palette import distinct_palette
 from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput
 from tests.exports import SIZE
-from tests.onnx_models import nchw_logits, nhwc_mask
+from tests.onnx_models import FLOAT, UINT8, nchw_logits, nhwc_mask, save_model
 
 
 def test_numbers_are_those_of_compare(exported):
@@ -68,6 +69,27 @@ def test_another_network_is_drift(tmp_path, kdbench, photos):
     assert (document["verdict"], document["images"]) == ("drift", 3)
     assert document["max_logit_difference"] > 0.1
     assert document["pixel_agreement"] < 0.9
+
+
+def bright(path, threshold):
+    """A mask that is 255 where a pixel's mean is above the threshold, and 0 elsewhere."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["grey"], axes=[3], keepdims=0),
+        helper.make_node("Greater", ["grey", "threshold"], ["above"]),
+        helper.make_node("Where", ["above", "white", "black"], ["mask"]),
+    ]
+    values = {"threshold": np.float32(threshold), "white": np.uint8(255), "black": np.uint8(0)}
+    constants = [numpy_helper.from_array(np.array(value), name) for name, value in values.items()]
+    return save_model(path, {"image": (UINT8, [1, 64, 64, 3])}, {"mask": (UINT8, [1, 64, 64])}, nodes, constants)
+
+
+def test_masks_of_0_and_255_are_compared_where_they_are_255(tmp_path, kdbench, photos):
+    reference, nothing = bright(tmp_path / "a.onnx", 100), bright(tmp_path / "b.onnx", 1000)
+    done = kdbench("parity", reference, nothing, "--images", photos, "--json", "-")
+    document = json.loads(done.out)
+    assert (done.code, document["verdict"], document["classes_seen"]) == (1, "drift", 2), done.err
+    assert kdbench("parity", reference, bright(tmp_path / "c.onnx", 100), "--images", photos).code == 0
 
 
 def test_a_loose_file_is_not_run_elsewhere_than_was_asked(tmp_path, kdbench, photos):

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from exporters.parity import Parity, compare_outputs, drift, require_parity
+from exporters.proven_export import require_parity
+from kdbench.comparison.parity import Parity, compare_outputs, drift
 from kdbench.data import Sample
 from kdbench.errors import BadInput, RunFailed
 
@@ -169,6 +170,17 @@ def test_a_class_that_loses_more_than_two_points_is_marked(after, worse):
     parity = Parity(("a", "b"), *confusions, np.eye(2, dtype=int), 1, None)
     assert parity.class_changes()[1] == after / 100 - 0.04
     assert parity.as_json()["worse_classes"] == worse
+
+
+def test_the_value_255_is_a_class_of_masks_and_means_ignore_in_labels_alone():
+    sample = Sample("x", np.zeros((2, 2, 3), np.uint8), np.array([[0, 0], [255, 255]], np.uint8))
+    parity = compare_outputs(
+        Fixed(masks([[0, 255], [255, 255]])), Fixed(masks([[0, 0], [0, 255]])), [sample], range(256)
+    )
+    assert (parity.pixel_agreement, parity.classes_seen) == (2 / 4, 2)
+    between = parity.confusion_between
+    assert (between[0, 0], between[255, 0], between[255, 255], between.sum()) == (1, 2, 1, 4)
+    assert parity.confusion_reference.sum() == 2  # the two pixels that have a label
 
 
 def test_classes_seen_are_those_of_the_reference():

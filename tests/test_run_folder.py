@@ -6,12 +6,14 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
+from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput
 from kdbench.runs.folder import RunFolder, at_its_end
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import RESERVED, RunTree
 from tests.conftest import REPOSITORY
-from tests.exports import edit_sidecar
+from tests.exports import edit_sidecar, make_student
 
 
 def test_names():
@@ -25,6 +27,25 @@ def test_names():
     ]  # fmt: skip
     assert RunFolder.of(other.checkpoint) == other
     assert RunFolder.of(teacher.checkpoint) == teacher
+    beside = (tree.data_file, tree.comparison, tree.package, tree.plots, tree.predictions, tree.latency("x").parent)
+    assert {path.relative_to(tree.root).as_posix() for path in beside} <= set(RESERVED)
+    assert (tree.plots, tree.predictions) == (tree.root / "plots", tree.root / "predictions")
+
+
+def test_predictions_of_a_variant_lie_beside_its_methods(tmp_path, kdbench):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(Shapes("val")[0].image).save(photo)
+    usual = RunTree(tmp_path / "runs", "shapes")
+    variant = usual.of_variant("student=other")
+    assert variant.plots == variant.root / "student=other" / "plots"
+    masks = []
+    for seed, tree in enumerate((usual, variant)):
+        make_student(tree, "baseline", seed)
+        name = tree.variant or "usual"
+        done = kdbench("predict", "--method", "baseline", photo, "--runs", tree.runs, "--variant", name)
+        assert done.code == 0, done.err
+        masks.append(tree.checkpoint("baseline").parent.parent / "predictions/baseline-torch/photo-mask.png")
+    assert masks[0].read_bytes() != masks[1].read_bytes()
 
 
 def test_seeds_are_in_order_and_a_persons_copies_are_none(tmp_path):

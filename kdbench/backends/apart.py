@@ -52,8 +52,10 @@ class SessionApart:
         BadInput: ONNX Runtime cannot load the file. RunFailed: it hangs or crashes.
     """
 
-    def __init__(self, path: Path, *, threads: int, spinning: bool | None, limit_s: float = LIMIT_S) -> None:
-        self._apart = Apart(_Session, path, threads, spinning, what=f"'{path}'", limit_s=limit_s)
+    def __init__(
+        self, path: Path, *, threads: int, spinning: bool | None, limit_s: float, per_answer: bool = False
+    ) -> None:
+        self._apart = Apart(_Session, path, threads, spinning, what=f"'{path}'", limit_s=limit_s, per_answer=per_answer)
         self._about: dict[str, Any] = self._apart.call("about")
         self.details: dict[str, Any] = self._about["details"]
 

@@ -71,6 +71,7 @@ class OnnxFile(Backend):
         threads: int = 0,
         spinning: bool | None = None,
         limit_s: float | None = None,
+        per_answer: bool = False,
     ) -> OnnxFile:
         """Open a file and try it on two images.
 
@@ -78,6 +79,7 @@ class OnnxFile(Backend):
             reading: what the file does not say itself.
             threads, spinning: see ``onnx_runtime.configure``.
             limit_s: run it in a process of its own, which may take so many seconds in all; None = in this one.
+            per_answer: it may take them for each image anew.
 
         Raises:
             BadInput: no ONNX file, or one that is no segmentation of one image; the message says what is in the way.
@@ -90,7 +92,9 @@ class OnnxFile(Backend):
             backend._session, details = open_session(path, threads=threads, spinning=spinning)
             metadata = backend._session.get_modelmeta().custom_metadata_map
         else:
-            backend._session = SessionApart(path, threads=threads, spinning=spinning, limit_s=limit_s)
+            backend._session = SessionApart(
+                path, threads=threads, spinning=spinning, limit_s=limit_s, per_answer=per_answer
+            )
             metadata, details = backend._session.metadata, backend._session.details
         backend.about = read_metadata(metadata, path) or {}
         backend._read_input(reading.size)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
@@ -61,7 +63,6 @@ class TensorRTBackend(Backend):
     """An engine in one execution context; ``infer`` includes the copies to and from the GPU."""
 
     def __init__(self, trt: Any, engine: Any, output: str, size: Size, details: dict[str, Any]) -> None:
-        import numpy as np
         import torch
 
         self.output, self.size, self.details = output, size, details
@@ -70,18 +71,35 @@ class TensorRTBackend(Backend):
             raise RunFailed(f"trt: no execution context on {details['device']}: free GPU memory and run it again")
         self._stream = torch.cuda.Stream()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        is_input = [engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
-        self._buffers = {}
-        for name, given in zip(names, is_input, strict=True):
-            dtype = getattr(torch, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name)
-            shape = [1 if extent == -1 else extent for extent in engine.get_tensor_shape(name)]  # an open batch is -1
-            if given:
-                self._context.set_input_shape(name, shape)
-            self._buffers[name] = torch.empty(shape, dtype=dtype, device="cuda")
-            self._context.set_tensor_address(name, self._buffers[name].data_ptr())
-        self._input = self._buffers[names[is_input.index(True)]]
-        self._output = self._buffers[names[is_input.index(False)]]
+        self._is_input = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
+        self._dtypes = {
+            name: getattr(torch, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name) for name in names
+        }
+        self._bind(1)
+
+    def _bind(self, images: int) -> None:
+        """Give the context buffers for so many images.
+
+        Raises:
+            RunFailed: the engine was not built for so many.
+        """
+        import torch
+
+        buffers = {}
+        for name, given in self._is_input.items():
+            shape = [images if extent == -1 else extent for extent in self._engine.get_tensor_shape(name)]
+            if given and not self._context.set_input_shape(name, shape):
+                raise RunFailed(
+                    f"trt: the engine refused {images} images at once, expected a batch that it was built for: give "
+                    "it fewer"
+                )
+            buffers[name] = torch.empty(shape, dtype=self._dtypes[name], device="cuda")
+            self._context.set_tensor_address(name, buffers[name].data_ptr())
+        self._buffers = buffers
+        self._input = next(buffers[name] for name, given in self._is_input.items() if given)
+        self._output = next(buffers[name] for name, given in self._is_input.items() if not given)
         self._result = torch.empty(self._output.shape, dtype=self._output.dtype, pin_memory=True)
+        self._images = images
 
     @classmethod
     def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> TensorRTBackend:
@@ -142,9 +160,10 @@ class TensorRTBackend(Backend):
         return backend
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
-        import numpy as np
         import torch
 
+        if len(batch) != self._images:
+            self._bind(len(batch))
         source = torch.from_numpy(batch if batch.flags.writeable else np.array(batch))
         with torch.cuda.stream(self._stream):
             self._input.copy_(source, non_blocking=True)

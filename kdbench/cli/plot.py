@@ -37,7 +37,7 @@ def plot(
     with json_result(json_file) as document:
         figures, notes = make_figures(tree, methods)
         prefix = "all" if method == "all" else "-".join(methods)
-        written = write_figures(figures, output or tree.root / "plots", prefix)
+        written = write_figures(figures, output or tree.plots, prefix)
         document.update(figures=[path.as_posix() for path in written], notes=notes)
         for path in written:
             print(path)

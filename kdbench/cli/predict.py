@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,16 +18,15 @@ from kdbench.cli.options import (
     Device,
     JsonFile,
     Runs,
-    Timeout,
     Variant,
     choose_device,
     deployable,
     json_result,
 )
 from kdbench.cli.reading import Bgr, FileSize, Mean, OutputLayout, OutputName, Range, Std, Threshold, make_reading
-from kdbench.errors import BadInput
+from kdbench.errors import BackendUnavailable, BadInput
 from kdbench.machine.apart import LIMIT_S
-from kdbench.runs.tree import RunTree
+from kdbench.runs.tree import PREDICTIONS, RunTree
 
 if TYPE_CHECKING:
     from kdbench.predict.images import Predictor
@@ -55,7 +55,9 @@ def predict(
     runs: Runs = Path("runs"),
     variant: Variant = None,
     device: Device = "auto",
-    timeout: Timeout = LIMIT_S,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that an .onnx file may take for one image.", min=1, max=1e6)
+    ] = LIMIT_S,
     json_file: JsonFile = None,
 ) -> None:
     """Segment images or a video: NAME-mask.png (class ids, dataset's colours) and NAME-overlay.png with a legend.
@@ -67,7 +69,7 @@ def predict(
       kdbench predict --method response --backend onnx photos/ street.jpg
       kdbench predict model.onnx street.jpg --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
     """
-    from kdbench.predict.images import open_file_predictor, open_predictor
+    from kdbench.predict.images import open_file_predictor
 
     paths = list(images or [])
     model = paths.pop(0) if paths and paths[0].suffix == ".onnx" else None
@@ -86,7 +88,7 @@ def predict(
                     f"{flag}: got '{given}' for '{model}', an .onnx file as it is, which ONNX Runtime runs on the "
                     "processor: leave it out, or name a method that was exported or imported with --method"
                 )
-        folder = output_dir or model.parent / "predictions" / model.stem
+        folder = output_dir or model.parent / PREDICTIONS / model.stem
         run_predict(open_file_predictor(model, make_reading(**flags), timeout), paths, video, folder, json_file)
         return
     assert method is not None
@@ -101,8 +103,25 @@ def predict(
     for flag, name, known in (("--method", method, deployable(tree)), ("--backend", backend, BACKENDS.names())):
         if name not in known:
             raise BadInput(f"{flag}: got '{name}', expected one of {', '.join(known)}")
-    folder = output_dir or tree.root / "predictions" / f"{method}-{backend}"
-    run_predict(open_predictor(tree, method, backend, choose_device(device)), paths, video, folder, json_file)
+    folder = output_dir or tree.predictions / f"{method}-{backend}"
+    run_predict(_open_where_it_runs(tree, method, backend, device), paths, video, folder, json_file)
+
+
+@contextmanager
+def _open_where_it_runs(tree: RunTree, method: str, backend: str, device: str) -> Iterator[Predictor]:
+    """Where "auto" finds a GPU that the backend does not run on, the processor, and one line that says so."""
+    from kdbench.predict.images import open_predictor
+
+    chosen = choose_device(device)
+    with ExitStack() as stack:
+        try:
+            predictor = stack.enter_context(open_predictor(tree, method, backend, chosen))
+        except BackendUnavailable as error:
+            if device != "auto" or chosen == "cpu":
+                raise
+            predictor = stack.enter_context(open_predictor(tree, method, backend, "cpu"))
+            print(f"note: --device auto takes the processor ({error})", file=sys.stderr)
+        yield predictor
 
 
 def run_predict(

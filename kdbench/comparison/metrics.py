@@ -29,7 +29,16 @@ def confusion_matrix(label: NDArray[np.uint8], prediction: NDArray[np.uint8], cl
             "the model was trained for another set of classes than the dataset's"
         )
     valid = label != IGNORE
-    pairs = label[valid].astype(np.int32) * classes + prediction[valid]
+    return count_pairs(label[valid], prediction[valid], classes)
+
+
+def count_pairs(first: NDArray[np.uint8], second: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """C x C counts of two class maps of one shape, row = first, column = second; every pixel counts.
+
+    Args:
+        first, second: values 0 … classes-1, of which 255 may be one.
+    """
+    pairs = first.ravel().astype(np.int32) * classes + second.ravel()
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 

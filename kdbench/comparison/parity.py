@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.comparison.evaluate import class_maps
-from kdbench.comparison.metrics import confusion_matrix, iou_per_class, mean_iou, overlap_per_class
+from kdbench.comparison.metrics import confusion_matrix, count_pairs, iou_per_class, mean_iou, overlap_per_class
 from kdbench.comparison.numbers import fraction
 from kdbench.data import Sample
 from kdbench.data.preprocessing import resize_image, resize_label
@@ -136,7 +136,8 @@ def compare_outputs(
         candidate_map = maps[1][1]
         if candidate_map.shape != maps[0][1].shape:
             candidate_map = resize_label(candidate_map, reference.size)
-        between += confusion_matrix(maps[0][1], candidate_map, count)
+        # In a mask of 0 and 255, 255 is a class as any other: it means "ignore" in labels alone.
+        between += count_pairs(maps[0][1], candidate_map, count)
     return Parity(
         tuple(classes), against_labels[0], against_labels[1], between, len(samples), difference,
         logit_range=None if difference is None else high - low,

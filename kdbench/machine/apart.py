@@ -19,6 +19,8 @@ from kdbench.machine.ending import die_with_parent
 
 LIMIT_S = 300.0
 """Seconds that an artifact may take in all, unless --timeout says else."""
+SIGKILL = getattr(signal, "SIGKILL", 9)
+"""The signal by its number where the module lacks it, as on Windows."""
 LOOK_S = 0.1
 """Between looks at whether the process is still alive."""
 
@@ -30,13 +32,21 @@ class Apart:
         open_it: a module's function.
         what: names the object in errors, as "'model.onnx'".
         limit_s: seconds for all calls together, opening included.
+        per_answer: the seconds are for each call alone: of a film that has thousands.
 
     Raises:
         KdbenchError: that ``open_it`` raised. RunFailed: the time was over, or the process ended.
     """
 
-    def __init__(self, open_it: Callable[..., Any], *arguments: Any, what: str, limit_s: float = LIMIT_S) -> None:
-        self._what, self._limit, self._spent = what, limit_s, 0.0
+    def __init__(
+        self,
+        open_it: Callable[..., Any],
+        *arguments: Any,
+        what: str,
+        limit_s: float = LIMIT_S,
+        per_answer: bool = False,
+    ) -> None:
+        self._what, self._limit, self._spent, self._per_answer = what, limit_s, 0.0, per_answer
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, open_it, arguments), daemon=True)
@@ -67,16 +77,17 @@ class Apart:
                 if not self._process.is_alive() and not self._connection.poll(0):
                     raise EOFError
             status, value = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # Windows' pipes break where others end
             self._process.join(5)
             code = self._process.exitcode or 0
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            memory = ", which is how a machine without memory left ends a process" if code == -signal.SIGKILL else ""
+            memory = ", which is how a machine without memory left ends a process" if code == -SIGKILL else ""
             raise RunFailed(f"{self._what} does not run: its process ended {how}{memory}") from None
         except BaseException:
             self.close()
             raise
-        self._spent += time.monotonic() - started
+        if not self._per_answer:
+            self._spent += time.monotonic() - started
         if status == "error":
             raise value
         return value

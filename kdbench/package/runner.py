@@ -52,7 +52,11 @@ def class_ids_expression(shipped: Shipped) -> str:
 
 def requirements(shipped: Shipped) -> str:
     """The text of requirements.txt: the engine in the version that was measured."""
-    versions = shipped.comparison.environment["versions"]
+    versions = dict(shipped.comparison.environment["versions"])
+    # Either distribution has the other's engine: a row of the processor may have been measured with the one for GPUs.
+    for name, other in (("onnxruntime", "onnxruntime-gpu"), ("onnxruntime-gpu", "onnxruntime")):
+        if other in versions:
+            versions.setdefault(name, versions[other])
     packages = {
         "onnx": ["onnxruntime-gpu" if shipped.on_gpu else "onnxruntime"],
         "openvino": ["openvino"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def write_package(shipped: Shipped, folder: Path, overwrite: bool = False) -> li
 
 def check_destination(folder: Path, overwrite: bool) -> None:
     """Refuse to replace what is no package: a slip in --output must not cost a folder of something else."""
+    if Path.cwd().is_relative_to(folder.resolve()) or os.path.ismount(folder):
+        raise BadInput(f"--output: '{folder}' cannot be replaced as a whole: name a new folder inside it")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     ours = (folder / MANIFEST).is_file() and read_json(folder / MANIFEST, "kdbench package").get("kind") == KIND

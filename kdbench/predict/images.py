@@ -105,12 +105,12 @@ def open_file_predictor(
 
     Args:
         reading: what the file does not say itself.
-        limit_s: see ``OnnxFile.open``.
+        limit_s: seconds for each image, in a process of its own; None = in this one, without a limit.
 
     Raises:
         BadInput: no ONNX file, or no segmentation of one image. RunFailed: it hangs or crashes.
     """
-    engine = OnnxFile.open(model, reading, limit_s=limit_s)
+    engine = OnnxFile.open(model, reading, limit_s=limit_s, per_answer=True)
     try:
         classes = engine.about.get("classes") or [str(i) for i in range(engine.classes or 256)]
         palette = engine.about.get("palette") or distinct_palette(len(classes))

@@ -44,13 +44,15 @@ class VideoResult:
 def predict_video(predictor: Predictor, source: str, folder: Path) -> VideoResult:
     """Write NAME-overlay.mp4: every frame blended with its class colours, above a legend of all classes.
 
-    Ctrl-C ends it, and the only way to end a camera is that; frames up to then are kept.
+    Ctrl-C ends it, and the only way to end a camera is that; frames up to then are kept. So are those before a
+    failure of the model.
 
     Args:
         source: a video file, or a camera's number.
 
     Raises:
         BackendUnavailable: OpenCV is not installed. BadInput: no such video or camera, or no frame in it.
+        RunFailed: the model hung, crashed or returned what means nothing; the message says what is kept.
     """
     cv2 = import_opencv()
     camera = source.isdecimal()
@@ -62,6 +64,7 @@ def predict_video(predictor: Predictor, source: str, folder: Path) -> VideoResul
         announced = 0 if camera else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         rate = capture.get(cv2.CAP_PROP_FPS)
         frames, engine_seconds, writer = 0, 0.0, None
+        failure: RunFailed | None = None
         started = time.perf_counter()
         with atomic_path(path) as temporary, progress_bar(f"predict {name}", announced or None) as bar:
             try:
@@ -77,11 +80,17 @@ def predict_video(predictor: Predictor, source: str, folder: Path) -> VideoResul
                     bar.advance(1, f"{frames / (time.perf_counter() - started):.1f} frames/s")
             except KeyboardInterrupt:
                 pass
+            except RunFailed as error:
+                if not frames:
+                    raise
+                failure = error
             finally:
                 if writer is not None:
                     writer.release()
             if not frames:
                 raise BadInput(f"--video: '{source}' gave no frame: check that a video player shows it")
+        if failure is not None:
+            raise RunFailed(f"{failure}; the {frames} frames before that are in '{path}'") from failure
         return VideoResult(path, frames, time.perf_counter() - started, engine_seconds, announced)
 
 

@@ -22,6 +22,13 @@ HOLD_OUT = "hold-out"
 """The part of a variant that says which recording training does not see: such a variant is a fold."""
 TEACHERS_TOO = ("labelled", HOLD_OUT)
 """Parts of a variant that its teacher has too: it learns from the same labels, and sees no more scenes."""
+PREDICTIONS = "predictions"
+"""The folder of masks and overlays, beside methods or beside a file on its own."""
+RESERVED = (
+    "compare.csv", "compare.json", "compare.md", "compare.txt", "data.json", "latency", "package", "plots", PREDICTIONS,
+    "report.html", "report.md",
+)  # fmt: skip
+"""What stands in a dataset's folder beside those of methods and variants."""
 LONGEST = 48
 """Characters of a variant's part: some file systems take 255 bytes for a name."""
 
@@ -49,8 +56,10 @@ class RunTree:
         return self.root / "data.json"
 
     def method_dir(self, method: str) -> Path:
-        variant = self.teacher_variant if method == "teacher" else self.variant
-        return self.root / method if variant is None else self.root / variant / method
+        return self._within(self.teacher_variant if method == "teacher" else self.variant) / method
+
+    def _within(self, variant: str | None) -> Path:
+        return self.root if variant is None else self.root / variant
 
     @property
     def teacher_variant(self) -> str | None:
@@ -119,6 +128,16 @@ class RunTree:
     def package(self) -> Path:
         """The folder that ``kdbench package`` writes unless it is told where."""
         return self.root / "package"
+
+    @property
+    def plots(self) -> Path:
+        """Figures of the variant's trainings, unless ``kdbench plot`` is told where."""
+        return self._within(self.variant) / "plots"
+
+    @property
+    def predictions(self) -> Path:
+        """A folder for each method of the variant and backend, unless ``kdbench predict`` is told where."""
+        return self._within(self.variant) / PREDICTIONS
 
     def latency(self, name: str) -> Path:
         """Every timed round of a backend, or of a suite."""
