@@ -28,6 +28,8 @@ from kdbench.models.pixels import total
 def joined_processes(device: str) -> Iterator[torch.device]:
     """Join the other processes, if a launcher started any, and yield this one's device.
 
+    Inside of such a block another one changes nothing: Accelerate joins a process to the others once in its life.
+
     Args:
         device: cpu or cuda; with several GPUs each process gets its own.
     """
@@ -36,10 +38,12 @@ def joined_processes(device: str) -> Iterator[torch.device]:
         return
     from accelerate import PartialState
 
+    inside = dist.is_initialized()
     state = PartialState(cpu=device == "cpu")
     yield state.device
     # Only at a good end: after an error the others may be waiting for this one, and the launcher stops them.
-    state.destroy_process_group()
+    if not inside:
+        state.destroy_process_group()
 
 
 def launcher_precision() -> str | None:
