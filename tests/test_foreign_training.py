@@ -149,6 +149,24 @@ def test_swept_networks_are_those_trained_alone(trained, flags, kdbench, folder,
         assert sidecar(swept, method)["sha256"] == sidecar(trained, method)["sha256"], method
 
 
+def test_a_teacher_with_a_tuple_among_its_arguments_is_recognised(tmp_path, tiny_arguments, kdbench):
+    """Its sidecar has a list in the tuple's place."""
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from torch import nn\n\n\ndef plain(classes, sides):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, sides, 4, padding=1), nn.Conv2d(8, classes, 1))\n",
+        encoding="utf-8",
+    )
+    command = ("train", *tiny_arguments, "--epochs", 1, "--runs", tmp_path / "runs", "--trust-code")
+    teacher = ("--teacher", f"{own}:plain(sides=(3, 3))")
+    done = kdbench(*command, *teacher, "--method", "teacher")
+    assert done.code == 0, done.err
+    done = kdbench(*command, *teacher, "--method", "response")
+    assert done.code == 0, done.err
+    done = kdbench(*command, "--teacher", f"{own}:plain(sides=(3, 5))", "--method", "response")
+    assert (done.code, "leave --teacher out to learn from it" in done.err) == (2, True)
+
+
 def test_exports_know_how_images_are_wanted(trained, kdbench):
     done = kdbench(
         "export", "--method", "feature", "--format", "onnx", "--precision", "fp32", "--runs", trained.runs,

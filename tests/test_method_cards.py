@@ -51,11 +51,13 @@ def test_weights_temperatures_and_their_bounds_are_the_documented_ones():
 
 def test_terms_say_what_they_read_and_how_their_axis_is_scaled():
     terms = known_terms()
-    assert {name: (one.weight.name, one.legend, one.loss, one.adapted) for name, one in terms.items()} == {
-        "response": ("beta", "response", "trainers.methods:response", False),
-        "feature": ("gamma", "feature", "trainers.methods:feature", True),
-        "cwd": ("cwd_weight", "channel-wise", "trainers.methods:cwd", False),
-        "dist": ("dist_weight", "relations", "trainers.methods:dist", False),
+    assert {
+        name: (one.weight.name, one.legend, one.loss, one.adapted, one.features) for name, one in terms.items()
+    } == {
+        "response": ("beta", "response", "trainers.methods:response", False, False),
+        "feature": ("gamma", "feature", "trainers.methods:feature", True, True),
+        "cwd": ("cwd_weight", "channel-wise", "trainers.methods:cwd", False, False),
+        "dist": ("dist_weight", "relations", "trainers.methods:dist", False, False),
     }
     pixel, batchmean = {"kl_reduction": "pixel"}, {"kl_reduction": "batchmean"}
     assert [terms["response"].scale_in(recipe) for recipe in (pixel, batchmean, {})] == [
@@ -84,7 +86,7 @@ def test_what_a_card_leaves_out_is_the_usual():
         (), True, False, False, True, False,
     )  # fmt: skip
     assert method(terms=(term(),)).distils is True
-    assert (term().fields, term().adapted, term().scale_in({})) == ((), False, "")
+    assert (term().fields, term().adapted, term().features, term().scale_in({})) == ((), False, True, "")
     field = RecipeField("x", 1.0, "said")
     assert (field.above, field.at_least, field.at_most, field.choices) == (None, None, None, ())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests import forking
 from tests.conftest import REPOSITORY
 from tests.exports import read_unsealed
+from tests.test_docs import blocks, write_file
 
 PLUGIN = REPOSITORY / "tests" / "plugins" / "my_method.py"
 
@@ -89,6 +91,49 @@ def test_help_errors_and_completion_know_a_method_from_outside(tmp_path):
     assert done.stdout.split() == ["baseline,mse"], done.stderr
 
 
+@pytest.fixture
+def attention(tmp_path):
+    """The plugin of docs/add-a-method.md, which reads features without adapters."""
+    write_file(tmp_path, blocks("add-a-method")[0][1])
+    return tmp_path / "attention.py"
+
+
+def test_the_plugin_of_the_page_learns_from_views(tmp_path, attention, tiny_arguments, trained_runs):
+    runs = tmp_path / "runs"
+    shutil.copytree(trained_runs / "folder" / "teacher", runs / "folder" / "teacher")
+    command = ("train", *tiny_arguments, "--epochs", 1, "--views", 2, "--runs", runs, "--method")
+    kdbench_with(*command, "response,dist,cwd")
+    views = runs / "folder" / "teacher" / "views"
+    said = {path.name.partition("-")[0] for path in views.glob("*/teacher-*/*.npy")}
+    assert said == {"logits"}
+    kdbench_with("--plugin", attention, *command, "attention")
+    said = {path.name.partition("-")[0] for path in views.glob("*/teacher-*/*.npy")}
+    assert said == {"logits", "low", "mid", "high"}
+    row = json.loads((runs / "folder" / "views=2" / "attention" / "history.jsonl").read_text(encoding="utf-8"))
+    assert 0 < row["attention"] < 2
+
+
+def test_the_plugin_of_the_page_leaves_out_a_level_that_the_teacher_lacks(attention):
+    import torch
+
+    from kdbench.models.segmentation import Taps
+
+    names = names_in(attention)
+    labels = torch.zeros(1, 2, 2, dtype=torch.long)
+    maps = torch.tensor([3.0, 0.0, 0.0, 2.0]).sqrt().view(1, 1, 2, 2)
+    others = torch.tensor([0.0, 0.0, 0.0, 5.0]).sqrt().view(1, 1, 2, 2)
+    student, teacher = Taps(maps, {"low": maps, "mid": others, "high": maps}), Taps(maps, {"low": others})
+    expected = pytest.approx(2 - 4 / 13**0.5, rel=1e-5)  # of (3, 0, 0, 2)/√13 and (0, 0, 0, 1)
+    assert names["attention"](student, teacher, labels, None).item() == expected
+
+
+def names_in(plugin):
+    """What a plugin's file has before it declares anything."""
+    names: dict = {}
+    exec(compile(plugin.read_text(encoding="utf-8").split("METHODS.add(")[0], str(plugin), "exec"), names)
+    return names
+
+
 @pytest.mark.parametrize("field", ["lr", "seed", "view_size", "model_dump"])
 def test_a_field_that_every_recipe_has_is_refused(tmp_path, field):
     plugin = tmp_path / "greedy.py"
@@ -104,9 +149,7 @@ def test_the_loss_by_hand():
 
     from kdbench.models.segmentation import Taps
 
-    program = PLUGIN.read_text(encoding="utf-8").split("METHODS.add(")[0]
-    names: dict = {}
-    exec(compile(program, str(PLUGIN), "exec"), names)
+    names = names_in(PLUGIN)
     student, teacher = torch.zeros(1, 2, 1, 2), torch.tensor([[[[1.0, 5.0]], [[3.0, 5.0]]]])
     labels = torch.tensor([[[0, 255]]])  # the second pixel has none: (1² + 3²) / 2 is left
     assert names["mse"](Taps(student, {}), Taps(teacher, {}), labels, None).item() == 5.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -107,6 +108,24 @@ def test_a_checkpoint_has_the_networks_own_names():
     other.load_state_dict(outer.state_dict())
     torch.testing.assert_close(other["model"].net.fine.weight, net.fine.weight)
     Pyramid(4).load_state_dict(model.state_dict())
+
+
+def test_a_network_with_a_net_of_its_own_keeps_both_layers_of_one_name():
+    """``net.head`` inside of it is another layer than its ``head``."""
+
+    def nested():
+        return nn.Sequential(
+            OrderedDict(net=nn.Sequential(OrderedDict(head=nn.Conv2d(3, 8, 1))), head=nn.Conv2d(8, 4, 1))
+        )
+
+    model, other = (ForeignModel(nested(), 4, {}, "nested") for _ in range(2))
+    state = model.state_dict()
+    assert {name: tuple(values.shape) for name, values in state.items()} == {
+        "net.head.weight": (8, 3, 1, 1), "net.head.bias": (8,), "head.weight": (4, 8, 1, 1), "head.bias": (4,),
+    }  # fmt: skip
+    other.load_state_dict(dict(reversed(state.items())))
+    images = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(other(images), model(images))
 
 
 def test_a_copy_reads_its_own_features(trusted):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from PIL import Image
 
 from kdbench.comparison.evaluate import Evaluation
@@ -22,6 +23,7 @@ from kdbench.data.shapes import Shapes
 from kdbench.errors import BadInput
 from kdbench.runs.tree import RunTree, is_fold, without_fold
 from tests.conftest import TINY_RECIPE
+from tests.test_train_processes import TORCHRUN, launch
 
 DRIVES = ("a", "b", "c")
 COUNTS = {"train": 12, "val": 3, "test": 4}
@@ -238,6 +240,21 @@ def test_folds_and_test_stand_beside_validation(kdbench, drives, tiny, tmp_path)
     again = tmp_path / "again"
     repeated = kdbench("train", "--from", runs / "camvid/hold-out=b/baseline/student.json", "--runs", again)
     assert "bit for bit" in repeated.out
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo, the CPU's communication")
+def test_every_fold_is_trained_by_all_processes(drives, tiny, tmp_path):
+    runs = tmp_path / "runs"
+    done = launch(
+        TORCHRUN, "--method", "baseline", "--folds", "--dataset", "camvid", "--data-root", drives, "--runs", runs,
+        "--recipe", tiny, "--device", "cpu", "--accept-data",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for number, drive in enumerate(DRIVES, start=1):
+        assert done.stdout.count(f"fold {number} of 3: {drive} is held out") == 1
+        sidecar = json.loads((runs / f"camvid/hold-out={drive}/baseline/student.json").read_text(encoding="utf-8"))
+        assert sidecar["processes"] == 2
+    assert done.stdout.count("baseline seed 0: mIoU") == 3
 
 
 def test_recordings_that_would_share_a_folder_are_refused(kdbench, drives, tiny, tmp_path):

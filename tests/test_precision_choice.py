@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from kdbench.data.remembered import Remembered
+from kdbench.models.foreign import ForeignModel
 from kdbench.models.registry import build_model
 from trainers import precision
 from trainers.recipe import Recipe
@@ -64,6 +66,30 @@ def test_of_the_teacher_a_pass_is_timed_alone(monkeypatch):
     precision._measured(lambda: teacher, (64, 64), torch.device("cpu"))
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(parameter.grad is not None for parameter in teacher.parameters())
+
+
+class Multiples(nn.Module):
+    """Takes multiples of its patch alone, as a vision transformer does."""
+
+    def __init__(self, patch):
+        super().__init__()
+        self.patch, self.sizes = nn.Conv2d(3, 3, patch, patch), set()
+
+    def forward(self, images):
+        side = self.patch.stride[0]
+        assert images.shape[2] % side == images.shape[3] % side == 0, f"expected multiples of {side}"
+        self.sizes.add(tuple(images.shape[2:]))
+        return self.patch(images)
+
+
+@pytest.mark.parametrize(("patch", "measured"), [(14, (280, 140)), (20, (280, 140)), (4, (256, 140))])
+def test_a_network_is_measured_at_a_size_that_it_takes(monkeypatch, tmp_path, patch, measured):
+    network = Multiples(patch)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    make = lambda: ForeignModel(network, 3, {}, "mine")  # noqa: E731
+    found = precision.faster_precision("x", make, (280, 140), torch.device("cpu"), Remembered(tmp_path / "data.json"))
+    assert found in ("fp32", "bf16")
+    assert network.sizes == {measured}
 
 
 def test_auto_is_no_other_recipe():

@@ -14,7 +14,7 @@ from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import RunFailed
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import Taps
-from trainers.augmentation import Augmentation, centre, moves, shaded
+from trainers.augmentation import Augmentation, centre, converted, moves, shaded
 from trainers.batches import TrainingBatches
 from trainers.images import Beside, TrainingImages
 from trainers.methods import Objective
@@ -27,6 +27,7 @@ from trainers.views_wanted import Wanted
 
 CPU = torch.device("cpu")
 CLASSES = 10
+TURNED = Input((128.0, 120.0, 110.0), (50.0, 60.0, 70.0), 255, "BGR")
 AUGMENTED = {"scale_min": 0.6, "scale_max": 1.8, "jitter": 0.3, "precision": "fp32", "teacher_precision": "fp32"}
 
 
@@ -35,9 +36,10 @@ def train_set(folder_dataset):
     return open_dataset("folder", "train", folder_dataset)
 
 
-def teaching(seed=1):
+def teaching(seed=1, wants=IMAGENET):
     torch.manual_seed(seed)
     teacher = build_model("fpn_resnet18", CLASSES).eval().requires_grad_(False)
+    teacher.input = wants
     return Teaching(teacher.to(memory_format=torch.channels_last), {"sha256": str(seed) * 64})
 
 
@@ -92,20 +94,27 @@ def test_loss_and_gradient_are_those_of_the_online_path(train_set, tmp_path, met
 def test_a_student_that_wants_other_pixels_gets_them_from_the_same_views(train_set, tmp_path):
     recipe = Recipe(size=(64, 96), views=1, **AUGMENTED)
     _, views = images_and_views(wanted_by(train_set, tmp_path, recipe))
-    turned = Input((128.0, 120.0, 110.0), (50.0, 60.0, 70.0), 255, "BGR")
     shown = [Shown(0, 0), Shown(4, 0)]
-    (images, labels, _), (others, same, _) = (views.batch(shown, form, taught=False) for form in (IMAGENET, turned))
+    (images, labels, _), (others, same, _) = (views.batch(shown, form, taught=False) for form in (IMAGENET, TURNED))
     assert torch.equal(labels, same)
-    # Contrast is drawn about each network's own mean: it is 1 where nothing is.
-    drawn = drawn_view(8, 0, recipe)
-    contrast, shade = (values[[0, 4]] for values in (drawn.contrast, drawn.shade))
-    std = 255 * torch.tensor(IMAGENET.std)[:, None, None]
-    levels = (images - shade) * std / contrast + 255 * torch.tensor(IMAGENET.mean)[:, None, None]
-    assert torch.allclose(levels, levels.round(), atol=1e-3)
-    by_hand = ((levels.flip(1) - torch.tensor(turned.mean)[:, None, None]) * contrast + (shade * std).flip(1)) / (
-        torch.tensor(turned.std)[:, None, None]
+    # The very pixels that the ImageNet student gets, as they are converted for a teacher without --views.
+    torch.testing.assert_close(others, converted(images, IMAGENET, TURNED))
+    pixels, same_pixels = (
+        form.scale * (shown * torch.tensor(form.std).view(3, 1, 1) + torch.tensor(form.mean).view(3, 1, 1))
+        for form, shown in ((IMAGENET, images), (TURNED, others))
     )
-    torch.testing.assert_close(others, by_hand, atol=1e-3, rtol=0)
+    torch.testing.assert_close(same_pixels.flip(1), pixels, atol=1e-3, rtol=0)
+
+
+def test_a_teacher_that_wants_other_pixels_answers_for_the_students_picture(train_set, tmp_path):
+    recipe = Recipe(size=(64, 96), views=1, **AUGMENTED)
+    wanted = wanted_by(train_set, tmp_path, recipe, teaching(wants=TURNED))
+    _, views = images_and_views(wanted)
+    shown = [Shown(5, 0), Shown(0, 0)]
+    images, _, said = views.batch(shown, IMAGENET, taught=True)
+    teacher = wanted.teaching.model
+    expected = teacher_taps(teacher, converted(images, IMAGENET, TURNED), recipe)
+    torch.testing.assert_close(said.logits, expected.logits, atol=2e-3, rtol=2e-3)  # as float16 keeps them
 
 
 def test_what_has_no_place_in_float16_is_refused():

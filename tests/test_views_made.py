@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import namedtuple
 
@@ -15,7 +16,7 @@ from kdbench.data.normalisation import IMAGENET
 from kdbench.errors import BadInput
 from kdbench.runs.tree import RunTree
 from tests.test_train_interrupted import history, interrupt_after
-from tests.test_views import AUGMENTED, teaching, wanted_by
+from tests.test_views import AUGMENTED, TURNED, teaching, wanted_by
 from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.recipe import Recipe, load_recipe, variant_name
@@ -107,6 +108,18 @@ def test_another_teacher_says_its_own_and_what_the_one_before_said_is_removed(tr
     assert torch.equal(before[0], now[0])
     assert not torch.allclose(before[2].logits, now[2].logits, atol=0.1)
     assert first.fields() == second.fields()
+
+
+def test_what_a_teacher_of_another_input_says_lies_apart(train_set, tmp_path, capsys):
+    """Before it was named after its input, it saw other contrast than the student: that is made anew."""
+    recipe = Recipe(size=(64, 96), views=1, **AUGMENTED)
+    images_and_views(wanted_by(train_set, tmp_path, recipe, teaching()))
+    [before] = tmp_path.glob("*/teacher-*")
+    assert before.name == "teacher-111111111111-fp32"
+    images_and_views(wanted_by(train_set, tmp_path, recipe, teaching(wants=TURNED)))
+    [now] = tmp_path.glob("*/teacher-*")
+    assert re.fullmatch("teacher-111111111111-[0-9a-f]{8}-fp32", now.name)
+    assert "what the one before said is removed" in capsys.readouterr().err
 
 
 # Bad luck

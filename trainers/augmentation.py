@@ -163,3 +163,11 @@ def shaded(centred: Tensor, drawn: Augmentation, wanted: Input) -> Tensor:
         shade = (shade.flip(1) if wanted.turns_channels else shade) / std
     pixels = torch.addcmul(shade, centred, drawn.contrast / std)
     return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def shown_to(network: Input, levels: Tensor, drawn: Augmentation) -> Tensor:
+    """N x 3 x H x W RGB pixels from 0 to 255, shaded and as a network wants them.
+
+    Contrast is drawn about ImageNet's mean whoever looks, so that networks of different inputs see the same picture.
+    """
+    return converted(shaded(centre(levels, IMAGENET), drawn, IMAGENET), IMAGENET, network)

@@ -54,6 +54,11 @@ def needs_teacher(method: str) -> bool:
     return METHODS[method].distils
 
 
+def counted_terms(method: str, recipe: Recipe) -> list[Term]:
+    """A method's terms, without those of weight 0, which are not computed."""
+    return [term for term in METHODS[method].terms if getattr(recipe, term.weight.name)]
+
+
 def side_by_side(methods: tuple[str, ...], *, mixed: bool) -> list[tuple[bool, tuple[str, ...]]]:
     """Groups of methods that train on the same batches, each with whether a teacher teaches it.
 
@@ -104,9 +109,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        declared = METHODS[method]
-        self.alpha = recipe.alpha if declared.cross_entropy else 0.0
-        self.terms = [term for term in declared.terms if getattr(recipe, term.weight.name)]
+        self.alpha = recipe.alpha if METHODS[method].cross_entropy else 0.0
+        self.terms = counted_terms(method, recipe)
         self._losses = [loss_of(term) for term in self.terms]
         adapted = any(term.adapted for term in self.terms)
         self.levels = shared_levels(model.tap_channels, teacher_channels or {})

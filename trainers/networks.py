@@ -10,11 +10,11 @@ import torch
 
 from kdbench.data import SegmentationDataset
 from kdbench.errors import BadInput
-from kdbench.methods.base import METHODS
 from kdbench.models.foreign import ForeignModel
 from kdbench.models.network import LEVELS, Code, Network
 from kdbench.models.registry import build_model, shared_levels, tried
 from kdbench.models.segmentation import SegmentationModel
+from trainers.methods import counted_terms
 from trainers.processes import is_main
 from trainers.recipe import Recipe
 from trainers.weights import Filled, load_weights
@@ -97,13 +97,9 @@ def say_view(recipe: Recipe) -> None:
     )
 
 
-def feature_methods(methods: tuple[str, ...], recipe: Recipe) -> list[str]:
-    """Those that read the teacher's features."""
-    return [
-        method
-        for method in methods
-        if any(term.adapted and getattr(recipe, term.weight.name) for term in METHODS[method].terms)
-    ]
+def read_features(methods: tuple[str, ...], recipe: Recipe) -> bool:
+    """Whether any of them may read the teacher's features."""
+    return any(term.features for method in methods for term in counted_terms(method, recipe))
 
 
 def say_levels(methods: tuple[str, ...], recipe: Recipe, model: SegmentationModel, teacher: SegmentationModel) -> None:
@@ -112,7 +108,7 @@ def say_levels(methods: tuple[str, ...], recipe: Recipe, model: SegmentationMode
     Raises:
         BadInput: there is no level at all that both have.
     """
-    adapted = feature_methods(methods, recipe)
+    adapted = [method for method in methods if any(term.adapted for term in counted_terms(method, recipe))]
     shared = shared_levels(model.tap_channels, teacher.tap_channels)
     if adapted and is_main():
         for who, network in (("student", model), ("teacher", teacher)):

@@ -28,7 +28,7 @@ MARGIN = 1.25
 """How many times as fast bfloat16 must be."""
 TRIES, IMAGES = 5, 2
 LARGEST = 256
-"""Pixels of a side that is measured at most: what is faster there is faster beyond."""
+"""Pixels of a side that is measured at most, where the network takes it: what is faster there is faster beyond."""
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -66,11 +66,24 @@ _KNOWN: dict[tuple[str, str], Precision] = {}
 def _measured(make: Callable[[], SegmentationModel], size: Size, device: torch.device) -> Precision:
     state = torch.get_rng_state()
     model = make().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    height, width = (min(side, LARGEST) for side in size)
-    images = torch.rand(IMAGES, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(IMAGES, 3, *_measured_size(model, size, device), device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     seconds = {precision: _seconds(_a_pass(model, images, precision)) for precision in ("fp32", "bf16")}
     torch.set_rng_state(state)  # that nothing of the training depends on whether this ran
     return "bf16" if seconds["fp32"] > MARGIN * seconds["bf16"] else "fp32"
+
+
+def _measured_size(model: SegmentationModel, size: Size, device: torch.device) -> Size:
+    """``size``, or a smaller one that the network takes as well."""
+    smaller = min(size[0], LARGEST), min(size[1], LARGEST)
+    if smaller == size:
+        return size
+    try:
+        with torch.no_grad():
+            model.taps(torch.zeros(IMAGES, 3, *smaller, device=device))
+    except Exception:  # the network's own: it takes multiples of its patch, or one size alone
+        return size
+    return smaller
 
 
 def _a_pass(model: SegmentationModel, images: torch.Tensor, precision: str) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from kdbench.models.pixels import total
 def joined_processes(device: str) -> Iterator[torch.device]:
     """Join the other processes, if a launcher started any, and yield this one's device.
 
+    Inside of such a block another one changes nothing: Accelerate joins a process to the others once in its life.
+
     Args:
         device: cpu or cuda; with several GPUs each process gets its own.
     """
@@ -35,10 +38,12 @@ def joined_processes(device: str) -> Iterator[torch.device]:
         return
     from accelerate import PartialState
 
+    inside = dist.is_initialized()
     state = PartialState(cpu=device == "cpu")
     yield state.device
     # Only at a good end: after an error the others may be waiting for this one, and the launcher stops them.
-    state.destroy_process_group()
+    if not inside:
+        state.destroy_process_group()
 
 
 def launcher_precision() -> str | None:
@@ -85,18 +90,42 @@ def wrap(module: nn.Module) -> nn.Module:
 
 
 def share_batchnorm(module: nn.Module) -> None:
-    """Replace each BatchNorm inside by one whose statistics are of the whole batch; parameters stay what they are."""
+    """Replace each BatchNorm inside by one whose statistics are of the whole batch.
+
+    Parameters stay what they are, and so does what a BatchNorm does beyond normalising.
+
+    Raises:
+        BadInput: a BatchNorm does something that is not known.
+    """
     if world_size() == 1:
         return
-    for name, child in list(module.named_children()):
-        if not isinstance(child, nn.BatchNorm2d):
-            share_batchnorm(child)
-        elif child.weight.device.type != "cpu":
-            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-        else:
-            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum, device="meta")
-            shared._parameters, shared._buffers, shared.training = child._parameters, child._buffers, child.training
-            setattr(module, name, shared)
+    from kdbench.models.fused import beyond_normalising  # here, because it imports torchvision
+
+    norms = [(n, m) for n, m in module.named_modules(remove_duplicate=False) if isinstance(m, nn.BatchNorm2d)]
+    for name, norm in norms:
+        rest = beyond_normalising(norm)
+        if rest is None:
+            raise BadInput(
+                f"module '{name}': got the BatchNorm {type(norm).__name__}, expected nn.BatchNorm2d or timm's "
+                "BatchNormAct2d, whose statistics several processes can share: train in one process"
+            )
+        shared = with_shared_statistics(norm)
+        if not isinstance(rest, nn.Identity):
+            shared.register_forward_hook(partial(_go_on, rest))
+        module.set_submodule(name, shared)
+
+
+def with_shared_statistics(norm: nn.BatchNorm2d) -> nn.Module:
+    """One that normalises alone, and has the parameters, the buffers and the parts of ``norm``."""
+    if any(kept.device.type != "cpu" for kept in (*norm.parameters(), *norm.buffers())):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    shared = SharedBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
+    shared._parameters, shared._buffers, shared._modules = norm._parameters, norm._buffers, norm._modules
+    return shared.train(norm.training)
+
+
+def _go_on(rest: nn.Module, norm: nn.Module, inputs: object, output: Tensor) -> Any:
+    return rest(output)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -118,7 +147,10 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), momentum)
-        scaled = centred * (torch.rsqrt(variance + self.eps) * self.weight)[:, None, None] + self.bias[:, None, None]
+        factor = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return (centred * factor[:, None, None]).to(input.dtype)
+        scaled = centred * (factor * self.weight)[:, None, None] + self.bias[:, None, None]
         return scaled.to(input.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def teacher_is_ready(tree: RunTree, recipe: Recipe) -> bool:
 def is_network(sidecar: dict[str, Any], network: Network) -> bool:
     """Whether a sidecar describes a network of this name and arguments."""
     found = Network.recorded(sidecar)
-    return (found.arch, found.kwargs) == (network.arch, network.kwargs)
+    in_json = json.loads(json.dumps(network.kwargs, default=repr))  # where a tuple is a list
+    return (found.arch, found.kwargs) == (network.arch, in_json)
 
 
 def require_teacher_arch(tree: RunTree, network: Network) -> None:

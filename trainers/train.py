@@ -32,8 +32,8 @@ from trainers.methods import Objective, needs_teacher, require_something_to_lear
 from trainers.networks import (
     Networks,
     Teaching,
-    feature_methods,
     new_student,
+    read_features,
     say_levels,
     say_start,
     say_view,
@@ -205,7 +205,7 @@ def train_students(
     images, views = images_and_views(
         Wanted(
             data.train, recipe, job.device, beside, job.tree.folder("teacher").views, teaching,
-            build if teaching is not None and feature_methods(stage.methods, recipe) else None,
+            build if teaching is not None and read_features(stage.methods, recipe) else None,
         )
     )  # fmt: skip
     if teaching is not None:

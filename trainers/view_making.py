@@ -29,14 +29,14 @@ from kdbench.progress import progress_bar
 from kdbench.runs.beside import remove_leftovers
 from kdbench.runs.files import atomic_path
 from kdbench.runs.folder import RunFolder
-from trainers.augmentation import Augmentation, centre, moved, moves, rows_of, shaded, statistics, to_device
+from trainers.augmentation import Augmentation, centre, moved, moves, rows_of, shown_to, statistics, to_device
 from trainers.batches import hide_labels, labelled_indices
 from trainers.cutmix import paste, with_sources
 from trainers.images import TrainingImages
 from trainers.processes import is_main, wait_for_all
 from trainers.steps import teacher_taps
 from trainers.views import IMAGES, LABELS, LOGITS, Part, ViewFolder, Views, drawn_view, pasted_view
-from trainers.views_wanted import Wanted, parts_of, say_and_require_room, size_text, what_they_are_made_of
+from trainers.views_wanted import Wanted, parts_of, say_and_require_room, size_text, teacher_name, what_they_are_made_of
 
 POLL_SECONDS = 0.5
 
@@ -90,8 +90,8 @@ def clear_up(wanted: Wanted, folder: ViewFolder) -> None:
     """Remove what an earlier teacher said, in whose place another stands now, and name views of other settings."""
     place = wanted.folder
     if wanted.teaching is not None:
-        now = wanted.teaching.sidecar["sha256"][:12]
-        old = [path for path in place.glob("*/teacher-*") if now not in path.name]
+        now = teacher_name(wanted.teaching)
+        old = [path for path in place.glob("*/teacher-*") if not path.name.startswith(now)]
         for path in old:
             shutil.rmtree(path, ignore_errors=True)
         if old:
@@ -152,7 +152,7 @@ def one_view(
         }
         if wanted.teaching is not None and set(shapes) - set(rows):
             teacher = wanted.teaching.model
-            said = teacher_taps(teacher, shaded(centre(levels, teacher.input), shade, teacher.input), recipe)
+            said = teacher_taps(teacher, shown_to(teacher.input, levels, shade), recipe)
             rows |= kept_of(said, shapes)
         yield {name: rows[name].cpu().numpy() for name in shapes}
 

@@ -30,7 +30,7 @@ from kdbench.data.normalisation import Input
 from kdbench.errors import KdbenchError
 from kdbench.models.segmentation import Taps
 from kdbench.runs.files import SCHEMA_VERSION, read_json, write_json
-from trainers.augmentation import Augmentation, centre, draw, shaded
+from trainers.augmentation import Augmentation, draw, shown_to
 from trainers.cutmix import Pastes, draw_pastes
 from trainers.recipe import MAX_VIEWS, Recipe
 
@@ -184,7 +184,7 @@ class Views:
         )
         drawn = Augmentation(*(values[at] for values in self._drawn))
         levels = self._rows(IMAGES, shown).float() / self._block
-        images = shaded(centre(levels.permute(0, 3, 1, 2), wanted), drawn, wanted)
+        images = shown_to(wanted, levels.permute(0, 3, 1, 2), drawn)
         labels = self._rows(LABELS, shown).long()
         if not taught:
             return images, labels, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data import SegmentationDataset
+from kdbench.data.normalisation import IMAGENET
 from kdbench.data.remembered import fingerprint
 from kdbench.errors import BadInput
 from kdbench.models.registry import shared_levels
@@ -108,7 +110,14 @@ def shape_of(maps: Tensor) -> tuple[int, int, int]:
 def opinion(wanted: Wanted) -> str:
     """The folder of what a teacher says, of just these weights and this precision."""
     assert wanted.teaching is not None
-    return f"teacher-{wanted.teaching.sidecar['sha256'][:12]}-{wanted.recipe.teacher_precision}"
+    return f"{teacher_name(wanted.teaching)}-{wanted.recipe.teacher_precision}"
+
+
+def teacher_name(teaching: Teaching) -> str:
+    """A teacher by its weights, and by its input unless that is ImageNet's, so that what was named before stays."""
+    seen = teaching.model.input
+    digest = hashlib.sha256(json.dumps(seen.as_json()).encode()).hexdigest()[:8]
+    return f"teacher-{teaching.sidecar['sha256'][:12]}" + (f"-{digest}" if seen != IMAGENET else "")
 
 
 def say_and_require_room(wanted: Wanted, folder: ViewFolder, parts: Sequence[Part]) -> None:

@@ -120,7 +120,7 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
     """Open data and recipe, and train."""
     from kdbench.data.held_out import groups_of
     from kdbench.data.preprocessing import parse_size
-    from trainers.processes import is_main, launcher_precision
+    from trainers.processes import is_main, joined_processes, launcher_precision
     from trainers.recipe import load_recipe
 
     check_runs(tree)
@@ -165,10 +165,11 @@ def run_training(tree: RunTree, flags: TrainFlags, data_root: Path | None) -> li
                 "that differ in letters, digits, dots or underscores: give group = another pattern"
             )
         folders[variant] = group
-    for number, group in enumerate(groups, start=1):
-        if is_main():
-            print(f"fold {number} of {len(groups)}: {group} is held out")
-        models += train_on(tree, recipe, flags, replace(asked, hold_out=group))
+    with joined_processes(choose_device(flags.device)):
+        for number, group in enumerate(groups, start=1):
+            if is_main():
+                print(f"fold {number} of {len(groups)}: {group} is held out")
+            models += train_on(tree, recipe, flags, replace(asked, hold_out=group))
     return models
 
 

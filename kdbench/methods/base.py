@@ -67,9 +67,10 @@ class Term:
         weight: the recipe's field that weighs it.
         loss: (student's Taps, teacher's Taps, labels N x H x W, recipe) → scalar, or "module:function" that is.
         fields: what else of the recipe it reads.
-        adapted: whether it reads features, which then come projected to the teacher's channels.
+        adapted: whether the student's features come projected to the teacher's channels.
         scale: what the axis of losses says of it, or a function of the recipe that says it: ``PER_PIXEL``, or ""
             where it is a mean over something else.
+        features: False where it reads logits alone: views that are made once keep no features for it.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Term:
     fields: tuple[RecipeField, ...] = ()
     adapted: bool = False
     scale: str | Callable[[Mapping[str, Any]], str] = ""
+    features: bool = True
 
     def scale_in(self, recipe: Mapping[str, Any]) -> str:
         return self.scale if isinstance(self.scale, str) else self.scale(recipe)

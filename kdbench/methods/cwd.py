@@ -23,6 +23,7 @@ METHODS.add(
                 weight=RecipeField("cwd_weight", 3.0, "weight of channel-wise distillation, in cwd", at_least=0),
                 loss="trainers.methods:cwd",
                 fields=(RecipeField("cwd_temperature", 4.0, "its τ, in the softmax over positions", above=0),),
+                features=False,
             ),
         ),
     )

@@ -24,6 +24,7 @@ METHODS.add(
                 weight=RecipeField("dist_weight", 1.0, "weight of both relations of DIST, in dist", at_least=0),
                 loss="trainers.methods:dist",
                 fields=(RecipeField("dist_temperature", 1.0, "its τ, in the softmax over classes", above=0),),
+                features=False,
             ),
         ),
     )

@@ -29,6 +29,7 @@ RESPONSE = Term(
         RecipeField("kl_reduction", "pixel", "batchmean is the guide's literal form", choices=("pixel", "batchmean")),
     ),
     scale=scale,
+    features=False,
 )
 
 METHODS.add(

@@ -117,11 +117,14 @@ def as_map(output: Tensor, tap: Tap, size: tuple[int, int]) -> Tensor:
 
 
 def _without_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    start = prefix + PREFIX
-    for key in [key for key in state if key.startswith(start)]:
-        state[prefix + key[len(start) :]] = state.pop(key)
+    _rename(state, prefix + PREFIX, prefix)
 
 
 def _with_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[f"{prefix}{PREFIX}{key[len(prefix) :]}"] = state.pop(key)
+    _rename(state, prefix, prefix + PREFIX)
+
+
+def _rename(state: dict[str, Any], before: str, after: str) -> None:
+    """All at once: a network that has a ``net`` of its own has names that others of its names turn into."""
+    moved = {key: state.pop(key) for key in list(state) if key.startswith(before)}
+    state.update({after + key.removeprefix(before): value for key, value in moved.items()})
