@@ -225,7 +225,6 @@ def test_two_processes_share_the_batch_of_one(train_set, monkeypatch, cutmix):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_gpu_makes_the_batches_of_the_cpu(train_set, monkeypatch, processes):
     """Without zoom and flip, which a GPU rounds otherwise. All have one shape, as recorded steps need it."""
