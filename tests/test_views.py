@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
@@ -14,36 +13,23 @@ from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import RunFailed
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import Taps
+from tests.trainings import CLASSES, CPU, teaching, wanted_by
 from trainers.augmentation import Augmentation, centre, moves, shaded
 from trainers.batches import TrainingBatches
-from trainers.images import Beside, TrainingImages
+from trainers.images import TrainingImages
 from trainers.methods import Objective
-from trainers.networks import Teaching, say_view
+from trainers.networks import say_view
 from trainers.recipe import Recipe, TeacherRecipe
 from trainers.steps import teacher_taps
 from trainers.view_making import images_and_views, kept_of, whole_levels
 from trainers.views import Shown, drawn_view
-from trainers.views_wanted import Wanted
 
-CPU = torch.device("cpu")
-CLASSES = 10
 AUGMENTED = {"scale_min": 0.6, "scale_max": 1.8, "jitter": 0.3, "precision": "fp32", "teacher_precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
 def train_set(folder_dataset):
     return open_dataset("folder", "train", folder_dataset)
-
-
-def teaching(seed=1):
-    torch.manual_seed(seed)
-    teacher = build_model("fpn_resnet18", CLASSES).eval().requires_grad_(False)
-    return Teaching(teacher.to(memory_format=torch.channels_last), {"sha256": str(seed) * 64})
-
-
-def wanted_by(train_set, folder, recipe, teacher=None):
-    student = partial(build_model, "student", CLASSES)
-    return Wanted(train_set, recipe, CPU, Beside(), folder, teacher, student)
 
 
 # The same as without
