@@ -23,6 +23,7 @@ from kdbench.errors import one_line
 from kdbench.machine.ending import die_with_parent
 from kdbench.runs.files import SEAL, write_sealed
 from tests.command import run_main
+from tests.forking import look_for_cycles_seldom
 from tests.fuzz.corpus import KINDS, Kind, fit, quick_latency
 from tests.fuzz.damage import DAMAGES
 from tests.traced import graphs_traced_once
@@ -152,6 +153,7 @@ def outcome_of(kind: Kind, code: int, said: str, printed: str) -> str:
 
 def main() -> None:
     die_with_parent(os.getppid())
+    look_for_cycles_seldom()
     sound, seed, log, traced = Path(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # native code's own prints
