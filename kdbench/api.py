@@ -172,6 +172,7 @@ def parity(
     """Tell whether two ONNX files, ours or not, are still the same segmentation model on real images.
 
     Args:
+        reference, candidate: the file that is right, and the one that is held against it.
         on: a dataset, whose labels are scored too; or image files and folders of them.
         options: tolerance, images at most, and what files from elsewhere do not say of their input.
 
@@ -302,6 +303,8 @@ def compare(
         runs: the tree that train, export and compare share.
         dataset: whose runs; None = the one trained last.
         methods: None = those that were trained.
+        backends: names of ``kdbench compare --backend``.
+        precisions: names of ``kdbench compare --precision``.
         rounds: timed calls per row.
 
     Returns:

@@ -30,6 +30,7 @@ from tests.command import run_main
 from tests.conditions import ENGINE_BUILDER, HAS_GPU, hidden_gpu, missing, missing_import
 from tests.traced import graphs_traced_once
 
+forking.look_for_cycles_seldom()
 # Before torchmetrics, which imports torchvision by itself, so that every test file runs alone and in any order.
 importlib.import_module("kdbench.torchvision_compat")
 

@@ -14,8 +14,7 @@ from kdbench.data import open_dataset
 from kdbench.data.normalisation import IMAGENET
 from kdbench.errors import BadInput
 from kdbench.runs.tree import RunTree
-from tests.test_train_interrupted import history, interrupt_after
-from tests.test_views import CPU, teaching, wanted_by
+from tests.trainings import CPU, equal, history, interrupt_after, teaching, wanted_by
 from trainers.augmentation import Augmentation, augment, draw, moves
 from trainers.batches import TrainingBatches, hide_labels
 from trainers.cutmix import Pastes, draw_pastes, paste, with_sources
@@ -225,7 +224,6 @@ def test_two_processes_share_the_batch_of_one(train_set, monkeypatch, cutmix):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_gpu_makes_the_batches_of_the_cpu(train_set, monkeypatch, processes):
     """Without zoom and flip, which a GPU rounds otherwise. All have one shape, as recorded steps need it."""
@@ -297,8 +295,7 @@ def test_resumed_it_has_the_weights_of_an_uninterrupted_run(kdbench, tiny_argume
     for method in ("baseline", "dist"):
         one, two = (RunTree(root, "folder", "cutmix=0.5").folder(method) for root in (whole, runs))
         assert history(one.path) == history(two.path)
-        weights, others = load_file(one.checkpoint), load_file(two.checkpoint)
-        assert all(torch.equal(weights[name], others[name]) for name in weights)
+        assert equal(load_file(one.checkpoint), load_file(two.checkpoint))
         assert json.loads(two.sidecar.read_text())["recipe"]["cutmix"] == 0.5
     assert not (RunTree(runs, "folder", "cutmix=0.5").root / "cutmix=0.5" / "teacher").exists()
 

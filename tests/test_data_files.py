@@ -13,6 +13,7 @@ from PIL import Image
 from kdbench.data import open_dataset
 from kdbench.data.base import pair_by_stem
 from kdbench.errors import BadInput, KdbenchError
+from tests.conftest import REPOSITORY
 
 SIZE = (6, 8)
 IMAGE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
@@ -55,10 +56,9 @@ def camvid(tmp_path):
 
 @pytest.fixture(scope="session")
 def camvid_root():
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
-    root = Path(os.environ.get("KDBENCH_CAMVID", beside))
+    root = Path(os.environ.get("KDBENCH_CAMVID", REPOSITORY / "data" / "camvid"))
     if not root.is_dir():
-        pytest.skip("needs CamVid: set KDBENCH_CAMVID to its folder")
+        pytest.skip("needs CamVid in data/camvid, or KDBENCH_CAMVID set to its folder")
     return root
 
 

@@ -134,6 +134,12 @@ def test_ci_calls_what_the_readme_says():
         assert f"run: {line.split(' #')[0].strip()}\n" in workflow, line
 
 
+@pytest.mark.parametrize("file", [".github/workflows/ci.yml", ".ci/run"])
+def test_both_descriptions_of_ci_install_by_the_lock_and_run_the_same_checks(file):
+    lines = re.findall(r"^ *(?:- run: )?(make .*)$", (REPOSITORY / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert lines[:4] == ["make install LOCKED=1", "make check", "make test", "make test-slow"]
+
+
 def test_committed_results_are_read_and_name_their_origin():
     files = sorted((REPOSITORY / "results").glob("*.json"))
     assert REPOSITORY / RESULTS in files

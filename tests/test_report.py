@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,14 +16,12 @@ from kdbench.report.charts import PLOT, charts, dash_of, log_range, pareto_front
 from kdbench.report.evidence import Evidence, collect
 from kdbench.report.gallery import error_map
 from kdbench.runs.tree import RunTree
+from tests import forking
 
 
 @pytest.fixture(scope="module")
 def compared(made_once, trained_runs):
     """Trained runs with a comparison of what PyTorch alone runs; not to be changed."""
-    import sys
-
-    from tests import forking
 
     def make(folder):
         shutil.copytree(trained_runs, folder / "runs")
@@ -33,15 +32,17 @@ def compared(made_once, trained_runs):
     return made_once("compared", make) / "runs"
 
 
-@pytest.fixture
-def page(compared, kdbench, tmp_path):
-    done = kdbench("report", "--runs", compared, "--output", tmp_path / "report.html", "--pictures", "3")
-    assert done.code == 0, done.err
-    return (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text(), done
+@pytest.fixture(scope="module")
+def page(compared, tmp_path_factory):
+    """The page and its text in Markdown."""
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    command = [sys.executable, "-m", "kdbench", "report", "--runs", compared, "--output", file, "--pictures", "3"]
+    forking.run(command, check=True)
+    return file.read_text(), file.with_suffix(".md").read_text()
 
 
 def test_every_section_is_there_and_nothing_is_fetched(page):
-    html, markdown, _ = page
+    html, markdown = page
     for name in ("analysis", "hardware", "training", "comparison", "deploy", "trade-off", "classes", "latency", "parity",
                  "gallery", "not-run", "checklist", "reproduce"):  # fmt: skip
         assert f'<section id="{name}"' in html
@@ -54,7 +55,7 @@ def test_every_section_is_there_and_nothing_is_fetched(page):
 
 
 def test_numbers_are_the_comparisons(page, compared):
-    html, markdown, _ = page
+    html, markdown = page
     for row in json.loads((compared / "folder" / "compare.json").read_text())["rows"]:
         if row["status"] == "ok":
             for text in (html, markdown):
@@ -64,7 +65,7 @@ def test_numbers_are_the_comparisons(page, compared):
 
 def test_rows_that_did_not_run_say_why_and_methods_share_a_line(page):
     methods = "Without KD (Baseline), Response-Based, Feature-Based, Combined"
-    for text in page[:2]:
+    for text in page:
         assert text.count("onnx fp32: unavailable: no onnx export") == 1
         assert f"{methods}, onnx fp32: unavailable: no onnx export" in text
 

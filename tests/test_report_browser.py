@@ -109,8 +109,9 @@ def test_a_phone_needs_no_sideways_scrolling(page):
     page.wait_for_function("document.documentElement.scrollWidth <= 390")
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(scope="module", params=["light", "dark"])
 def phone(request, browser, page_file):
+    """The page on a phone, which tests only look at."""
     context = browser.new_context(
         viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme=request.param, offline=True
     )

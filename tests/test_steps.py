@@ -129,7 +129,6 @@ def test_images_without_labels_teach_distilled_arms_alone(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recorded_steps_train_as_launched_ones(tmp_path, precision):
     """Two steps of every method: losses and statistics agree within the rounding of the precision.

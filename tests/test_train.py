@@ -18,6 +18,7 @@ from kdbench.models.segmentation import parameter_count
 from kdbench.models.student import Student
 from tests import forking
 from tests.conftest import REPOSITORY
+from tests.trainings import equal, history, interrupt_after
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,6 @@ def sidecar(tree, method):
 
 def weights(path):
     return load_file(path)
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_train_all_writes_checkpoint_sidecar_history_and_tensorboard(trained_all):
@@ -105,23 +102,11 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(trained_all, kdben
     assert done.code == 0, done.err
     folders = [root / "folder" / "baseline" for root in (whole, killed)]
     assert equal(*(weights(folder / "student.safetensors") for folder in folders))
-    histories = [
-        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
-        for text in ((folder / "history.jsonl").read_text() for folder in folders)
-    ]
-    assert histories[0] == histories[1]
+    assert history(folders[0]) == history(folders[1])
 
 
 def test_resume_under_another_recipe_is_refused(kdbench, arguments, tmp_path, monkeypatch):
-    from trainers.arm import Arm
-
-    save = Arm.save_state
-
-    def save_and_interrupt(arm):
-        save(arm)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Arm, "save_state", save_and_interrupt)
+    interrupt_after(monkeypatch, "save_state", 1)
     done = kdbench("train", "--method", "baseline", "--runs", tmp_path, *arguments)
     assert done.code == 130
     assert done.err.strip().splitlines()[-1].endswith("go on with the same command and --resume")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
-from trainers.arm import Arm
+from tests.trainings import equal, history, interrupt_after
 
 
 @pytest.fixture
@@ -29,24 +28,6 @@ def runs(trained_runs, tmp_path):
 def baseline(kdbench, tiny_arguments, tmp_path):
     """Run ``kdbench train --method baseline`` into a folder of this test's own."""
     return lambda *more: kdbench("train", "--method", "baseline", *tiny_arguments, "--runs", tmp_path, *more)
-
-
-def interrupt_after(monkeypatch, name, calls):
-    """Ctrl-C right after the ``calls``-th call of a method of Arm."""
-    original, count = getattr(Arm, name), []
-
-    def wrapped(arm):
-        original(arm)
-        count.append(1)
-        if len(count) == calls:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Arm, name, wrapped)
-
-
-def history(folder):
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 # Two at once
@@ -161,7 +142,7 @@ def test_resume_trains_a_damaged_checkpoint_anew_and_says_so(kdbench, tiny_argum
         f"kdbench: '{folder / 'student.safetensors'}' is not the file that its sidecar describes: training anew\n"
     )
     again = load_file(folder / "student.safetensors")
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert equal(whole, again)
     (folder / "student.json").write_text('{"schema_version": 1}')
     assert "is no sidecar of a training (method: Field required)" in kdbench(*command).err
 

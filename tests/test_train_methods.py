@@ -7,7 +7,6 @@ import shutil
 from statistics import median
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from kdbench.comparison.fairness import unfair_differences
@@ -15,6 +14,7 @@ from kdbench.comparison.results import Comparison
 from kdbench.comparison.tables import as_csv, as_markdown, as_text
 from kdbench.runs.tree import RunTree
 from tests.exports import read_unsealed
+from tests.trainings import equal, interrupt_after
 from trainers.recipe import Recipe
 from trainers.time_match import seconds_by_run, time_matched
 
@@ -48,10 +48,6 @@ def weights(runs, method):
     return load_file(runs / "folder" / method / "student.safetensors")
 
 
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def train(kdbench, runs, *flags):
     done = kdbench("train", "--runs", runs, *flags)
     assert done.code == 0, done.err
@@ -82,17 +78,9 @@ def test_published_methods_train_with_their_own_term(kdbench, runs, tiny_argumen
 
 def test_published_methods_resume_to_the_same_weights(kdbench, runs, tiny_arguments, monkeypatch):
     """Interrupted when cwd had its first epoch saved and dist had none: both end as if nothing had happened."""
-    from trainers.arm import Arm
-
     train(kdbench, runs, "--method", "cwd,dist", *tiny_arguments)
     whole = {method: weights(runs, method) for method in PUBLISHED}
-    save = Arm.save_state
-
-    def save_and_interrupt(arm):
-        save(arm)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Arm, "save_state", save_and_interrupt)
+    interrupt_after(monkeypatch, "save_state", 1)
     done = kdbench("train", "--method", "cwd,dist", "--runs", runs, *tiny_arguments)
     assert done.code == 130
     monkeypatch.undo()

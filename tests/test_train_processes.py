@@ -25,6 +25,7 @@ from kdbench.models.pixels import total
 from kdbench.models.registry import build_model
 from tests import forking
 from tests.conftest import REPOSITORY
+from tests.trainings import equal, interrupt_after
 from trainers.methods import Objective
 from trainers.processes import rank, share_batchnorm, world_size, wrap
 from trainers.recipe import Recipe
@@ -258,7 +259,6 @@ def test_more_processes_than_images_in_a_batch_are_refused(kdbench, arguments, t
 def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments, trained_runs, tmp_path, monkeypatch):
     """Some teachers have dropout, whose random numbers must not depend on where a run was interrupted."""
     from kdbench.models.student import Student
-    from trainers.arm import Arm
 
     plain = Student.taps
     monkeypatch.setattr(Student, "taps", lambda self, images: plain(self, F.dropout(images, 0.5, self.training)))
@@ -268,14 +268,8 @@ def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments,
     beside = ("train", "--method", "response,baseline", *arguments)
     shutil.copytree(trained_runs / "folder" / "teacher", tmp_path / "beside" / "folder" / "teacher")
     assert kdbench(*beside, "--runs", tmp_path / "beside").code == 0
-    save = Arm.save_state
-
-    def interrupted(arm):
-        save(arm)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Arm, "save_state", interrupted)
+        interrupt_after(patch, "save_state", 1)
         assert kdbench(*command, "--runs", tmp_path / "resumed").code == 130
     torch.manual_seed(12345)
     assert kdbench(*command, "--runs", tmp_path / "resumed", "--resume").code == 0
@@ -283,5 +277,5 @@ def test_a_resumed_run_drops_what_an_uninterrupted_one_drops(kdbench, arguments,
         load_file(tmp_path / name / "folder" / "baseline" / "student.safetensors")
         for name in ("whole", "resumed", "beside")
     )
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert all(torch.equal(whole[name], among[name]) for name in whole)
+    assert equal(whole, resumed)
+    assert equal(whole, among)

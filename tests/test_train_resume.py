@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
+import pytest
 from safetensors.torch import load_file, save_file
-from test_train_interrupted import interrupt_after
-from test_train_interrupted import runs as runs
+
+from tests.trainings import interrupt_after
+
+
+@pytest.fixture
+def runs(trained_runs, tmp_path):
+    return shutil.copytree(trained_runs, tmp_path / "runs")
 
 
 def test_resume_on_other_classes_or_another_teacher_is_refused(

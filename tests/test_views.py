@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
@@ -14,19 +13,17 @@ from kdbench.data.normalisation import IMAGENET, Input
 from kdbench.errors import RunFailed
 from kdbench.models.registry import build_model
 from kdbench.models.segmentation import Taps
+from tests.trainings import CLASSES, CPU, teaching, wanted_by
 from trainers.augmentation import Augmentation, centre, converted, moves, shaded
 from trainers.batches import TrainingBatches
-from trainers.images import Beside, TrainingImages
+from trainers.images import TrainingImages
 from trainers.methods import Objective
-from trainers.networks import Teaching, say_view
+from trainers.networks import say_view
 from trainers.recipe import Recipe, TeacherRecipe
 from trainers.steps import teacher_taps
 from trainers.view_making import images_and_views, kept_of, whole_levels
 from trainers.views import Shown, drawn_view
-from trainers.views_wanted import Wanted
 
-CPU = torch.device("cpu")
-CLASSES = 10
 TURNED = Input((128.0, 120.0, 110.0), (50.0, 60.0, 70.0), 255, "BGR")
 AUGMENTED = {"scale_min": 0.6, "scale_max": 1.8, "jitter": 0.3, "precision": "fp32", "teacher_precision": "fp32"}
 
@@ -34,18 +31,6 @@ AUGMENTED = {"scale_min": 0.6, "scale_max": 1.8, "jitter": 0.3, "precision": "fp
 @pytest.fixture(scope="module")
 def train_set(folder_dataset):
     return open_dataset("folder", "train", folder_dataset)
-
-
-def teaching(seed=1, wants=IMAGENET):
-    torch.manual_seed(seed)
-    teacher = build_model("fpn_resnet18", CLASSES).eval().requires_grad_(False)
-    teacher.input = wants
-    return Teaching(teacher.to(memory_format=torch.channels_last), {"sha256": str(seed) * 64})
-
-
-def wanted_by(train_set, folder, recipe, teacher=None):
-    student = partial(build_model, "student", CLASSES)
-    return Wanted(train_set, recipe, CPU, Beside(), folder, teacher, student)
 
 
 # The same as without
@@ -76,17 +61,22 @@ def loss_and_gradient(method, recipe, teacher, batch):
     return {name: value.item() for name, value in losses.items()}, gradient
 
 
-@pytest.mark.parametrize("view_size", [None, (128, 192)], ids=["same size", "twice the side"])
-@pytest.mark.parametrize("method", ["baseline", "response", "feature", "dist", "cwd"])
-def test_loss_and_gradient_are_those_of_the_online_path(train_set, tmp_path, method, view_size):
-    recipe = Recipe(size=(64, 96), views=3, teacher=TeacherRecipe(size=view_size), **AUGMENTED)
-    wanted = wanted_by(train_set, tmp_path, recipe, teaching())
+@pytest.fixture(scope="module", params=[None, (128, 192)], ids=["same size", "twice the side"])
+def batches(request, train_set, tmp_path_factory):
+    """The teacher's views, and one step's batch as they keep it and as it is computed without them. Not to be changed."""
+    recipe = Recipe(size=(64, 96), views=3, teacher=TeacherRecipe(size=request.param), **AUGMENTED)
+    wanted = wanted_by(train_set, tmp_path_factory.mktemp("views"), recipe, teaching())
     _, views = images_and_views(wanted)
     shown = [Shown(5, 1), Shown(0, 2), Shown(7, 1), Shown(3, 0)]
-    kept, now = views.batch(shown, IMAGENET, taught=True), online(wanted, shown)
+    return wanted, views.batch(shown, IMAGENET, taught=True), online(wanted, shown)
+
+
+@pytest.mark.parametrize("method", ["baseline", "response", "feature", "dist", "cwd"])
+def test_loss_and_gradient_are_those_of_the_online_path(batches, method):
+    wanted, kept, now = batches
     assert torch.equal(kept[1], now[1])
-    losses, gradient = loss_and_gradient(method, recipe, wanted.teaching, kept)
-    expected, its_gradient = loss_and_gradient(method, recipe, wanted.teaching, now)
+    losses, gradient = loss_and_gradient(method, wanted.recipe, wanted.teaching, kept)
+    expected, its_gradient = loss_and_gradient(method, wanted.recipe, wanted.teaching, now)
     assert losses == pytest.approx(expected, rel=1e-3)
     assert (gradient - its_gradient).norm() < 1e-3 * its_gradient.norm()
 

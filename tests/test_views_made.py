@@ -15,8 +15,8 @@ from kdbench.data import open_dataset
 from kdbench.data.normalisation import IMAGENET
 from kdbench.errors import BadInput
 from kdbench.runs.tree import RunTree
-from tests.test_train_interrupted import history, interrupt_after
-from tests.test_views import AUGMENTED, TURNED, teaching, wanted_by
+from tests.test_views import AUGMENTED, TURNED
+from tests.trainings import equal, history, interrupt_after, teaching, wanted_by
 from trainers.batches import TrainingBatches
 from trainers.images import TrainingImages
 from trainers.recipe import Recipe, load_recipe, variant_name
@@ -234,8 +234,7 @@ def test_resumed_it_has_the_weights_of_an_uninterrupted_run(kdbench, tiny_argume
     assert kdbench(*command, runs, "--resume").code == 0
     one, two = (RunTree(root, "folder", "views=2").folder("dist") for root in (whole, runs))
     assert history(one.path) == history(two.path)
-    weights, others = load_file(one.checkpoint), load_file(two.checkpoint)
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert equal(load_file(one.checkpoint), load_file(two.checkpoint))
     done = kdbench(*command, runs, "--resume", "--views", "3")
     assert done.code == 0, done.err  # another number of views is another variant
     assert RunTree(runs, "folder", "views=3").checkpoint("dist").exists()
