@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdbench.comparison.results import Comparison, Improvement, Row
 from kdbench.report.analysis import analysis, gain_sentence
@@ -79,6 +80,17 @@ def test_the_gallery_has_images_labels_predictions_and_errors(page):
         assert picture["image"].startswith("data:image/jpeg;base64,")
         assert picture["overlays"].keys() == picture["predictions"].keys()
         assert set(picture["predictions"]) == set(picture["errors"]) == {"baseline", "response", "feature", "combined"}
+
+
+def test_a_picture_without_a_labelled_pixel_has_no_score(compared, kdbench, folder_dataset, tmp_path):
+    data = shutil.copytree(folder_dataset, tmp_path / "data")
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(data / "masks" / "val" / "val0.png")
+    done = kdbench("report", "--runs", compared, "--data-root", data, "--output", tmp_path / "r.html")
+    assert done.code == 0, done.err
+    shown = re.search(r'<script id="data" type="application/json">(.*?)</script>', (tmp_path / "r.html").read_text())
+    scores = {picture["name"]: picture["miou"] for picture in json.loads(shown[1])["gallery"]}
+    assert scores["val0"] == {}
+    assert set(scores["val1"]) == {"baseline", "response", "feature", "combined"}
 
 
 def test_with_nothing_compared_the_page_says_what_to_do(trained_runs, kdbench, tmp_path):
