@@ -170,6 +170,22 @@ def test_overlap_by_content(root):
     assert "z.png" in second
 
 
+def test_a_test_split_is_read_where_there_is_one(root, kdbench):
+    """Layouts that name it among those that a finished study is scored on: broken files, values and copies of train."""
+    check = ("data", "check", "--dataset", "folder", "--data-root", root)
+    assert kdbench(*check).code == 0
+    twin = root / "images" / "train" / "a.png"
+    copy = add(root, "test", "t", mask(0, 1, 2), np.asarray(Image.open(twin)))
+    add(root, "test", "u", mask(0, 9))
+    add(root, "test", "lonely", mask(0)).with_name("lonely.png").unlink()
+    done = kdbench(*check)
+    assert (done.code, "has 3 problems" in done.err) == (2, True)
+    assert "folder test: 2 images" in done.out
+    assert f"test image '{copy}' is byte for byte the train image '{twin}'" in done.out
+    assert "lonely.png' has no partner in" in done.out
+    assert "u.png' holds the values [9], expected 0 to 2" in done.out
+
+
 def test_overlap_by_name_is_one_line(root):
     for name in ("a", "b"):
         add(root, "val", name, mask(0))
