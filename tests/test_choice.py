@@ -164,6 +164,19 @@ def test_rows_that_are_not_ok_are_no_candidates_and_are_counted():
     assert said(comparison).endswith("Not considered, because not measured: 1 built, 1 failed.")
 
 
+def test_only_what_was_asked_for_is_counted_as_not_considered():
+    lost = {"status": "failed", "reason": "broken"}
+    comparison = comparison_of(
+        ("onnx fp32", 0.6, (20.0, 19.0, 21.0), 11.0),
+        row_of("torch fp32", None, (1.0, 0.9, 1.1), 5.0, **lost),
+        row_of("response onnx fp32", None, (1.0, 0.9, 1.1), 5.0, **lost),
+        row_of("trt fp32", None, (1.0, 0.9, 1.1), 5.0, variant="student=x", **lost),
+    )
+    assert said(comparison).endswith("not measured: 2 failed.")
+    assert said(comparison, methods=("baseline",)).endswith("not measured: 1 failed.")
+    assert "Not considered" not in said(comparison, methods=("baseline",), variants=(None,))
+
+
 def test_nothing_fits_the_nearest_and_what_is_in_its_way():
     comparison = comparison_of(
         TORCH,
