@@ -303,6 +303,13 @@ def test_choose_as_a_person_runs_it(results, kdbench, tmp_path):
     assert " ".join(done.out.split()).startswith(document["reason"])
 
 
+def test_results_of_a_dataset_file_have_the_runs_of_its_dataset(results, kdbench, tmp_path):
+    file = tmp_path / "yard.toml"
+    file.write_text('images = "i/*.png"\nmasks = "m/{name}"\nsplit = { val = 0.5 }\n[classes]\na = 0\nb = 1\n')
+    done = kdbench("choose", "--results", results, "--runs", tmp_path, "--dataset", file)
+    assert f"File: {tmp_path}/yard/baseline/onnx-int8/mask (not on" in done.out
+
+
 def test_nothing_fits_is_exit_code_1_with_the_reason_as_json_too(results, kdbench):
     done = kdbench("choose", "--results", results, "--max-ms", "1", "--json", "-")
     assert done.code == 1

@@ -12,6 +12,7 @@ import typer
 from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, JsonFile, Runs, choose, json_result
+from kdbench.data.open import join_dataset
 from kdbench.errors import BadInput
 from kdbench.methods.base import student_methods
 from kdbench.runs.tree import USUAL, RunTree
@@ -82,7 +83,7 @@ def open_comparison(results: Path | None, runs: Path, dataset: str | None) -> tu
         tree = RunTree.find(runs, dataset, USUAL)
         return Comparison.read(tree.comparison), tree
     comparison = Comparison.read(results)
-    return comparison, RunTree(runs, dataset or comparison.dataset["name"])
+    return comparison, RunTree(runs, comparison.dataset["name"] if dataset is None else join_dataset(dataset))
 
 
 Numbers = tuple[float | None, float | None, float | None, float | None]
