@@ -322,9 +322,10 @@ def test_nothing_fits_is_exit_code_1_with_the_reason_as_json_too(results, kdbenc
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--max-ms", "0"], "--max-ms: got 0, expected a number above 0"),
+        (["--max-ms", "0"], "--max-ms: got 0, expected a finite number above 0"),
+        (["--max-ms", "inf", "--json", "-"], "--max-ms: got inf, expected a finite number above 0"),
         (["--min-miou", "nan"], "--min-miou: got nan, expected a fraction from 0 to 1"),
-        (["--max-mb", "nan"], "--max-mb: got nan, expected a number above 0"),
+        (["--max-mb", "nan"], "--max-mb: got nan, expected a finite number above 0"),
         (["--min-miou", "60"], "--min-miou: got 60, expected a fraction from 0 to 1"),
         (["--max-miou-loss", "1.5"], "--max-miou-loss: got 1.5, expected a fraction from -1 to 1"),
         (["--backend", "onxx"], "--backend: got 'onxx', expected all or a comma-separated list of torch, "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from pathlib import Path
@@ -106,8 +107,8 @@ def choice_within(comparison: Comparison, numbers: Numbers, names: tuple[str, st
         ("--max-miou-loss", loss, -1.0, 1.0), ("--min-miou", miou, 0.0, 1.0),
         ("--max-ms", ms, 0.0, float("inf")), ("--max-mb", mb, 0.0, float("inf")),
     ):  # fmt: skip
-        if value is not None and not (least <= value <= most and (value > 0 or most == 1.0)):
-            expected = f"a fraction from {least:g} to 1" if most == 1.0 else "a number above 0"
+        if value is not None and not (math.isfinite(value) and least <= value <= most and (value > 0 or most == 1.0)):
+            expected = f"a fraction from {least:g} to 1" if most == 1.0 else "a finite number above 0"
             raise BadInput(f"{flag}: got {value:g}, expected {expected}")
     rows = comparison.rows
     # Names in a file of another machine may be declared by a plugin of that one.
