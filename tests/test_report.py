@@ -127,6 +127,25 @@ def test_bad_input_is_one_line(compared, kdbench, tmp_path, monkeypatch, argumen
     assert done.err.count("\n") == 1
 
 
+def test_results_are_reported_on_with_the_runs_of_their_dataset(compared, kdbench, tmp_path):
+    runs = shutil.copytree(compared, tmp_path / "runs")
+    results = shutil.copy(runs / "folder" / "compare.json", tmp_path / "results.json")
+    # The last training is of another dataset.
+    assert kdbench("train", "--method", "baseline", "--runs", runs, "--epochs", 1, "--images", 4, "--size", "64x64").code == 0  # fmt: skip
+    done = kdbench("report", "--runs", runs, "--results", results, "--pictures", 0)
+    assert done.code == 0, done.err
+    assert f"written: {runs / 'folder' / 'report.html'}" in done.out
+    mixed = kdbench("report", "--runs", runs, "--results", results, "--pictures", 0, "--dataset", "shapes")
+    assert (mixed.code, mixed.err.count("\n")) == (2, 1)
+    assert "got a comparison of dataset 'folder', expected one of 'shapes'" in mixed.err
+    document = json.loads((tmp_path / "results.json").read_text())
+    document["dataset"]["name"] = "../elsewhere"
+    results.write_text(json.dumps(document))
+    outside = kdbench("report", "--runs", runs, "--results", results, "--pictures", 0)
+    assert (outside.code, outside.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_nothing_trained_at_all(kdbench, tmp_path):
     done = kdbench("report", "--runs", tmp_path)
     assert done.code == 2

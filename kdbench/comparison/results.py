@@ -28,7 +28,8 @@ class Part(Recorded):
 
 
 class DatasetPart(Part):
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
+    """That of a folder below the runs, and so no path."""
     split: str
     images: int
     classes: list[str]

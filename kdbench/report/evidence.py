@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdbench.comparison.results import Comparison, Row
-from kdbench.errors import KdbenchError
+from kdbench.errors import BadInput, KdbenchError
 from kdbench.methods.base import method_in
 from kdbench.runs.files import RECORDED, parse_json, require_regular
 from kdbench.runs.history import MethodHistory, read_history, trained_methods
@@ -80,12 +80,17 @@ def collect(tree: RunTree, results: Path) -> Evidence:
         results: a comparison's JSON.
 
     Raises:
-        BadInput: the comparison or a history is there and broken.
+        BadInput: the comparison or a history is there and broken, or the comparison is of another dataset.
     """
     found = Evidence(tree)
     dataset = f"--dataset {tree.dataset}"
     if results.exists():
         found.comparison = Comparison.read(results)
+        if (compared := found.comparison.dataset["name"]) != tree.dataset:
+            raise BadInput(
+                f"'{results}': got a comparison of dataset '{compared}', expected one of '{tree.dataset}', whose runs "
+                f"are reported on: name another with --results, or --dataset {compared}"
+            )
     else:
         found.gaps["comparison"] = (
             f"Nothing was compared yet ('{results}' does not exist): make it with `kdbench compare {dataset}`."
