@@ -172,7 +172,10 @@ class TestClaims:
 
     def test_one_training_or_two_claim_nothing(self):
         one = self.gain(seeds=1, standard_error_over="images", verdict="no gain shown")
+        assert ", 1 training each (± 0.50 over images alone)." in one
         assert "no gain is claimed" in one
+        two = self.gain(seeds=2, standard_error_over="images", verdict="no gain shown")
+        assert ", 2 trainings each (± 0.50 over images alone)." in two
         assert "no gain is claimed" in self.gain(seeds=2, verdict="no gain shown")
 
 

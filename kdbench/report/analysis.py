@@ -51,8 +51,8 @@ def gain_sentence(gain: Improvement) -> str:
     against = f"{name}{where}: {points:+.2f} points of mIoU against the baseline's {fraction(gain.baseline_miou)}"
     if gain.standard_error_over == "images":
         return (
-            f"{against}, one training each (± {error:.2f} over images alone). The spread between trainings is unknown, "
-            "so no gain is claimed: train with --seeds 0,1,2."
+            f"{against}, {counted(gain.seeds, 'training')} each (± {error:.2f} over images alone). The spread between "
+            "trainings is unknown, so no gain is claimed: train with --seeds 0,1,2."
         )
     paired = f"{against}, ± {error:.2f} standard error over {gain.trainings.replace('seed', 'paired seed')}"
     if (gain.seeds if gain.folds is None else gain.folds) < 3:
