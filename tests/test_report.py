@@ -209,6 +209,25 @@ def test_only_a_backend_whose_interval_is_apart_is_shown_to_be_faster(compared, 
     assert sentence.startswith(said)
 
 
+@pytest.mark.parametrize("backends", [("torch", "torch-channels-last"), ("torch-channels-last", "torch")])
+def test_rounds_are_of_the_backend_that_a_file_is_named_by(compared, tmp_path, backends):
+    """In whatever order: a name that begins as another's is not taken for it, nor rounds of several images for one's."""
+    runs = shutil.copytree(compared, tmp_path / "runs")
+    latency, results = runs / "folder" / "latency", runs / "folder" / "compare.json"
+    comparison = Comparison.read(results)
+    torch = [row for row in comparison.rows if row.backend == "torch"]
+    comparison.rows = [row.model_copy(update={"backend": backend}) for backend in backends for row in torch]
+    comparison.write(results)
+
+    def shown():
+        return {backend for _, backend, _ in collect(RunTree(runs, "folder"), results).rounds}
+
+    shutil.copy(latency / "torch.json", latency / "torch-channels-last-64x96.json")
+    assert shown() == {"torch", "torch-channels-last"}
+    (latency / "torch.json").rename(latency / "torch-batch-4.json")
+    assert shown() == {"torch-channels-last"}
+
+
 def test_pareto_front():
     points = [(1.0, 0.3), (2.0, 0.5), (1.5, 0.2), (3.0, 0.5), (2.0, 0.4), (4.0, 0.6)]
     assert pareto_front(points) == [(1.0, 0.3), (2.0, 0.5), (4.0, 0.6)]
