@@ -42,6 +42,14 @@ def screen(recording, width):
     return console.file.getvalue().splitlines()
 
 
+def test_a_name_does_not_end_a_cell_of_the_table(recording):
+    before = as_markdown(recording).splitlines()
+    recording.cells[0].name = "a|b"
+    after = as_markdown(recording).splitlines()
+    assert after[6] == before[6].replace("| mask |", "| a\\|b |")
+    assert after[4:6] == before[4:6]
+
+
 def test_one_interval_the_one_that_the_verdict_is_by(recording):
     cell = json.loads(FILE.read_text(encoding="utf-8"))["cells"][0]
     interval = f"{cell['estimate']['low']:.3f}–{cell['estimate']['high']:.3f}"
