@@ -15,6 +15,7 @@ from kdbench.comparison.tables import (
     as_csv,
     as_markdown,
     as_text,
+    imported_line,
     improvement_lines,
     lines_over_seeds,
     operators_line,
@@ -230,6 +231,16 @@ def test_an_error_over_images_says_how_many_trainings_there_were():
         "images, 1 training each: no gain shown",
         "images, 2 trainings each: no gain shown",
     ]
+
+
+def test_a_row_is_an_imports_where_it_is_held_against_a_run_of_its_own():
+    known = {"backend": "onnx", "precision": "fp32", "output": "mask", "status": "ok"}
+    rows = [Row(method=str(name), reference=name, **known) for name in (None, "torch", "onnx fp32")]
+    assert [row.imported for row in rows] == [False, False, True]
+    assert [row.reference_row for row in rows] == ["torch fp32", "torch fp32", "onnx fp32"]
+    comparison = comparison_of().model_copy(update={"rows": rows})
+    assert imported_line(comparison).startswith("Imported: onnx fp32. ")
+    assert imported_line(comparison.model_copy(update={"rows": rows[:2]})) is None
 
 
 def test_a_row_that_is_missing_has_a_dash_in_each_column():

@@ -124,7 +124,7 @@ def new_scenes_line(comparison: Comparison) -> str | None:
 
 def imported_line(comparison: Comparison) -> str | None:
     """Which rows are of imported files, and what that means; None without any."""
-    names = list(dict.fromkeys(row.run for row in comparison.rows if row.reference == "onnx fp32"))
+    names = list(dict.fromkeys(row.run for row in comparison.rows if row.imported))
     if not names:
         return None
     return (

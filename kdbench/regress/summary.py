@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdbench.comparison import markdown
+from kdbench.comparison.latency import UNSTABLE_STEAL
 from kdbench.comparison.numbers import NOTHING, counted
 from kdbench.regress.record import Arm, Cell, Recording, cell_verdict
 from kdbench.regress.rule import Judgement, Verdict
@@ -185,6 +186,6 @@ def _not_judged(cell: Cell, judgement: Judgement | None) -> list[str]:
         f"control {figures(judgement)[3]}; ratio of slow calls {', '.join(tails)}; {started}; outputs: {cell.outputs}"
     )
     stolen = [block.steal for block in cell.blocks if block.steal is not None]
-    if stolen and float(np.mean(stolen)) > 0.02:
+    if stolen and float(np.mean(stolen)) > UNSTABLE_STEAL:
         lines.append(f"{cell.name}: the hypervisor gave {100 * float(np.mean(stolen)):.1f}% of the CPU time to others")
     return lines

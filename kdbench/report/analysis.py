@@ -111,18 +111,14 @@ def speed_sentences(comparison: Comparison) -> list[str]:
     ]
 
 
-def is_imported(row: Row) -> bool:
-    return row.reference == "onnx fp32"
-
-
 def agreement_sentences(comparison: Comparison) -> list[str]:
     """Whether exports are still the same model, by precision."""
     sentences = []
     exported = [row for row in comparison.rows if row.status == "ok" and not runs_checkpoints(row.backend)]
-    for imported, precision in dict.fromkeys((is_imported(row), row.precision) for row in exported):
+    for imported, precision in dict.fromkeys((row.imported, row.precision) for row in exported):
         rows = [
             row for row in exported
-            if (is_imported(row), row.precision) == (imported, precision) and row.agreement_with_torch is not None
+            if (row.imported, row.precision) == (imported, precision) and row.agreement_with_torch is not None
         ]  # fmt: skip
         if not rows:
             continue
