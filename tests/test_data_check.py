@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from kdbench.data import open_dataset
-from kdbench.data.check import check_dataset, check_splits, overlap, report_tables
+from kdbench.data.check import check_splits, overlap, report_tables
 from kdbench.data.shapes import Shapes
 
 RNG = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def root(tmp_path):
 
 
 def check(root: Path, split: str = "train"):
-    return check_dataset(open_dataset("folder", split, root))
+    return check_splits(open_dataset("folder", split, root)).reports[0]
 
 
 def test_clean_split(root):
@@ -146,7 +146,7 @@ def test_palettes_that_differ(root):
 
 
 def test_shapes_are_clean():
-    report = check_dataset(Shapes("val"))
+    report = check_splits(Shapes("val")).reports[0]
     assert report.sizes == {"128x128": 200}
     assert sum(report.pixel_share) == pytest.approx(1)
     assert report.problems == report.warnings == ()
