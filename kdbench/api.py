@@ -335,7 +335,7 @@ def compare(
         output="mask", device="cpu", threads=usable_cores(), rounds=rounds, recipe_defaults=recipe_defaults(),
     )  # fmt: skip
     validation = open_trained_dataset(trees[0], None, options.methods[0])
-    others = other_splits(trees[0], validation, None, options.methods[0], test=False)
+    others = other_splits(trees[0], None, options.methods[0], test=False)
     return run(tree, validation, options, others)
 
 

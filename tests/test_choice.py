@@ -164,6 +164,19 @@ def test_rows_that_are_not_ok_are_no_candidates_and_are_counted():
     assert said(comparison).endswith("Not considered, because not measured: 1 built, 1 failed.")
 
 
+def test_only_what_was_asked_for_is_counted_as_not_considered():
+    lost = {"status": "failed", "reason": "broken"}
+    comparison = comparison_of(
+        ("onnx fp32", 0.6, (20.0, 19.0, 21.0), 11.0),
+        row_of("torch fp32", None, (1.0, 0.9, 1.1), 5.0, **lost),
+        row_of("response onnx fp32", None, (1.0, 0.9, 1.1), 5.0, **lost),
+        row_of("trt fp32", None, (1.0, 0.9, 1.1), 5.0, variant="student=x", **lost),
+    )
+    assert said(comparison).endswith("not measured: 2 failed.")
+    assert said(comparison, methods=("baseline",)).endswith("not measured: 1 failed.")
+    assert "Not considered" not in said(comparison, methods=("baseline",), variants=(None,))
+
+
 def test_nothing_fits_the_nearest_and_what_is_in_its_way():
     comparison = comparison_of(
         TORCH,
@@ -290,6 +303,13 @@ def test_choose_as_a_person_runs_it(results, kdbench, tmp_path):
     assert " ".join(done.out.split()).startswith(document["reason"])
 
 
+def test_results_of_a_dataset_file_have_the_runs_of_its_dataset(results, kdbench, tmp_path):
+    file = tmp_path / "yard.toml"
+    file.write_text('images = "i/*.png"\nmasks = "m/{name}"\nsplit = { val = 0.5 }\n[classes]\na = 0\nb = 1\n')
+    done = kdbench("choose", "--results", results, "--runs", tmp_path, "--dataset", file)
+    assert f"File: {tmp_path}/yard/baseline/onnx-int8/mask (not on" in done.out
+
+
 def test_nothing_fits_is_exit_code_1_with_the_reason_as_json_too(results, kdbench):
     done = kdbench("choose", "--results", results, "--max-ms", "1", "--json", "-")
     assert done.code == 1
@@ -302,9 +322,10 @@ def test_nothing_fits_is_exit_code_1_with_the_reason_as_json_too(results, kdbenc
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--max-ms", "0"], "--max-ms: got 0, expected a number above 0"),
+        (["--max-ms", "0"], "--max-ms: got 0, expected a finite number above 0"),
+        (["--max-ms", "inf", "--json", "-"], "--max-ms: got inf, expected a finite number above 0"),
         (["--min-miou", "nan"], "--min-miou: got nan, expected a fraction from 0 to 1"),
-        (["--max-mb", "nan"], "--max-mb: got nan, expected a number above 0"),
+        (["--max-mb", "nan"], "--max-mb: got nan, expected a finite number above 0"),
         (["--min-miou", "60"], "--min-miou: got 60, expected a fraction from 0 to 1"),
         (["--max-miou-loss", "1.5"], "--max-miou-loss: got 1.5, expected a fraction from -1 to 1"),
         (["--backend", "onxx"], "--backend: got 'onxx', expected all or a comma-separated list of torch, "),

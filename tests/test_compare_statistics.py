@@ -194,6 +194,18 @@ def test_images_that_say_nothing_have_no_interval():
     assert interval(np.array([1.0, np.nan, 3.0])) == pytest.approx((1.05, 2.95))
 
 
+def test_the_error_over_images_leaves_out_draws_without_a_label():
+    """Of a void and a labelled image: the second alone and both together differ by 0.25 each, the first by nothing."""
+    void = np.zeros((1, 2, 2), np.int64)
+    worse, better = TWO_IMAGES[:1], np.array([[[8, 0], [0, 0]]])
+    found = improvement_over(
+        {0: Evaluation(np.concatenate([void, worse]))}, {0: Evaluation(np.concatenate([void, better]))}, "x"
+    )
+    assert (found.delta_miou, found.standard_error, found.standard_error_over) == (0.25, 0.0, "images")
+    one = np.concatenate([void, worse]), np.concatenate([void, better])
+    assert bootstrap_standard_error(*one, resamples=2) == 0.0  # one draw is left, or none: no spread is known
+
+
 def test_bootstrap_is_zero_for_equal_models():
     one = evaluation(np.random.default_rng(4), 0.7)
     assert bootstrap_standard_error(one.confusions, one.confusions, resamples=50) == 0

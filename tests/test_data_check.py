@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from kdbench.data import open_dataset
-from kdbench.data.check import check_dataset, check_splits, overlap, report_tables
+from kdbench.data.check import check_splits, overlap, report_tables
 from kdbench.data.shapes import Shapes
 
 RNG = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def root(tmp_path):
 
 
 def check(root: Path, split: str = "train"):
-    return check_dataset(open_dataset("folder", split, root))
+    return check_splits(open_dataset("folder", split, root)).reports[0]
 
 
 def test_clean_split(root):
@@ -146,7 +146,7 @@ def test_palettes_that_differ(root):
 
 
 def test_shapes_are_clean():
-    report = check_dataset(Shapes("val"))
+    report = check_splits(Shapes("val")).reports[0]
     assert report.sizes == {"128x128": 200}
     assert sum(report.pixel_share) == pytest.approx(1)
     assert report.problems == report.warnings == ()
@@ -168,6 +168,22 @@ def test_overlap_by_content(root):
     first, second = overlap(*both(root))
     assert f"'{copy}' is byte for byte the train image '{twin}'" in first
     assert "z.png" in second
+
+
+def test_a_test_split_is_read_where_there_is_one(root, kdbench):
+    """Layouts that name it among those that a finished study is scored on: broken files, values and copies of train."""
+    check = ("data", "check", "--dataset", "folder", "--data-root", root)
+    assert kdbench(*check).code == 0
+    twin = root / "images" / "train" / "a.png"
+    copy = add(root, "test", "t", mask(0, 1, 2), np.asarray(Image.open(twin)))
+    add(root, "test", "u", mask(0, 9))
+    add(root, "test", "lonely", mask(0)).with_name("lonely.png").unlink()
+    done = kdbench(*check)
+    assert (done.code, "has 3 problems" in done.err) == (2, True)
+    assert "folder test: 2 images" in done.out
+    assert f"test image '{copy}' is byte for byte the train image '{twin}'" in done.out
+    assert "lonely.png' has no partner in" in done.out
+    assert "u.png' holds the values [9], expected 0 to 2" in done.out
 
 
 def test_overlap_by_name_is_one_line(root):

@@ -8,7 +8,7 @@ from PIL import Image
 from test_data_files import IMAGE, SIZE, ids, refused, save
 
 from kdbench.data import open_dataset
-from kdbench.data.check import check_dataset
+from kdbench.data.check import check_splits
 from kdbench.data.faults import collected
 
 
@@ -48,7 +48,7 @@ def test_cityscapes_that_is_incomplete(city):
         lambda: open_dataset("cityscapes", "train", city), "1 images have no *_gtFine_labelIds.png", "bochum_000000"
     )
     with collected() as faults:
-        assert check_dataset(open_dataset("cityscapes", "train", city)).images == 1
+        assert check_splits(open_dataset("cityscapes", "train", city)).reports[0].images == 1
     assert len(faults) == 1
 
 

@@ -47,10 +47,6 @@ class RedChannel(Backend):
         self.output, self.size, self.details = output, size, {"device": "test"}
         self.seconds, self.value = seconds, value
 
-    @classmethod
-    def load(cls, artifact, **_):
-        raise NotImplementedError
-
     def prepare(self, image):
         return image[None]
 

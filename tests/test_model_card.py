@@ -14,6 +14,7 @@ from kdbench.package.card import model_card
 from kdbench.package.shipped import Shipped
 from kdbench.package.tensors import Tensor
 from tests.conftest import REPOSITORY
+from trainers.recipe import Common, Recipe
 
 GOLDEN = REPOSITORY / "tests/golden/compare.json"
 
@@ -51,6 +52,18 @@ def test_a_distilled_student_names_its_teacher_and_what_it_scored(card, comparis
     assert "fpn\\_resnet18" in line or "fpn_resnet18" in line
     assert line.endswith(f"mIoU {teacher.miou:.4f}, 11.6M parameters")
     assert "- Teacher:" not in card("baseline")
+
+
+def test_the_recipe_is_what_the_method_reads_of_the_recorded_one(card, comparison):
+    recipe = Recipe.model_validate({"views": 10, "unlabelled_share": 0.5, "seed": 7}).model_dump(mode="json")
+    about = {**comparison.training["response"], "recipe": recipe}
+    line = next(line for line in card(training=about).splitlines() if line.startswith("- Recipe: "))
+    told = [part.split(" ")[0] for part in line.removeprefix("- Recipe: ").replace("512, 512", "512x512").split(", ")]
+    others = {"seed", "student", "teacher", "teacher_precision", "validate_every"}
+    names = [name for name in Common.model_fields if name not in others and recipe[name] is not None]
+    assert told == [*names, "beta", "temperature", "kl_reduction"]
+    assert "views 10" in line
+    assert "unlabelled_share 0.5" in line
 
 
 def test_several_seeds_are_told_with_their_mean(card, comparison):

@@ -176,10 +176,11 @@ def test_more_seeds_are_no_more_recordings(tmp_path):
 
 
 def test_a_split_without_a_labelled_pixel_is_a_note(kdbench, folder_dataset, trained_runs, tmp_path):
+    """Validation has one labelled image of four: resamples that leave it out have no mIoU either."""
     data = shutil.copytree(folder_dataset, tmp_path / "data")
     for kind in ("images", "masks"):
         shutil.copytree(data / kind / "val", data / kind / "test")
-    for mask in (data / "masks" / "test").iterdir():
+    for mask in [*(data / "masks" / "test").iterdir(), *sorted((data / "masks" / "val").iterdir())[1:]]:
         Image.fromarray(np.full((64, 96), 255, np.uint8)).save(mask)
     result = kdbench(
         "compare", "--runs", shutil.copytree(trained_runs, tmp_path / "runs"), "--dataset", "folder", "--data-root",
@@ -193,6 +194,21 @@ def test_a_splits_recordings_are_scored_apart():
     scores = Scores({("", 0): evaluation(10, 6, 8)}, {("", 0): ["d", "e", "d"]})
     pooled = mean_iou(evaluation(10, 8).confusions.sum(0))
     assert scores.by_group() == {"d": pytest.approx(pooled), "e": pytest.approx(mean_iou(evaluation(6).confusions[0]))}
+
+
+def test_a_recording_without_a_labelled_pixel_has_no_score(tmp_path):
+    groups = ["d", "e", "d"]
+
+    def scores(*right):
+        found = evaluation(*right)
+        found.confusions[1] = 0  # e is void
+        return {"test": Scores({("", seed): found for seed in range(3)}, {("", seed): groups for seed in range(3)})}
+
+    tree = RunTree(tmp_path, "camvid")
+    others = {"baseline": scores(6, 0, 6), "dist": scores(8, 0, 8)}
+    (gain,) = improvements_elsewhere([Run(tree, "baseline"), Run(tree, "dist")], others)
+    assert set(gain.miou_by_group) == {"d"}
+    assert gain.miou_by_group["d"].delta_miou == pytest.approx(gain.delta_miou)
 
 
 def test_folds_and_test_stand_beside_validation(kdbench, drives, tiny, tmp_path):

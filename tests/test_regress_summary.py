@@ -9,6 +9,7 @@ import matplotlib.figure
 import pytest
 from rich.console import Console
 
+from kdbench.comparison.latency import UNSTABLE_STEAL
 from kdbench.regress.blocks import Settings, Trial, shortest_block_s, warning_of_budget
 from kdbench.regress.picture import draw
 from kdbench.regress.record import Recording
@@ -40,6 +41,21 @@ def screen(recording, width):
     console = Console(file=io.StringIO(), width=width)
     print_summary(recording, console)
     return console.file.getvalue().splitlines()
+
+
+def test_a_name_does_not_end_a_cell_of_the_table(recording):
+    before = as_markdown(recording).splitlines()
+    recording.cells[0].name = "a|b"
+    after = as_markdown(recording).splitlines()
+    assert after[6] == before[6].replace("| mask |", "| a\\|b |")
+    assert after[4:6] == before[4:6]
+
+
+def test_stolen_time_is_told_beyond_the_limit_of_every_measurement(recording):
+    for steal, told in ((UNSTABLE_STEAL, False), (UNSTABLE_STEAL + 0.001, True)):
+        for block in recording.cells[0].blocks:
+            block.steal = steal
+        assert ("the hypervisor gave 2.1% of the CPU time to others" in as_markdown(recording)) is told
 
 
 def test_one_interval_the_one_that_the_verdict_is_by(recording):

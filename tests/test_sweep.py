@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdbench.comparison.sweep_results import sweep_rows
+from kdbench.comparison.sweep_results import SweepRow, sweep_rows, write_sweep
 from kdbench.errors import BadInput
 from tests.conftest import REPOSITORY
 from trainers.grid import plan, read_grid
@@ -221,3 +221,17 @@ def test_seeds_and_settings_must_be_of_their_types(grid):
     grid.write_text(grid.read_text().replace("[0, 3]", '["zero"]'))
     with pytest.raises(BadInput, match=r"seeds.0: Input should be a valid integer"):
         read_grid(grid)
+
+
+def test_a_setting_does_not_end_a_cell_of_the_table(tmp_path):
+    row = SweepRow(
+        setting="a|b", method="baseline", seeds=[0], miou=0.51234, standard_error=None, delta_miou=None,
+        delta_standard_error=None, verdict=None, epochs=3, train_seconds=1.6,
+    )  # fmt: skip
+    gain = {"delta_miou": -0.01, "delta_standard_error": 0.002, "verdict": "loss", "setting": ""}
+    write_sweep(tmp_path / "s.json", [row, row.model_copy(update=gain)], {})
+    lines = (tmp_path / "s.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2:] == [
+        "| a\\|b | Without KD (Baseline) | 1 | 0.5123 | – | – | – | – | 3 | 2 |",
+        "| – | Without KD (Baseline) | 1 | 0.5123 | – | -0.0100 | 0.0020 | loss | 3 | 2 |",
+    ]

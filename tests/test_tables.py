@@ -10,8 +10,17 @@ from rich.console import Console
 from kdbench.comparison import columns, markdown
 from kdbench.comparison.layout import header_and_cells
 from kdbench.comparison.numbers import difference, fraction, plus_minus
-from kdbench.comparison.results import Comparison, Row
-from kdbench.comparison.tables import as_csv, as_markdown, as_text, operators_line, print_table
+from kdbench.comparison.results import Comparison, Improvement, Row
+from kdbench.comparison.tables import (
+    as_csv,
+    as_markdown,
+    as_text,
+    imported_line,
+    improvement_lines,
+    lines_over_seeds,
+    operators_line,
+    print_table,
+)
 from kdbench.report.content import comparison_table
 from kdbench.report.evidence import Evidence
 from kdbench.runs.tree import RunTree
@@ -194,6 +203,44 @@ def test_a_column_is_declared_in_one_place(monkeypatch):
     assert (table.header[-1], table.header[3]) == ("MB", "Status")
     assert megabytes in table.rows[comparison.rows.index(onnx)]
     assert as_csv(comparison) == before  # for programs: it follows the JSON's fields, and has bytes
+
+
+def test_seeds_are_told_by_method_where_they_differ():
+    """Three of the baseline, one of another method, two others of a variant: no sentence holds for the whole table."""
+    base = Comparison.read(REPOSITORY / "tests/golden/tables/camvid-144x192.json")
+    of = base.training["baseline"]
+    seeds = {"baseline": [0, 1, 2], "feature": [0, 1, 2], "response": [0], "student=x/baseline": [7, 8]}
+    trained = {run: {**of, "seeds": its, "miou_by_seed": [0.5 + 0.01 * s for s in its]} for run, its in seeds.items()}
+    first, means = lines_over_seeds(base.model_copy(update={"training": trained}))
+    assert first == (
+        "The table's rows are the models of each method's first seed, which are exported; improvements are means over "
+        "the seeds that a method and its baseline share. Seeds: 0, 1, 2 of Without KD (Baseline), Feature-Based; 0 of "
+        "Response-Based; 7, 8 of Without KD (Baseline), student=x."
+    )
+    assert "Response-Based" not in means  # one training has no spread
+    same = {run: trained[run] for run in ("baseline", "feature")}
+    first, _ = lines_over_seeds(base.model_copy(update={"training": same}))
+    assert first.endswith("the models of seed 0, which are exported; improvements are means over the seeds 0, 1, 2.")
+
+
+def test_an_error_over_images_says_how_many_trainings_there_were():
+    fields = {"delta_miou": 0.02, "standard_error": 0.005, "standard_error_over": "images", "baseline_miou": 0.5,
+              "verdict": "no gain shown"}  # fmt: skip
+    lines = improvement_lines([Improvement(method="response", seeds=seeds, **fields) for seeds in (1, 2)])
+    assert [line.split(" over ")[1] for line in lines] == [
+        "images, 1 training each: no gain shown",
+        "images, 2 trainings each: no gain shown",
+    ]
+
+
+def test_a_row_is_an_imports_where_it_is_held_against_a_run_of_its_own():
+    known = {"backend": "onnx", "precision": "fp32", "output": "mask", "status": "ok"}
+    rows = [Row(method=str(name), reference=name, **known) for name in (None, "torch", "onnx fp32")]
+    assert [row.imported for row in rows] == [False, False, True]
+    assert [row.reference_row for row in rows] == ["torch fp32", "torch fp32", "onnx fp32"]
+    comparison = comparison_of().model_copy(update={"rows": rows})
+    assert imported_line(comparison).startswith("Imported: onnx fp32. ")
+    assert imported_line(comparison.model_copy(update={"rows": rows[:2]})) is None
 
 
 def test_a_row_that_is_missing_has_a_dash_in_each_column():

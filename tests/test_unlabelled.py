@@ -110,6 +110,16 @@ def test_images_of_a_test_split_are_left_out(folder_dataset, tmp_path, capsys):
     assert "16 of 20 images have masks in a split: left out" in capsys.readouterr().err
 
 
+def test_a_test_split_that_does_not_pair_is_said_before_its_images_are_learnt_from(folder_dataset, tmp_path):
+    data = shutil.copytree(folder_dataset, tmp_path / "data")
+    for kind in ("images", "masks"):
+        shutil.copytree(data / kind / "val", data / kind / "test")
+    (data / "masks" / "test" / "val0.png").unlink()
+    train, val = (open_dataset("folder", split, data) for split in ("train", "val"))
+    with pytest.raises(BadInput, match="val0.png' has no partner in"):
+        open_unlabelled(data / "images" / "test", train, val, data)
+
+
 def test_check_reads_them_all(folder, folder_dataset, kdbench):
     (folder / "a" / "new0.png").write_bytes(b"no image")
     shutil.copy(folder_dataset / "images" / "val" / "val1.png", folder / "b" / "copy.png")

@@ -25,6 +25,8 @@ from trainers.network_recipe import LabelledShare, NetworkRecipe, StudentRecipe,
 RECIPES = Path(__file__).parent / "recipes"
 OTHER_DATA = "folder"
 """The recipe of a dataset that has none of its own."""
+OWN = tuple(field for field in TeacherRecipe.model_fields if field not in NetworkRecipe.model_fields)
+"""Fields of [teacher] that are of its training, and not of its network."""
 MAX_SEED = 2**31 - 1
 """Seeds of batches are multiples of it that must fit in 64 bits."""
 
@@ -122,8 +124,7 @@ class Common(BaseModel):
 
     def for_teacher(self) -> Self:
         """The recipe of the teacher's own training."""
-        fields = ("epochs", "batch_size", "lr", "size", "images", "labelled", "cutmix")
-        changes = {k: v for k in fields if (v := getattr(self.teacher, k)) is not None}
+        changes = {k: v for k in OWN if (v := getattr(self.teacher, k)) is not None}
         teacher = self.teacher.model_copy(update={"size": None})
         return self.model_copy(update={**changes, "precision": self.teacher_precision, "teacher": teacher, "views": 0})
 
@@ -257,8 +258,7 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any], teacher_arch: str 
         raise BadInput(f"recipe '{path.name}': teacher: got {teacher!r}, expected a table: [teacher], then arch = …")
     teacher = dict(teacher)
     if teacher_arch is not None:
-        own = set(TeacherRecipe.model_fields) - set(NetworkRecipe.model_fields)
-        teacher = {"arch": teacher_arch, **{key: value for key, value in teacher.items() if key in own}}
+        teacher = {"arch": teacher_arch, **{key: value for key, value in teacher.items() if key in OWN}}
     if "epochs" in overrides:
         teacher.pop("epochs", None)
     student = overrides.pop("student", fields.get("student", {}))

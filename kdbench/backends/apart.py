@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
-from kdbench.errors import BadInput
 from kdbench.machine.apart import LIMIT_S, Apart
 
 if TYPE_CHECKING:
-    from kdbench.data.preprocessing import Size
+    pass
 
 
 class Value(NamedTuple):
@@ -110,10 +109,6 @@ class BackendApart(Backend):
         self._apart = Apart(_Engine, name, artifact, options, what=f"'{artifact}'", limit_s=limit_s)
         for key, value in self._apart.call("about").items():
             setattr(self, key, value)
-
-    @classmethod
-    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> Backend:
-        raise BadInput(f"'{artifact}': a process of its own is opened by its backend's name")
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         return image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.data.normalisation import IMAGENET, Input
@@ -33,23 +32,6 @@ class Backend(ABC):
     size: Size
     input: Input = IMAGENET
     details: dict[str, Any]
-
-    @classmethod
-    @abstractmethod
-    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> Backend:
-        """Open an artifact.
-
-        Args:
-            artifact: a checkpoint, an .onnx file or an engine, with its sidecar beside it.
-            output: "logits" or "mask"; an export has one, a checkpoint can give both.
-            size: (H, W) for a checkpoint; None = what the sidecar says.
-            device: "cpu" or "cuda".
-            threads: CPU threads inside the engine.
-
-        Raises:
-            Missing, BadInput: no such artifact, or a broken one.
-            BackendUnavailable: this machine cannot run it; the message says why.
-        """
 
     @abstractmethod
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:

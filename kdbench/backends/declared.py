@@ -18,9 +18,22 @@ if TYPE_CHECKING:
 
 
 class Load(Protocol):
-    """Opens an artifact; see ``Backend.load``."""
+    """How a declared backend opens an artifact."""
 
-    def __call__(self, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> Backend: ...
+    def __call__(self, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> Backend:
+        """Open an artifact.
+
+        Args:
+            artifact: a checkpoint, an .onnx file or an engine, with its sidecar beside it.
+            output: "logits" or "mask"; an export has one, a checkpoint can give both.
+            size: (H, W) for a checkpoint; None = what the sidecar says.
+            device: "cpu" or "cuda".
+            threads: CPU threads inside the engine.
+
+        Raises:
+            Missing, BadInput: no such artifact, or a broken one.
+            BackendUnavailable: this machine cannot run it; the message says why.
+        """
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,6 @@ def reference_of(tree: RunTree, method: str) -> tuple[str, Path]:
 def load_backend(
     name: str, artifact: Path, *, output: str, size: Size | None = None, device: str = "cpu", threads: int = 0
 ) -> Backend:
-    """Load ``artifact`` into the backend ``name``; ``threads=0`` means one per core. See ``Backend.load``."""
+    """Load ``artifact`` into the backend ``name``; ``threads=0`` means one per core. See ``declared.Load``."""
     threads = threads or usable_cores()
     return BACKENDS[name].load(artifact, output=output, size=size, device=device, threads=threads)

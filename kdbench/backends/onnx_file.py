@@ -59,10 +59,6 @@ class OnnxFile(Backend):
     _path: Path
 
     @classmethod
-    def load(cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int) -> OnnxFile:
-        return cls.open(artifact, Reading(size=size), threads=threads)
-
-    @classmethod
     def open(
         cls,
         path: Path,

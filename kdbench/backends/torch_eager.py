@@ -47,7 +47,7 @@ class TorchBackend(Backend):
     def load(
         cls, artifact: Path, *, output: str, size: Size | None, device: str, threads: int, name: str = "torch"
     ) -> TorchBackend:
-        """Load a checkpoint; otherwise as ``Backend.load``.
+        """Load a checkpoint; otherwise as ``declared.Load``.
 
         Args:
             name: "torch" is what people usually run: contiguous N x C x H x W memory. "torch-channels-last" has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from kdbench.backends import BACKENDS
 from kdbench.cli.app import app
 from kdbench.cli.options import Dataset, JsonFile, Runs, choose, json_result
+from kdbench.data.open import join_dataset
 from kdbench.errors import BadInput
 from kdbench.methods.base import student_methods
 from kdbench.runs.tree import USUAL, RunTree
@@ -82,7 +84,7 @@ def open_comparison(results: Path | None, runs: Path, dataset: str | None) -> tu
         tree = RunTree.find(runs, dataset, USUAL)
         return Comparison.read(tree.comparison), tree
     comparison = Comparison.read(results)
-    return comparison, RunTree(runs, dataset or comparison.dataset["name"])
+    return comparison, RunTree(runs, comparison.dataset["name"] if dataset is None else join_dataset(dataset))
 
 
 Numbers = tuple[float | None, float | None, float | None, float | None]
@@ -105,8 +107,8 @@ def choice_within(comparison: Comparison, numbers: Numbers, names: tuple[str, st
         ("--max-miou-loss", loss, -1.0, 1.0), ("--min-miou", miou, 0.0, 1.0),
         ("--max-ms", ms, 0.0, float("inf")), ("--max-mb", mb, 0.0, float("inf")),
     ):  # fmt: skip
-        if value is not None and not (least <= value <= most and (value > 0 or most == 1.0)):
-            expected = f"a fraction from {least:g} to 1" if most == 1.0 else "a number above 0"
+        if value is not None and not (math.isfinite(value) and least <= value <= most and (value > 0 or most == 1.0)):
+            expected = f"a fraction from {least:g} to 1" if most == 1.0 else "a finite number above 0"
             raise BadInput(f"{flag}: got {value:g}, expected {expected}")
     rows = comparison.rows
     # Names in a file of another machine may be declared by a plugin of that one.

@@ -155,7 +155,7 @@ def run_compare(
     check_writable(destination, ".txt", ".md", ".csv")
     with json_result("-" if json_file == "-" else None) as document:
         dataset = open_trained_dataset(tree.of_variant(variants[0]), data_root, options.methods[0])
-        others = other_splits(tree, dataset, data_root, options.methods[0], test="test" in splits)
+        others = other_splits(tree, data_root, options.methods[0], test="test" in splits)
         comparison = run(tree, dataset, options, others)
         write_all(comparison, destination)
         document.update(read_json(destination, "kdbench compare"))

@@ -21,7 +21,6 @@ from kdbench.runs.tree import RunTree, is_fold
 
 if TYPE_CHECKING:
     from kdbench.comparison.new_scenes import OtherSplits
-    from kdbench.data import SegmentationDataset
 
 Runs = Annotated[Path, typer.Option(help="The tree that train, export and compare share.")]
 Dataset = Annotated[str | None, typer.Option(help="{dataset}. Default: the one trained last.")]
@@ -116,13 +115,10 @@ def open_trained_dataset(tree: RunTree, data_root: Path | None, method: str, spl
     return kept if split == "train" else held
 
 
-def other_splits(
-    tree: RunTree, validation: SegmentationDataset, data_root: Path | None, method: str, *, test: bool
-) -> OtherSplits:
+def other_splits(tree: RunTree, data_root: Path | None, method: str, *, test: bool) -> OtherSplits:
     """What trainings are scored on besides validation.
 
     Args:
-        tree: of the variant that ``validation`` was opened for.
         test: score the test split too.
 
     Raises:

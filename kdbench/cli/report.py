@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kdbench.cli.app import app
+from kdbench.cli.choose import open_comparison
 from kdbench.cli.options import DataRoot, Dataset, JsonFile, Runs, json_result, open_trained_dataset
 from kdbench.errors import BadInput, KdbenchError
 from kdbench.runs.tree import USUAL, RunTree
@@ -31,7 +32,10 @@ def report(
       kdbench report
       kdbench report --dataset camvid --pictures 50 --output report.html
     """
-    tree = RunTree.find(runs, dataset, USUAL)
+    if results is not None and results.exists():
+        _, tree = open_comparison(results, runs, dataset)
+    else:
+        tree = RunTree.find(runs, dataset, USUAL)
     destination = output or tree.root / "report.html"
     if destination.suffix != ".html":
         raise BadInput(f"--output: got '{destination}', expected a file that ends in .html")

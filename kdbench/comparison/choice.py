@@ -44,6 +44,15 @@ class Limits:
     methods: tuple[str, ...] = ()
     variants: tuple[str | None, ...] = ()
 
+    def ask_for(self, row: Row) -> bool:
+        """By its names. PyTorch's rows are what exports are held against: only where their backend is named."""
+        wanted = row.backend in self.backends if self.backends else not runs_checkpoints(row.backend)
+        return (
+            wanted
+            and (not self.methods or row.method in self.methods)
+            and (not self.variants or row.variant in self.variants)
+        )
+
 
 @dataclass(frozen=True)
 class Check:
@@ -156,15 +165,12 @@ def choose_artifact(comparison: Comparison, limits: Limits) -> Choice:
 
 
 def candidates_of(comparison: Comparison, limits: Limits) -> list[Candidate]:
-    """The measured rows that were asked for. PyTorch's are what exports are held against: only where they are named."""
+    """The measured rows that were asked for."""
     found = []
     for row in comparison.rows:
         if row.status != "ok" or row.miou is None or row.latency is None or row.artifact is None:
             continue
-        wanted = row.backend in limits.backends if limits.backends else not runs_checkpoints(row.backend)
-        if not wanted or (limits.methods and row.method not in limits.methods):
-            continue
-        if limits.variants and row.variant not in limits.variants:
+        if not limits.ask_for(row):
             continue
         loss = loss_of(comparison, row)
         checks = tuple(checks_of(row, row.latency, row.artifact, loss, limits))

@@ -170,9 +170,10 @@ def no_candidates(choice: Choice, comparison: Comparison) -> list[str]:
 
 
 def not_measured(comparison: Comparison, limits: Limits) -> list[str]:
-    """Rows that might have been candidates had they run."""
-    rows = [row for row in comparison.rows if not limits.backends or row.backend in limits.backends]
-    states = Counter(row.status for row in rows if row.status not in ("ok", "unsupported"))
+    """Rows that would have been candidates had they run."""
+    states = Counter(
+        row.status for row in comparison.rows if limits.ask_for(row) and row.status not in ("ok", "unsupported")
+    )
     if not states:
         return []
     told = ", ".join(f"{count} {status}" for status, count in states.items())

@@ -20,12 +20,23 @@ def resampled_mious(confusions: NDArray[np.int64], resamples: int = RESAMPLES) -
 
     Args:
         confusions: images x C x C counts, row = label.
-
-    Returns:
-        One mIoU per resample; NaN of one in which no class has a labelled pixel.
     """
     images = len(confusions)
-    draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=resamples)
+    return mious_of_draws(
+        confusions, np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=resamples)
+    )
+
+
+def mious_of_draws(confusions: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """mIoU of the images of each draw.
+
+    Args:
+        confusions: images x C x C counts, row = label.
+        draws: draws x images, how often each image was drawn.
+
+    Returns:
+        One mIoU per draw; NaN of one in which no class has a labelled pixel.
+    """
     # IoU needs no more of a confusion matrix than these sums; as floats they are exact, and multiply faster.
     diagonal = np.diagonal(confusions, axis1=1, axis2=2)
     right, labelled, predicted = (
@@ -35,7 +46,7 @@ def resampled_mious(confusions: NDArray[np.int64], resamples: int = RESAMPLES) -
     seen = labelled > 0
     iou = np.divide(right, labelled + predicted - right, out=np.zeros_like(right), where=seen)
     classes = seen.sum(1)
-    return np.divide(iou.sum(1), classes, out=np.full(resamples, np.nan), where=classes > 0)
+    return np.divide(iou.sum(1), classes, out=np.full(len(draws), np.nan), where=classes > 0)
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:

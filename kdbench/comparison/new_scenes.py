@@ -67,11 +67,15 @@ class Scores:
         return fmean(fmean(e.miou for (its, _), e in self.by_key.items() if its == group) for group in sorted(folds))
 
     def by_group(self) -> dict[str, float]:
-        """Recording → mIoU on its images, mean over trainings; empty where recordings are not known."""
+        """Recording → mIoU on its images, mean over trainings; empty where recordings are not known.
+
+        A recording without a labelled pixel is left out.
+        """
         found: dict[str, list[float]] = {}
         for key, evaluation in self.by_key.items():
             for group, confusions in counts_by_group(evaluation, self.groups[key]).items():
-                found.setdefault(group, []).append(mean_iou(confusions))
+                if not math.isnan(miou := mean_iou(confusions)):
+                    found.setdefault(group, []).append(miou)
         return {group: fmean(values) for group, values in sorted(found.items())}
 
 

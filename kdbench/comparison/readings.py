@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.onnx_file import OnnxFile
+from kdbench.comparison.image_bootstrap import mious_of_draws
 from kdbench.comparison.metrics import confusion_matrix, mean_iou
 from kdbench.comparison.numbers import fraction
 from kdbench.data import Sample
@@ -140,13 +141,14 @@ def agreement(a: Scored, b: Scored) -> float:
 def share_ahead(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     """Share of resamples of the images, drawn alike for both, in which ``a`` has the higher mIoU.
 
+    In a draw of images without any label neither has.
+
     Args:
         a, b: images x C x C counts of the same images.
     """
     drawn = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
-    weights = np.stack([np.bincount(row, minlength=len(a)) for row in drawn])
-    totals = [np.einsum("ri,icd->rcd", weights, counts) for counts in (a, b)]
-    return float(np.mean([mean_iou(x) > mean_iou(y) for x, y in zip(*totals, strict=True)]))
+    draws = np.stack([np.bincount(row, minlength=len(a)) for row in drawn])
+    return float(np.mean(mious_of_draws(a, draws) > mious_of_draws(b, draws)))
 
 
 def undecided(path: str, scored: Sequence[Scored], why: str) -> BadInput:

@@ -28,7 +28,8 @@ class Part(Recorded):
 
 
 class DatasetPart(Part):
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
+    """That of a folder below the runs, and so no path."""
     split: str
     images: int
     classes: list[str]
@@ -164,9 +165,14 @@ class Row(Part):
         return max(measured, key=lambda one: one.images_per_s or 0.0, default=None)
 
     @property
+    def imported(self) -> bool:
+        """Whether it is of an imported file, which is held against its own fp32 run."""
+        return self.reference not in (None, "torch")
+
+    @property
     def reference_row(self) -> str:
         """Backend and precision of the row that agreement and loss are against."""
-        return "torch fp32" if self.reference in (None, "torch") else self.reference
+        return self.reference if self.reference is not None and self.imported else "torch fp32"
 
 
 class GroupScore(Part):

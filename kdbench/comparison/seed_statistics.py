@@ -79,7 +79,11 @@ def improvement_over(
 def bootstrap_standard_error(baseline: NDArray[np.int64], method: NDArray[np.int64], resamples: int = 1000) -> float:
     """Standard error of a difference of mIoU when the same images are drawn again for both (paired bootstrap).
 
+    A draw of images without any label has no mIoU and is left out.
+
     Args:
         baseline, method: images x C x C confusion matrices of the same images.
     """
-    return float(np.std(resampled_mious(method, resamples) - resampled_mious(baseline, resamples), ddof=1))
+    drawn = resampled_mious(method, resamples) - resampled_mious(baseline, resamples)
+    differences = drawn[~np.isnan(drawn)]
+    return float(np.std(differences, ddof=1)) if differences.size > 1 else 0.0

@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kdbench.comparison import markdown
+from kdbench.comparison.numbers import NOTHING, difference, fraction
 from kdbench.comparison.results import Verdict
 from kdbench.comparison.seed_statistics import standard_error, verdict_of
 from kdbench.methods.base import title_of
@@ -72,14 +74,10 @@ def sweep_rows(trained: list[tuple[str, str, dict[str, Any]]]) -> list[SweepRow]
 
 def cells(row: SweepRow) -> list[str]:
     """One row as text; mIoU in the same 0..1 as ``kdbench compare``."""
-
-    def number(value: float | None, form: str = ".4f") -> str:
-        return "–" if value is None else format(value, form)
-
     return [
-        row.setting or "–", title_of(row.method), str(len(row.seeds)), number(row.miou),
-        number(row.standard_error), number(row.delta_miou, "+.4f"), number(row.delta_standard_error),
-        row.verdict or "–", str(row.epochs), f"{row.train_seconds:.0f}",
+        row.setting or NOTHING, title_of(row.method), str(len(row.seeds)), fraction(row.miou),
+        fraction(row.standard_error), difference(row.delta_miou), fraction(row.delta_standard_error),
+        row.verdict or NOTHING, str(row.epochs), f"{row.train_seconds:.0f}",
     ]  # fmt: skip
 
 
@@ -91,9 +89,7 @@ def write_sweep(destination: Path, rows: list[SweepRow], document: dict[str, Any
     """
     whole = {"schema_version": SCHEMA_VERSION, **document, "rows": [row.model_dump(mode="json") for row in rows]}
     write_text(destination, json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- | --- |" + " ---: |" * 5 + " --- | ---: | ---: |"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    write_text(destination.with_suffix(".md"), "\n".join(lines) + "\n")
+    write_text(destination.with_suffix(".md"), markdown.table(COLUMNS, [cells(row) for row in rows], words=2) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(SweepRow.model_fields)

@@ -38,7 +38,8 @@ def improvement_lines(gains: list[Improvement]) -> list[str]:
     lines = []
     for gain in gains:
         relative = 100 * gain.delta_miou / gain.baseline_miou if gain.baseline_miou else 0.0
-        over = "images, 1 training each" if gain.standard_error_over == "images" else gain.trainings
+        by_images = gain.standard_error_over == "images"
+        over = f"images, {counted(gain.seeds, 'training')} each" if by_images else gain.trainings
         lines.append(
             f"{title_of(gain.run):<24}{gain.delta_miou:+.4f} ({relative:+.2f}%)  "
             f"± {gain.standard_error:.4f} standard error over {over}: {gain.verdict}"
@@ -79,9 +80,21 @@ def footnotes(comparison: Comparison, reasons: list[str]) -> list[str]:
 
 def lines_over_seeds(comparison: Comparison) -> list[str]:
     """Which seed the rows are of, and each method's mean mIoU ± standard error over its seeds; none for one seed."""
-    seeds: list[int] = max((training["seeds"] for training in comparison.training.values()), key=len, default=[])
-    if len(seeds) < 2:
+    methods: dict[tuple[int, ...], list[str]] = {}
+    for run, training in comparison.training.items():
+        methods.setdefault(tuple(training["seeds"]), []).append(title_of(run))
+    if max(map(len, methods), default=0) < 2:
         return []
+    listed = {", ".join(map(str, seeds)): names for seeds, names in methods.items()}
+    if len(methods) == 1:
+        (every,) = listed
+        first = f"of seed {every.split(', ')[0]}, which are exported; improvements are means over the seeds {every}."
+    else:
+        its = "; ".join(f"{seeds} of {', '.join(names)}" for seeds, names in listed.items())
+        first = (
+            "of each method's first seed, which are exported; improvements are means over the seeds that a method and "
+            f"its baseline share. Seeds: {its}."
+        )
     means = []
     for method, training in comparison.training.items():
         scores = training["miou_by_seed"]
@@ -89,8 +102,7 @@ def lines_over_seeds(comparison: Comparison) -> list[str]:
         if error is not None:
             means.append(f"{title_of(method)} {fmean(scores):.4f} ± {error:.4f}")
     return [
-        f"The table's rows are the models of seed {seeds[0]}, which are exported; "
-        f"improvements are means over the seeds {', '.join(map(str, seeds))}.",
+        f"The table's rows are the models {first}",
         f"mIoU over seeds, mean ± standard error (torch): {'; '.join(means)}.",
     ]
 
@@ -112,7 +124,7 @@ def new_scenes_line(comparison: Comparison) -> str | None:
 
 def imported_line(comparison: Comparison) -> str | None:
     """Which rows are of imported files, and what that means; None without any."""
-    names = list(dict.fromkeys(row.run for row in comparison.rows if row.reference == "onnx fp32"))
+    names = list(dict.fromkeys(row.run for row in comparison.rows if row.imported))
     if not names:
         return None
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
     from kdbench.comparison.compare import CompareOptions
 
 TIMED_IMAGES = 8
+
+
+def case_name(row: Row) -> str:
+    """Of a row among those that one process times."""
+    return f"{row.run}-{row.precision}"
+
+
+def rounds_name(backend: str, size: Size | None, batch: int) -> str:
+    """Of the file that holds every round of a process; ``size`` is None where it is the comparison's."""
+    name = backend if size is None else f"{backend}-{size[0]}x{size[1]}"
+    return name if batch == 1 else f"{name}-batch-{batch}"
+
+
+def is_of_one_image(name: str, backend: str) -> bool:
+    """Whether ``rounds_name`` gives this name to a backend's rounds of one image, of whatever size."""
+    return re.fullmatch(rf"{re.escape(backend)}(-\d+x\d+)?", name) is not None
 
 
 def add_latency(
@@ -116,7 +133,7 @@ def _groups(rows: Sequence[Row], sizes: dict[str, Size]) -> Iterator[Group]:
     for backend, size in dict.fromkeys((row.backend, sizes[row.run]) for row in rows):
         chosen = [row for row in rows if (row.backend, sizes[row.run]) == (backend, size)]
         usual = size == next(iter(sizes.values()))
-        yield Group(backend, size, {f"{row.run}-{row.precision}": row for row in chosen}, usual)
+        yield Group(backend, size, {case_name(row): row for row in chosen}, usual)
 
 
 def _measured(
@@ -138,11 +155,10 @@ def _measured(
         )
         for name, row in group.rows.items()
     ]  # fmt: skip
-    name = backend if group.usual else f"{backend}-{size[0]}x{size[1]}"
     try:
         return measure(
             cases, images, device=options.device, threads=options.threads, rounds=options.rounds,
-            keep_json=tree.latency(name if batch == 1 else f"{name}-batch-{batch}"),
+            keep_json=tree.latency(rounds_name(backend, None if group.usual else size, batch)),
         )  # fmt: skip
     except RunFailed as error:
         return dict.fromkeys(group.rows, error)

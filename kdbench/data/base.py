@@ -16,7 +16,7 @@ from kdbench.data.decoding import exif_orientation as exif_orientation
 from kdbench.data.decoding import image_size
 from kdbench.data.decoding import read_image as read_image
 from kdbench.data.decoding import read_mask as read_mask
-from kdbench.data.faults import named, raise_or_collect
+from kdbench.data.faults import AbsentSplit, named, raise_or_collect
 from kdbench.data.label_map import LabelMap
 from kdbench.errors import BadInput
 
@@ -161,12 +161,13 @@ def pair_by_stem(images: Path, masks: Path, fix: str) -> list[tuple[Path, Path]]
         fix: how to mend a wrong folder, the end of the error message.
 
     Raises:
-        BadInput: a folder is missing or empty, two files differ in suffix only, or a file has no partner.
+        AbsentSplit: a folder is missing.
+        BadInput: a folder is empty, two files differ in suffix only, or a file has no partner.
     """
 
     def files(folder: Path) -> dict[str, Path]:
         if not folder.is_dir():
-            raise BadInput(f"dataset folder '{folder}' does not exist: {fix}")
+            raise AbsentSplit(f"dataset folder '{folder}' does not exist: {fix}")
         found: dict[str, Path] = {}
         for path in image_files(folder):
             if path.stem in found:

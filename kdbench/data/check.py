@@ -78,16 +78,11 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_dataset(dataset: SegmentationDataset) -> DatasetReport:
-    """Read every sample of a split, several at a time, as training would.
-
-    Broken files are listed in the report; only what is no fault of the data raises.
-    """
-    return _report(dataset, read_split(dataset, range(len(dataset))))
-
-
 def check_splits(*datasets: SegmentationDataset, unlabelled: ImagesWithoutLabels | None = None) -> Checked:
-    """Read every sample of the splits that opened, and compare train with the others; images without labels too."""
+    """Read every sample of the splits that opened, and compare train with the others; images without labels too.
+
+    Broken files are listed in the reports; only what is no fault of the data raises.
+    """
     reads = {dataset.split: read_split(dataset, range(len(dataset))) for dataset in datasets}
     reports = tuple(_report(dataset, reads[dataset.split]) for dataset in datasets)
     problems, warnings = palettes_differ(read for of_split in reads.values() for read in of_split), list[str]()

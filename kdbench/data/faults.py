@@ -29,6 +29,10 @@ class UnknownValues(BadInput):
         self.unknown, self.seen = tuple(unknown), tuple(seen)
 
 
+class AbsentSplit(BadInput):
+    """The folder of a split is not there, or nothing in it: of a split that a dataset need not have, no fault."""
+
+
 def raise_or_collect(faults: Sequence[str]) -> None:
     """Raise faults that leave something of a split to read; within ``collected`` note them and go on."""
     found = _collected.get()

@@ -12,7 +12,7 @@ from pathlib import Path
 from kdbench.data.base import IMAGE_SUFFIXES, SegmentationDataset
 from kdbench.data.dataset_file import LISTS, DatasetFile
 from kdbench.data.declared import Declared, DeclaredPairs
-from kdbench.data.faults import listed, named, raise_or_collect, short
+from kdbench.data.faults import AbsentSplit, listed, named, raise_or_collect, short
 from kdbench.data.label_map import LabelMap, channels, parse_colour
 from kdbench.data.labels import IGNORE
 from kdbench.data.palette import distinct_palette
@@ -163,7 +163,7 @@ def _found(patterns: Sequence[str], root: Path, key: str) -> dict[Path, Path | N
             raise BadInput(f"{key}: got '{short(pattern)}', expected a glob below root ({error}): mend it") from error
         found.update(dict.fromkeys(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."))
     if not found:
-        raise BadInput(f"{key}: '{listed(patterns)}' finds no image below '{root}': mend the path or root")
+        raise AbsentSplit(f"{key}: '{listed(patterns)}' finds no image below '{root}': mend the path or root")
     return found
 
 

@@ -23,7 +23,8 @@ class Layout:
         holds: what ``--data-root`` holds, in one phrase; "" for a dataset that needs no folder.
         recipe: name of the recipe that it is trained by, or the path of a .toml file; None = that of ``folder``.
         splits: that it can open; a training needs train and val.
-        reported: splits that it opens where the folder has them: those that a finished study is scored on.
+        reported: splits that a finished study is scored on, where the folder has them; ``open`` raises ``AbsentSplit``
+            where it has not.
         options: of "sbd" and "download", those that it takes.
         file: the dataset file that declares it; None = it is declared in Python.
         unlabelled: root → the images without labels that the file names, or None where it names none.

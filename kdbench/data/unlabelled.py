@@ -11,6 +11,7 @@ import numpy as np
 
 from kdbench.data.base import IMAGE_SUFFIXES, ImageMaskPairs, Sample, SegmentationDataset, read_image
 from kdbench.data.declared import DeclaredPairs
+from kdbench.data.faults import AbsentSplit
 from kdbench.data.labels import UNLABELLED
 from kdbench.data.open import DATASETS, Layout
 from kdbench.errors import BadInput
@@ -49,7 +50,7 @@ def open_unlabelled(
         root: the dataset's, in place of its own.
 
     Raises:
-        BadInput: no such folder, or no image that is not left out.
+        BadInput: no such folder, no image that is not left out, or a broken split.
     """
     layout = DATASETS[train.name]
     if folder is not None:
@@ -83,7 +84,7 @@ def _further_splits(layout: Layout, root: Path | None) -> Iterator[SegmentationD
     """Those beside train and val, as far as they are there."""
     for split in (*layout.splits, *layout.reported):
         if split not in ("train", "val"):
-            with suppress(BadInput):
+            with suppress(AbsentSplit):  # one that is there and broken could hide images that must stay out
                 yield layout.open(root, split)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kdbench.data.normalisation import Input
@@ -128,9 +128,6 @@ class Network:
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"{item}: 'network' is not what kdbench writes ({error}): train it again") from error
-
-    def with_taps(self, taps: dict[str, Tap]) -> Network:
-        return replace(self, taps=taps)
 
 
 def _arguments(text: str, flag: str) -> dict[str, Any]:

@@ -16,12 +16,8 @@ from kdbench.package import triton
 from kdbench.package.shipped import Shipped
 from kdbench.report.content import duration
 
-SETTINGS = (
-    "size", "labelled", "images", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup_steps",
-    "precision", "class_weights", "logit_adjustment", "scale_min", "scale_max", "flip", "jitter", "cutmix",
-    "alpha",
-)  # fmt: skip
-"""Fields of a recipe that every method's training follows."""
+APART = ("student", "student_weights", "teacher", "teacher_precision", "seed", "validate_every")
+"""Fields of a recipe that the card has in other lines, or that the student's own training does not follow."""
 
 
 def model_card(shipped: Shipped) -> str:
@@ -125,7 +121,7 @@ def training(shipped: Shipped) -> list[str]:
         known = "" if teacher is None else f", mIoU {fraction(teacher.miou)}, {teacher.params / 1e6:.1f}M parameters"
         lines.append(f"Teacher: {network(recipe.get('teacher', {}))}{known}")
     lines += [
-        f"Recipe: {', '.join(f'{key} {recipe[key]}' for key in settings_of(method) if recipe.get(key) is not None)}",
+        f"Recipe: {', '.join(f'{key} {value}' for key, value in settings_of(method, recipe).items())}",
         f"Code: revision {about['revision'] or 'unknown'}, `{about['command']}`",
     ]
     return [bullets(lines)]
@@ -143,12 +139,13 @@ def seeds_line(about: dict[str, Any]) -> str:
     )
 
 
-def settings_of(method: str) -> list[str]:
-    """The recipe's fields that a method reads."""
-    if method not in METHODS:
-        return [*SETTINGS, *recipe_fields()]
-    own = [field.name for term in METHODS[method].terms for field in (term.weight, *term.fields)]
-    return list(dict.fromkeys([*SETTINGS, *own]))
+def settings_of(method: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe a method reads: not the fields that others alone declare."""
+    others = set[str]()
+    if method in METHODS:
+        own = {field.name for term in METHODS[method].terms for field in (term.weight, *term.fields)}
+        others = recipe_fields().keys() - own
+    return {key: value for key, value in recipe.items() if value is not None and key not in {*APART, *others}}
 
 
 def student_of(shipped: Shipped, recipe: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdbench.comparison import markdown
+from kdbench.comparison.latency import UNSTABLE_STEAL
 from kdbench.comparison.numbers import NOTHING, counted
 from kdbench.regress.record import Arm, Cell, Recording, cell_verdict
 from kdbench.regress.rule import Judgement, Verdict
@@ -60,20 +62,17 @@ def _calls(rounds: list[Any], arm: Arm) -> NDArray[np.float64]:
 def as_markdown(recording: Recording) -> str:
     """The verdict, a line per cell, what else changed, and how it was measured."""
     verdict, reason = recording.verdict()
-    lines = [
-        f"## Latency: {verdict}", "", sentence(recording, reason), "",
-        "| artifact | backend | verdict | ratio | interval | caught from | control | blocks | seconds |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
-    judgements = recording.judgements()
-    for cell, judgement in zip(recording.cells, judgements, strict=True):
-        ratio, interval, caught_from, control = figures(judgement)
-        cells = [
-            cell.name, cell.backend, f"**{cell_verdict(cell, judgement)[0]}**", ratio, interval, caught_from, control,
+    header = (
+        "artifact", "backend", "verdict", "ratio", "interval", "caught from", "control", "blocks", "seconds",
+    )  # fmt: skip
+    rows = [
+        [
+            cell.name, cell.backend, f"**{cell_verdict(cell, judgement)[0]}**", *figures(judgement),
             str(len(cell.blocks)), f"{cell.seconds:.0f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    lines.append("")
+        ]
+        for cell, judgement in zip(recording.cells, recording.judgements(), strict=True)
+    ]  # fmt: skip
+    lines = [f"## Latency: {verdict}", "", sentence(recording, reason), "", markdown.table(header, rows, words=3), ""]
     lines += [f"- {line}" for line in details(recording)]
     lines += ["", " ".join(explained(recording)), "", f"{measured_on(recording)}."]
     return "\n".join(lines) + "\n"
@@ -187,6 +186,6 @@ def _not_judged(cell: Cell, judgement: Judgement | None) -> list[str]:
         f"control {figures(judgement)[3]}; ratio of slow calls {', '.join(tails)}; {started}; outputs: {cell.outputs}"
     )
     stolen = [block.steal for block in cell.blocks if block.steal is not None]
-    if stolen and float(np.mean(stolen)) > 0.02:
+    if stolen and float(np.mean(stolen)) > UNSTABLE_STEAL:
         lines.append(f"{cell.name}: the hypervisor gave {100 * float(np.mean(stolen)):.1f}% of the CPU time to others")
     return lines

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdbench.comparison.results import Comparison, Row
-from kdbench.errors import KdbenchError
+from kdbench.comparison.timed_rows import case_name, is_of_one_image
+from kdbench.errors import BadInput, KdbenchError
 from kdbench.methods.base import method_in
 from kdbench.runs.files import RECORDED, parse_json, require_regular
 from kdbench.runs.history import MethodHistory, read_history, trained_methods
@@ -80,12 +81,17 @@ def collect(tree: RunTree, results: Path) -> Evidence:
         results: a comparison's JSON.
 
     Raises:
-        BadInput: the comparison or a history is there and broken.
+        BadInput: the comparison or a history is there and broken, or the comparison is of another dataset.
     """
     found = Evidence(tree)
     dataset = f"--dataset {tree.dataset}"
     if results.exists():
         found.comparison = Comparison.read(results)
+        if (compared := found.comparison.dataset["name"]) != tree.dataset:
+            raise BadInput(
+                f"'{results}': got a comparison of dataset '{compared}', expected one of '{tree.dataset}', whose runs "
+                f"are reported on: name another with --results, or --dataset {compared}"
+            )
     else:
         found.gaps["comparison"] = (
             f"Nothing was compared yet ('{results}' does not exist): make it with `kdbench compare {dataset}`."
@@ -122,9 +128,10 @@ def collect(tree: RunTree, results: Path) -> Evidence:
 def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]:
     """Rounds whose median is the row's: a file of another comparison must not be shown beside it."""
     found = {}
-    # Rows of variants with another input size lie in files of their own: <backend>-<size>.json.
-    files = {file: row.backend for row in rows for file in tree.latency("x").parent.glob(f"{row.backend}*.json")}
-    for file, backend in files.items():
+    for file in sorted(tree.latency("x").parent.glob("*.json")):
+        backend = next((row.backend for row in rows if is_of_one_image(file.stem, row.backend)), None)
+        if backend is None:
+            continue
         try:
             require_regular(file, "compare again", RECORDED)
             suite = Suite.model_validate(parse_json(file.read_text(encoding="utf-8")))
@@ -132,7 +139,7 @@ def _rounds(tree: RunTree, rows: list[Row]) -> dict[RowKey, NDArray[np.float64]]
             continue
         by_case = {timed.extra_info.case: np.array(timed.stats.data) * 1e3 for timed in suite.benchmarks}
         for row in rows:
-            rounds = by_case.get(f"{row.run}-{row.precision}")
+            rounds = by_case.get(case_name(row))
             if row.backend != backend or row.latency is None or rounds is None:
                 continue
             if len(rounds) == row.latency.rounds and np.isclose(np.median(rounds), row.latency.median_ms):

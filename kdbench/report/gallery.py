@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Picture:
     Attributes:
         disagreement: share of pixels to which the methods do not all give the same class.
         overlays, predictions, errors: method → picture.
-        miou: method → mIoU of this image alone.
+        miou: method → mIoU of this image alone; empty where no pixel of it has a label.
     """
 
     name: str
@@ -86,6 +87,7 @@ def _picture(
 ) -> Picture:
     sample = dataset[index]
     classes = len(dataset.classes)
+    miou = {method: mean_iou(confusion_matrix(sample.label, values, classes)) for method, values in predicted.items()}
     return Picture(
         name=Path(sample.name).name,
         disagreement=disagreement,
@@ -99,9 +101,7 @@ def _picture(
             method: _uri(palette_image(values, dataset.palette), "PNG") for method, values in predicted.items()
         },
         errors={method: _uri(error_map(sample.label, values), "PNG") for method, values in predicted.items()},
-        miou={
-            method: mean_iou(confusion_matrix(sample.label, values, classes)) for method, values in predicted.items()
-        },
+        miou={method: value for method, value in miou.items() if not math.isnan(value)},
     )
 
 

@@ -93,7 +93,7 @@ function setUpGallery() {
       byId(id).nextElementSibling.textContent = said;
     }
     const scores = Object.entries(picture.miou).map(([method, miou]) => `${titleOf(method)} ${miou.toFixed(4)}`);
-    byId("picture-facts").textContent = "mIoU of this image: " + scores.join(", ");
+    byId("picture-facts").textContent = scores.length ? "mIoU of this image: " + scores.join(", ") : "No pixel of this image has a label.";
     document.querySelectorAll(".strip button").forEach((button, i) => button.setAttribute("aria-current", String(i === index)));
     wipe();
   };
