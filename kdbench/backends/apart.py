@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.backends.base import Backend
 from kdbench.machine.apart import LIMIT_S, Apart
-
-if TYPE_CHECKING:
-    pass
 
 
 class Value(NamedTuple):
