@@ -16,6 +16,7 @@ from kdbench.report.analysis import gain_sentence, speed_sentences
 from kdbench.report.charts import PLOT, charts, dash_of, log_range, pareto_front, placed_names
 from kdbench.report.evidence import collect
 from kdbench.report.gallery import error_map
+from kdbench.report.page import as_html
 from kdbench.runs.tree import RunTree
 from tests import forking
 
@@ -103,6 +104,21 @@ def test_with_nothing_compared_the_page_says_what_to_do(trained_runs, kdbench, t
     assert "<code>kdbench compare --dataset folder</code>" in html
     assert "Nothing was compared yet" in done.out
     assert "--pictures 30" in html
+
+
+@pytest.mark.parametrize(
+    ("status", "drawn"), [("ok", {"scatter", "classes-by-precision"}), ("unavailable", set())], ids=["ok", "none"]
+)
+def test_a_comparison_without_pytorchs_rows_has_its_page(compared, status, drawn):
+    """Of exports alone, and of rows none of which ran."""
+    found = collect(RunTree(compared, "folder"), compared / "folder" / "compare.json")
+    found.comparison.rows = [
+        row.model_copy(update={"backend": "onnx", "status": status}) for row in found.comparison.rows if row.miou
+    ][:1]
+    assert charts(found).keys() & {"scatter", "classes-by-method", "classes-by-precision"} == drawn
+    found.gaps["gallery"] = "No pictures were asked for."
+    html = as_html(found, [], [])
+    assert ("No row of this comparison was measured." in html) == (status != "ok")
 
 
 def test_images_that_are_gone_cost_the_gallery_alone(compared, kdbench, tmp_path):

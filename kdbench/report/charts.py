@@ -51,7 +51,7 @@ def charts(found: Evidence) -> dict[str, dict[str, Any]]:
             made["classes-by-method"] = heat_map(by_method, classes, [title_of(r.run) for r in by_method])
         first = next((row.run for row in found.ok_rows() if row.backend != "torch"), None)
         by_precision = [row for row in found.ok_rows() if row.run == first]
-        if len(by_precision) > 1:
+        if by_precision:
             made["classes-by-precision"] = heat_map(
                 by_precision, classes, [f"{row.backend} {row.precision}" for row in by_precision]
             )
