@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from pydantic import ValidationError
 from kdbench.data import SegmentationDataset
 from kdbench.data.unlabelled import ImagesWithoutLabels
 from kdbench.errors import BadInput, Missing
-from kdbench.runs.files import atomic_path, read_json, sha256
+from kdbench.runs.files import read_json, sha256
 from kdbench.runs.folder import at_its_end
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.methods import needs_teacher
 from trainers.recipe import Recipe
-from trainers.teacher import difference
+from trainers.teacher import copy_teacher, difference
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,7 @@ def bring_teacher(past: PastTraining, tree: RunTree) -> None:
             f"--from: '{source}' is not the teacher (sha256 {wanted[:12]}…) that '{past.path}' learnt from: "
             f"put that one to '{target}', with its .json"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for file in (source, sidecar_path(source)):
-        with atomic_path(target.with_name(file.name)) as temporary:
-            shutil.copyfile(file, temporary)
+    copy_teacher(past.tree, tree)
 
 
 def verdict(past: PastTraining, checkpoint: Path) -> str:

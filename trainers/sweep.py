@@ -21,7 +21,6 @@ cluster need kdbench installed, and the runs folder and the data under the same 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -40,11 +39,11 @@ from kdbench.errors import BadInput, KdbenchError, Missing
 from kdbench.machine.guard import guarded
 from kdbench.machine.scratch import ScratchFolder
 from kdbench.methods.base import METHODS
-from kdbench.runs.files import atomic_path, read_json, sha256
-from kdbench.runs.tree import RunTree, sidecar_path
+from kdbench.runs.files import read_json
+from kdbench.runs.tree import sidecar_path
 from trainers.arm import NAMES, data_fields, differing
 from trainers.grid import Grid, Run, Sweep
-from trainers.teacher import teacher_is_ready
+from trainers.teacher import copy_teacher, teacher_is_ready
 from trainers.train import Data, TrainingJob, train
 
 if TYPE_CHECKING:
@@ -245,17 +244,6 @@ def reason_of(error: Any) -> str:
         return " ".join(str(cause).split())
     print(error, file=sys.stderr)
     return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]} (a bug: its traceback is above)"
-
-
-def copy_teacher(source: RunTree, destination: RunTree) -> None:
-    """The teacher's checkpoint and sidecar into another tree; nothing where they are there already."""
-    for path in (source.checkpoint("teacher"), sidecar_path(source.checkpoint("teacher"))):
-        target = destination.method_dir("teacher") / path.name
-        if target.exists() and sha256(target) == sha256(path):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
-            shutil.copyfile(path, temporary)
 
 
 def trained_miou(sweep: Sweep) -> Iterator[tuple[Run, str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from kdbench.errors import BadInput, Missing
 from kdbench.models.network import Network
 from kdbench.models.registry import load_model
 from kdbench.models.segmentation import SegmentationModel
-from kdbench.runs.files import read_json
+from kdbench.runs.files import atomic_path, read_json, sha256
 from kdbench.runs.sidecar import read_training_sidecar
 from kdbench.runs.tree import RunTree, sidecar_path
 from trainers.recipe import Recipe
@@ -42,6 +43,17 @@ def require_teacher_arch(tree: RunTree, network: Network) -> None:
             f"--teacher: got '{network.label}', but the teacher '{path}' is a {Network.recorded(sidecar).label}: "
             "leave --teacher out to learn from it, or add teacher to --method to train the other in its place"
         )
+
+
+def copy_teacher(source: RunTree, destination: RunTree) -> None:
+    """The teacher's checkpoint and sidecar into another tree; nothing where they are there already."""
+    for path in (source.checkpoint("teacher"), sidecar_path(source.checkpoint("teacher"))):
+        target = destination.method_dir("teacher") / path.name
+        if target.exists() and sha256(target) == sha256(path):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def require_members(arch: str, sources: list[str], checkpoint: Path) -> None:
