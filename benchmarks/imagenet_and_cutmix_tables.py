@@ -55,7 +55,7 @@ def weights_table(root: Path, on_cpu: Path, results: Path, front: Path) -> str:
         ])  # fmt: skip
     first, other = (first_of(reports[setting], setting) for setting in (IMAGENET, BUILT_IN))
     return (
-        f"{markdown.table(header, cells)}\n\n"
+        f"{markdown.table(header, cells, words=3)}\n\n"
         f"{in_words(reports)} All labels, images of {size_text(first['recipe']['size'])}, ± the standard error over "
         "seeds; the last two columns are latency over that of `lraspp_mobilenet_v3_large` in ONNX fp32, at "
         f"{measured['size']} (`{front.as_posix()}`). `student_lite0` on {machine(first)}, {first['recipe']['views']} "
@@ -88,10 +88,9 @@ def weights_sentence(root: Path, on_cpu: Path, results: Path, front: Path) -> st
         measured, "student", "onnx", "fp32"
     )
     return (
-        "**Weights first, then a teacher.** Whoever can start the student from ImageNet weights gains more by that "
-        f"than by any teacher here: with all labels `student_lite0` has {mean(imagenet)} on new scenes without a "
-        f"teacher, the built-in student, which starts from scratch and takes {1 / slower:.2f} of the time in ONNX "
-        f"Runtime, {mean(built_in)}. Distillation adds {gain(taught)} to the former "
+        "**Weights first, then a teacher.** ImageNet weights add more than any teacher here: with them, all labels and "
+        f"no teacher `student_lite0` has {mean(imagenet)} on test, the built-in student from scratch {mean(built_in)}, "
+        f"in {1 / slower:.2f} of the latency (ONNX Runtime, fp32). A teacher adds {gain(taught)} to the former "
         "([what was measured](docs/measured.md#imagenet-weights-or-a-teacher)).\n"
     )
 
@@ -115,7 +114,7 @@ def cutmix_table(root: Path, on_cpu: Path, results: Path) -> str:
     teacher = next((entry for entry in reports[WITH_CUTMIX]["entries"] if is_run(entry, WITH_CUTMIX, "teacher")), None)
     said = NOTHING if teacher is None else f"{fraction(teacher['test']['miou'])} on test"
     return (
-        f"{markdown.table(header, cells)}\n\n"
+        f"{markdown.table(header, cells, words=2)}\n\n"
         f"All labels, {first['steps']:,} steps of {recipe['batch_size']} images; with CutMix half of the images hold a "
         f"rectangle of another one, the baseline's too, from {recipe['views']} views of each image made once, on "
         f"{machine(first)} (`{on_cpu.as_posix()}`); its teacher, {said}, learnt without it. Without CutMix on "

@@ -105,9 +105,9 @@ def figures(
 
 def as_text(report: dict[str, Any]) -> str:
     """A table of at most 120 columns."""
-    lines = [f"{'setting':<22}{'method':<12}{'labels':>7}{'seeds':>6}{'split':>11}{'mIoU':>9}{'difference':>31}"]
+    lines = [f"{'setting':<26}{'method':<12}{'labels':>7}{'seeds':>6}{'split':>11}{'mIoU':>9}{'difference':>31}"]
     for row in report["rows"]:
-        head = f"{row['setting']:<22}{row['method']:<12}{row['labelled']:>7}{len(row['seeds']):>6}"
+        head = f"{row['setting']:<26}{row['method']:<12}{row['labelled']:>7}{len(row['seeds']):>6}"
         for split in (split for split in SPLITS if split in row):
             found = row[split]
             over = "–"

@@ -14,7 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import gpu_tables, label_tables, measured_tables, readme_figures, student_tables
+from benchmarks import (
+    gpu_tables,
+    imagenet_and_cutmix_tables,
+    label_tables,
+    measured_tables,
+    readme_figures,
+    student_tables,
+)
 from kdbench.runs.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -85,6 +92,7 @@ PARTS = (
     Part(README, "demo", (DEMO,), readme_figures.demo),
     Part(README, "output", (RESULTS, NETWORKS), readme_figures.printed),
     Part(README, "table", (LABELS, ENGINES, FOLDS), label_tables.few_labels_table),
+    Part(README, "weights", (FOLDS, LABELS, FRONT), imagenet_and_cutmix_tables.weights_sentence),
     Part(README, "figures", (GATE, NETWORKS, PROCESSORS, SPEED, LABELS, TRAINING), readme_figures.claims),
     Part(README, "gpu", (GPU / "latency-compiled.json",), readme_figures.gpu_claim),
     _measured(RESULTS, measured_tables.comparison_table),
@@ -92,6 +100,8 @@ PARTS = (
     Part(MEASURED, "fewer", (FOLDS, LABELS), label_tables.labels_on_views_table),
     Part(MEASURED, "folds", (FOLDS,), label_tables.folds_table),
     Part(MEASURED, "views", (FOLDS,), label_tables.teacher_size_table),
+    Part(MEASURED, "weights", (FOLDS, LABELS, FRONT), imagenet_and_cutmix_tables.weights_table),
+    Part(MEASURED, "cutmix", (FOLDS, LABELS), imagenet_and_cutmix_tables.cutmix_table),
     Part(PAYS, "hours", (LABELS, LABELS_CPU), label_tables.label_hours),
     _measured(STUDENT, student_tables.student_table),
     _measured(ACCURACY, student_tables.accuracy_table),

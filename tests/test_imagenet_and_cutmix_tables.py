@@ -75,9 +75,9 @@ def test_weights_beside_a_teacher(tmp_path, files):
 
 def test_the_readmes_sentence_on_weights(tmp_path, files):
     text = weights_sentence(tmp_path, *files)
-    assert "`student_lite0` has 0.5500 ± 0.0000 on new scenes" in text
-    assert "takes 0.50 of the time in ONNX Runtime, 0.4400 ± 0.0000" in text
-    assert "Distillation adds +0.0140 ± 0.0006 gain" in text
+    assert "`student_lite0` has 0.5500 ± 0.0000 on test" in text
+    assert "from scratch 0.4400 ± 0.0000, in 0.50 of the latency" in text
+    assert "A teacher adds +0.0140 ± 0.0006 gain" in text
 
 
 def test_cutmix_in_every_arm_beside_none(tmp_path, files):

@@ -91,6 +91,13 @@ def test_a_batchnorm_without_weights_of_its_own():
     torch.testing.assert_close(found[1].running_var, model[1].running_var)
 
 
+def test_a_batchnorm_that_keeps_no_statistics():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    found, images = shared(model), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(found(images), model(images))
+    assert found.state_dict().keys() == model.state_dict().keys()
+
+
 class Doubled(nn.BatchNorm2d):
     def forward(self, x):
         return 2 * super().forward(x)

@@ -134,19 +134,17 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        values = input.to(self.running_mean.dtype)
+        values = input.float() if self.running_mean is None else input.to(self.running_mean.dtype)
         count = total(torch.tensor(float(values.numel() / values.shape[1])))
         mean = total(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = total(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), momentum)
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), momentum)
         factor = torch.rsqrt(variance + self.eps)
         if not self.affine:
             return (centred * factor[:, None, None]).to(input.dtype)
