@@ -70,14 +70,17 @@ def test_weights_beside_a_teacher(tmp_path, files):
     assert cells(text, "`student`", "Baseline")[5:] == ["0.4400 ± 0.0000", "–", "0.5400 ± 0.0000", "–", "0.50", "0.30"]
     # From scratch to weights, from the built-in network to this one, and the teacher's part.
     assert "weights are worth +0.0900 to the same network" in text
-    assert "is +0.0200 from the built-in student; a teacher adds +0.0140 ± 0.0006 gain to them" in text
+    assert (
+        "is +0.0200 from the built-in student; a teacher changes them by +0.0140 ± 0.0006 gain, and by +0.0140 ± 0.0006 gain on val"
+        in text
+    )
 
 
 def test_the_readmes_sentence_on_weights(tmp_path, files):
     text = weights_sentence(tmp_path, *files)
     assert "`student_lite0` has 0.5500 ± 0.0000 on test" in text
     assert "from scratch 0.4400 ± 0.0000, in 0.50 of the latency" in text
-    assert "A teacher adds +0.0140 ± 0.0006 gain" in text
+    assert "A teacher changes the former by +0.0140 ± 0.0006 gain on test" in text
 
 
 def test_cutmix_in_every_arm_beside_none(tmp_path, files):
