@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kdbench.backends.base import Backend
 from kdbench.backends.declared import BACKENDS, DeclaredBackend
 from kdbench.backends.exported import read_export
@@ -63,6 +61,7 @@ class TensorRTBackend(Backend):
     """An engine in one execution context; ``infer`` includes the copies to and from the GPU."""
 
     def __init__(self, trt: Any, engine: Any, output: str, size: Size, details: dict[str, Any]) -> None:
+        import numpy as np
         import torch
 
         self.output, self.size, self.details = output, size, details
@@ -160,6 +159,7 @@ class TensorRTBackend(Backend):
         return backend
 
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
         import torch
 
         if len(batch) != self._images:
