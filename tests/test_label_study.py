@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from benchmarks.label_scores import as_text, score
-from benchmarks.label_study import SETTINGS, by_drive, confusions, open_scored, recipe_of
+from benchmarks.label_study import SETTINGS, by_drive, confusions, open_scored, recipe_of, started_from
 from benchmarks.label_tables import folds_table, labels_on_views_table
 from kdbench.backends.torch_eager import TorchBackend
 from kdbench.comparison.evaluate import evaluate
@@ -147,6 +148,20 @@ def test_a_setting_with_cutmix_has_it_in_the_students_alone(plain):
     assert mixed.for_teacher() == recipes[plain].for_teacher()
 
 
+def test_a_task_after_features_starts_from_the_features_student_of_its_seed():
+    known = {setting.name: setting for setting in SETTINGS}
+    setting = known["all-cutmix-task-views"]
+    recipe = recipe_of(setting, "cpu", None)
+    for seed, folder in ((recipe.seed, "feature"), (3, "feature/seed-3")):
+        student = started_from(recipe, Path("runs") / setting.after, seed).student
+        expected = f"runs/all-cutmix-features-views/camvid/{folder}/student.safetensors"
+        assert (student.arch, student.weights) == (recipe.student.arch, expected)
+    assert recipe_of(known[setting.after], "cpu", None).alpha == 0
+    assert (
+        setting.recipe["epochs"] + known[setting.after].recipe["epochs"] == known["all-cutmix-views"].recipe["epochs"]
+    )
+
+
 @pytest.mark.slow
 def test_a_small_study_goes_on_where_it_stopped(camvid, tmp_path):
     command = [
@@ -173,5 +188,5 @@ def test_a_small_study_goes_on_where_it_stopped(camvid, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "quarter               imitation" in scored.stdout
+    assert re.search("^quarter +imitation", scored.stdout, re.MULTILINE)
     assert len(json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["rows"]) == 6
