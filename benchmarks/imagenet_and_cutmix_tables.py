@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_tables import MADE_BY, gain, machine, mean, size_text
+from benchmarks.label_tables import MADE_BY, gain, machine, mean, size_text, students
 from kdbench.comparison import markdown
-from kdbench.comparison.numbers import NOTHING, difference, fraction
+from kdbench.comparison.numbers import difference, fraction
 from kdbench.methods.base import title_of
 from kdbench.runs.files import read_json
 
-IMAGENET, SCRATCH, BUILT_IN = "all-lite0-views", "all-lite0-scratch-views", "all"
-WITH_CUTMIX, PLAIN = "all-cutmix-views", "all"
+BUILT_IN, SCRATCH, IMAGENET = "all", "all-lite0-scratch-views", "all-lite0-views"
+WITH_CUTMIX = "all-cutmix-views"
 DISTILLED = "dist"
 """The method whose gain stands beside that of weights."""
 
@@ -35,7 +35,8 @@ def weights_table(root: Path, on_cpu: Path, results: Path, front: Path) -> str:
     shown = [
         (setting, row)
         for setting in (BUILT_IN, SCRATCH, IMAGENET)
-        for row in rows_of(reports[setting], setting, ("baseline", DISTILLED))
+        for method, row in rows_of(reports[setting], setting).items()
+        if method in ("baseline", DISTILLED)
     ]
     header = [
         "student", "starts from", "method", "steps", "seeds", "test", "over its baseline", "validation",
@@ -67,10 +68,9 @@ def weights_table(root: Path, on_cpu: Path, results: Path, front: Path) -> str:
 def in_words(reports: dict[str, Report]) -> str:
     """What weights, the network and distillation are worth on test, each in a clause."""
     built_in, scratch, imagenet = (
-        rows_of(reports[setting], setting, ("baseline",))[0]["test"]["miou"]
-        for setting in (BUILT_IN, SCRATCH, IMAGENET)
+        rows_of(reports[setting], setting)["baseline"]["test"]["miou"] for setting in (BUILT_IN, SCRATCH, IMAGENET)
     )
-    taught = rows_of(reports[IMAGENET], IMAGENET, (DISTILLED,))[0]
+    taught = rows_of(reports[IMAGENET], IMAGENET)[DISTILLED]
     return (
         f"On test, ImageNet weights are worth {difference(imagenet - scratch)} to the same network, which from scratch "
         f"is {difference(scratch - built_in)} from the built-in student; a teacher changes them by "
@@ -80,65 +80,56 @@ def in_words(reports: dict[str, Report]) -> str:
 
 def weights_sentence(root: Path, on_cpu: Path, results: Path, front: Path) -> str:
     """README's: which helps more, a teacher or weights, and what the larger network costs."""
-    reports = {IMAGENET: read_json(root / on_cpu, MADE_BY), BUILT_IN: read_json(root / results, MADE_BY)}
+    imagenet = rows_of(read_json(root / on_cpu, MADE_BY), IMAGENET)
+    built_in = rows_of(read_json(root / results, MADE_BY), BUILT_IN)
     measured = read_json(root / front, "python -m benchmarks.student_front")
-    built_in = rows_of(reports[BUILT_IN], BUILT_IN, ("baseline",))[0]["test"]
-    imagenet = rows_of(reports[IMAGENET], IMAGENET, ("baseline",))[0]["test"]
-    taught = rows_of(reports[IMAGENET], IMAGENET, (DISTILLED,))[0]
     times = [over_yardstick(measured, model, "onnx", "fp32") for model in ("student", "student_lite0")]
     return (
-        "**Weights before a teacher.** ImageNet weights add more than any teacher here: with them, all labels and no "
-        f"teacher `student_lite0` has {mean(imagenet)} on test, the built-in student from scratch {mean(built_in)}, in "
-        f"{times[0] / times[1]:.2f} of the latency (ONNX Runtime, fp32). A teacher changes the former by "
-        f"{gain(taught['test'])} on test and {gain(taught['val'])} on validation "
+        "**Weights before a teacher.** With all labels, ImageNet weights add more than any teacher: `student_lite0` "
+        f"has {mean(imagenet['baseline']['test'])} on test with them and without a teacher, the built-in student from "
+        f"scratch {mean(built_in['baseline']['test'])}, in {times[0] / times[1]:.2f} of the latency (ONNX Runtime, "
+        f"fp32). A teacher changes the former by {gain(imagenet[DISTILLED]['test'])} on test and "
+        f"{gain(imagenet[DISTILLED]['val'])} on validation "
         "([what was measured](docs/measured.md#imagenet-weights-or-a-teacher)).\n"
     )
 
 
 def cutmix_table(root: Path, on_cpu: Path, results: Path) -> str:
     """Students with CutMix in every arm, beside those without it."""
-    reports = {WITH_CUTMIX: read_json(root / on_cpu, MADE_BY), PLAIN: read_json(root / results, MADE_BY)}
+    report, without = read_json(root / on_cpu, MADE_BY), read_json(root / results, MADE_BY)
+    mixed, plain = rows_of(report, WITH_CUTMIX), rows_of(without, BUILT_IN)
     header = ["images", "method", "seeds", "test", "over its baseline", "validation", "over its baseline"]
-    mixed = rows_of(reports[WITH_CUTMIX], WITH_CUTMIX)
-    methods = tuple(row["method"] for row in mixed)
     cells = [
         [
-            label, title_of(row["method"]), str(len(row["seeds"])), mean(row["test"]), gain(row["test"]),
+            label, title_of(method), str(len(row["seeds"])), mean(row["test"]), gain(row["test"]),
             mean(row["val"]), gain(row["val"]),
         ]
-        for label, rows in (("augmented", rows_of(reports[PLAIN], PLAIN, methods)), ("and CutMix", mixed))
-        for row in rows
+        for label, rows in (("augmented", plain), ("and CutMix", mixed))
+        for method, row in rows.items()
+        if method in mixed
     ]  # fmt: skip
-    first = first_of(reports[WITH_CUTMIX], WITH_CUTMIX)
+    first = first_of(report, WITH_CUTMIX)
     recipe = first["recipe"]
-    teacher = next((entry for entry in reports[WITH_CUTMIX]["entries"] if is_run(entry, WITH_CUTMIX, "teacher")), None)
-    said = NOTHING if teacher is None else f"{fraction(teacher['test']['miou'])} on test"
+    taught_by = next(row for row in report["rows"] if (row["setting"], row["method"]) == (WITH_CUTMIX, "teacher"))
     return (
         f"{markdown.table(header, cells, words=2)}\n\n"
         f"All labels, {first['steps']:,} steps of {recipe['batch_size']} images; with CutMix half of the images hold a "
         f"rectangle of another one, the baseline's too, from {recipe['views']} views of each image made once, on "
-        f"{machine(first)} (`{on_cpu.as_posix()}`); its teacher, {said}, learnt without it. Without CutMix on "
-        f"{machine(first_of(reports[PLAIN], PLAIN))} (`{results.as_posix()}`).\n"
+        f"{machine(first)} (`{on_cpu.as_posix()}`); its teacher, {fraction(taught_by['test']['miou'])} on test, "
+        f"learnt without it. Without CutMix on "
+        f"{machine(first_of(without, BUILT_IN))} (`{results.as_posix()}`).\n"
     )
 
 
-def rows_of(report: Report, setting: str, methods: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
-    """A setting's students, those of ``methods`` where any are named."""
-    return [
-        row
-        for row in report["rows"]
-        if row["setting"] == setting and row["method"] != "teacher" and (methods is None or row["method"] in methods)
-    ]
+def rows_of(report: Report, setting: str) -> dict[str, dict[str, Any]]:
+    """A setting's students: method → row."""
+    return {row["method"]: row for row in students(report, (setting,))}
 
 
 def first_of(report: Report, setting: str) -> dict[str, Any]:
     """The first training of a setting's students."""
     entry: dict[str, Any] = next(e for e in report["entries"] if e["setting"] == setting and e["method"] != "teacher")
     return entry
-
-
-def is_run(entry: dict[str, Any], setting: str, method: str) -> bool:
-    return (entry["setting"], entry["method"]) == (setting, method)
 
 
 def over_yardstick(measured: Report, model: str, backend: str, precision: str) -> float:

@@ -79,7 +79,7 @@ def test_weights_beside_a_teacher(tmp_path, files):
 def test_the_readmes_sentence_on_weights(tmp_path, files):
     text = weights_sentence(tmp_path, *files)
     assert "`student_lite0` has 0.5500 ± 0.0000 on test" in text
-    assert "from scratch 0.4400 ± 0.0000, in 0.50 of the latency" in text
+    assert "the built-in student from scratch 0.4400 ± 0.0000, in 0.50 of the latency" in text
     assert "A teacher changes the former by +0.0140 ± 0.0006 gain on test" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_measurement_draws_nothing_from_the_generator(monkeypatch, tmp_path):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
-    make = lambda: build_model("student", 3)  # noqa: E731
+    make = partial(build_model, "student", 3)
     found = precision.faster_precision("x", make, (64, 64), torch.device("cpu"), Remembered(tmp_path / "data.json"))
     assert found in ("fp32", "bf16")
     assert torch.equal(torch.get_rng_state(), before)
@@ -86,7 +87,7 @@ class Multiples(nn.Module):
 def test_a_network_is_measured_at_a_size_that_it_takes(monkeypatch, tmp_path, patch, measured):
     network = Multiples(patch)
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
-    make = lambda: ForeignModel(network, 3, {}, "mine")  # noqa: E731
+    make = partial(ForeignModel, network, 3, {}, "mine")
     found = precision.faster_precision("x", make, (280, 140), torch.device("cpu"), Remembered(tmp_path / "data.json"))
     assert found in ("fp32", "bf16")
     assert network.sizes == {measured}

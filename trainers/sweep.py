@@ -71,6 +71,7 @@ def is_finished(run: Run, data: Data) -> bool:
     """
     if not run.methods:
         return teacher_is_ready(run.tree, run.recipe)
+    now = data_fields(*data, images=run.recipe.images)
     for method in run.methods:
         folder = run.folder(method)
         try:
@@ -80,7 +81,6 @@ def is_finished(run: Run, data: Data) -> bool:
         if sidecar is None:
             return False
         same = METHODS[method].time_matched or not run.recipe.changes_since(sidecar["recipe"])
-        now = data_fields(*data, images=run.recipe.images)
         of_data = differing(*({key: about[key] for key in DATA if key in about} for about in (sidecar, now)))
         teacher = run.tree.checkpoint("teacher")
         taught = "teacher" not in sidecar or (
